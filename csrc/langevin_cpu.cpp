@@ -1,0 +1,179 @@
+// The Langevin step on the CPU.
+
+#include <cstdlib>
+
+#include "rows_cpu.h"
+#include "tree.h"
+
+namespace hatebm::HATEBM_ISA {
+namespace {
+
+template <GradType G>
+HATEBM_HD Tile load_grad(const void* grad, int64_t i) {
+    if constexpr (G == GradType::float32) return load_tile(static_cast<const float*>(grad) + i);
+    if constexpr (G == GradType::bfloat16) return load_tile<load_bfloat16>(static_cast<const uint16_t*>(grad) + i);
+    if constexpr (G == GradType::float16) return load_tile<load_float16>(static_cast<const uint16_t*>(grad) + i);
+}
+
+template <GradType G>
+HATEBM_HD void step_tile(const Law& law, const Row& row, int64_t i, Tile eps, Tile factor, Tile& unclean, double* squares) {
+    const Tile x = load_tile(row.x + i);
+    Tile moved;
+    if constexpr (G == GradType::none) {
+        moved = noise_element(law, x, eps);
+    } else {
+        const Tile grad = load_grad<G>(row.grad, i);
+        unclean = unclean + (grad - grad);
+        moved = step_element(law, x, total_gradient(law, x, grad), eps, factor);
+    }
+    store(row.x + i, moved);
+    if (squares) store_squares(squares + i, moved - x);
+    if (row.gz) store(row.image + i, load_tile(row.gz + i) + moved);
+}
+
+// The last elements of a row, fewer than a tile, in a tile of their own.
+struct Tail {
+    alignas(64) float x[tile], grad[tile], noise[tile], gz[tile], image[tile];
+
+    Row open(const Row& row, int64_t i) {
+        const int64_t left = row.count - i;
+        for (int64_t e = 0; e < tile; ++e) {
+            x[e] = e < left ? row.x[i + e] : 0;
+            grad[e] = e < left && row.grad ? scalar_grad(row.grad, row.type, i + e) : 0;
+            noise[e] = e < left && row.noise ? row.noise[i + e] : 0;
+            gz[e] = e < left && row.gz ? row.gz[i + e] : 0;
+        }
+        return {x, grad, GradType::float32, row.noise ? noise : nullptr, row.gz ? gz : nullptr, image, row.first + i, tile, row.chain};
+    }
+
+    void close(const Row& row, int64_t i) const {
+        __builtin_memcpy(row.x + i, x, (row.count - i) * sizeof(float));
+        if (row.gz) __builtin_memcpy(row.image + i, image, (row.count - i) * sizeof(float));
+    }
+};
+
+// The noise of the tile at element i of the row.
+HATEBM_HD Tile tile_of_noise(const Law& law, const Draw& draw, const RoundKeys& keys, const Row& row, int64_t i) {
+    if (law.noise_std == 0) return Tile(0.0f);
+    if (row.noise) return load_tile(row.noise + i);
+    return tile_of_normals(draw, keys, row.chain, static_cast<uint32_t>((row.first + i) / 4));
+}
+
+// Steps a row; `squares`, if any, receives the squared displacements. False where a gradient was not finite.
+template <GradType G>
+bool step_row(const Law law, const Draw draw, const RoundKeys keys, const Row row, float clip_factor, double* squares) {
+    Tile unclean(0.0f);
+    const Tile factor(clip_factor);
+    int64_t i = 0;
+    if (Vector::two_tiles && law.noise_std != 0 && !row.noise)
+        for (; i + 2 * tile <= row.count; i += 2 * tile) {
+            const Twice<Tile> eps = tiles_of_normals(draw, keys, row.chain, static_cast<uint32_t>((row.first + i) / 4));
+            step_tile<G>(law, row, i, eps.a, factor, unclean, squares);
+            step_tile<G>(law, row, i + tile, eps.b, factor, unclean, squares);
+        }
+    for (; i + tile <= row.count; i += tile)
+        step_tile<G>(law, row, i, tile_of_noise(law, draw, keys, row, i), factor, unclean, squares);
+    if (i < row.count) {
+        Tail tail;
+        const Row last = tail.open(row, i);
+        constexpr GradType in_tail = G == GradType::none ? G : GradType::float32;
+        const Tile eps = tile_of_noise(law, draw, keys, last, 0);
+        step_tile<in_tail>(law, last, 0, eps, factor, unclean, squares ? squares + i : nullptr);
+        tail.close(row, i);
+    }
+    return all_zero(unclean);
+}
+
+bool step_row(const StepArgs& a, const RoundKeys& keys, const Row& row, float factor, double* squares) {
+    switch (row.type) {
+        case GradType::float32: return step_row<GradType::float32>(a.law, a.draw, keys, row, factor, squares);
+        case GradType::bfloat16: return step_row<GradType::bfloat16>(a.law, a.draw, keys, row, factor, squares);
+        case GradType::float16: return step_row<GradType::float16>(a.law, a.draw, keys, row, factor, squares);
+        default: return step_row<GradType::none>(a.law, a.draw, keys, row, factor, squares);
+    }
+}
+
+double squared_gradient(const Law& law, const Row& row) {
+    double squares[fold];
+    for (int64_t e = 0; e < row.count; ++e) {
+        const double g = total_gradient(law, row.x[e], scalar_grad(row.grad, row.type, e));
+        squares[e] = g * g;
+    }
+    return fold_run(squares, row.count);
+}
+
+void mark(const StepArgs& a, int64_t i) {
+    if (a.diverged && static_cast<int64_t>(a.draw.step) < a.diverged[i]) a.diverged[i] = static_cast<int64_t>(a.draw.step);
+}
+
+// One sample, row by row: its gradient's norm where that is needed, then the step.
+void step_sample(const StepArgs& a, const RoundKeys& keys, int64_t i, int threads, double* sums) {
+    const int64_t rows = (a.d + fold - 1) / fold;
+    auto count = [&](int64_t row) { return row + 1 < rows ? fold : a.d - row * fold; };
+    float factor = 1;
+    if (a.grad && (a.law.clip == Clip::norm || a.grad_norm)) {
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+        for (int64_t r = 0; r < rows; ++r) {
+            Copies copies;
+            sums[r] = squared_gradient(a.law, open_row(a, i, r * fold, count(r), copies));
+        }
+        const float norm = static_cast<float>(__builtin_sqrt(tree_sum(sums, rows)));
+        if (a.grad_norm) a.grad_norm[i] = norm;
+        if (a.law.clip == Clip::norm) factor = clip_factor(a.law, norm);
+    }
+    bool finite = true;
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1) reduction(&& : finite)
+    for (int64_t r = 0; r < rows; ++r) {
+        Copies copies;
+        double squares[fold + tile];
+        const Row row = open_row(a, i, r * fold, count(r), copies);
+        finite = step_row(a, keys, row, factor, a.displacement ? squares : nullptr) && finite;
+        close_row(a, i, row, copies);
+        if (a.displacement) sums[r] = fold_run(squares, row.count);
+    }
+    if (a.displacement) a.displacement[i] = static_cast<float>(__builtin_sqrt(tree_sum(sums, rows)));
+    if (!finite) mark(a, i);
+}
+
+// Several small chains as one row, their noise drawn together.
+void step_run(const StepArgs& a, const RoundKeys& keys, int64_t first, int64_t chains) {
+    Copies unused;
+    alignas(64) float noise[fold];
+    Row row = open_row(a, first, 0, chains * a.d, unused);
+    if (a.law.noise_std != 0 && !row.noise) {
+        packed_normals(a.draw, keys, a.chain_ids, first, chains, a.d, noise);
+        row.noise = noise;
+    }
+    if (step_row(a, keys, row, 1, nullptr)) return;
+    for (int64_t e = 0; e < row.count; ++e) {
+        const float g = scalar_grad(row.grad, row.type, e);
+        if (!(g - g == 0)) mark(a, first + e / a.d);
+    }
+}
+
+}  // namespace
+
+void langevin_step(const StepArgs& a) {
+    if (a.n == 0 || a.d == 0) {
+        for (int64_t i = 0; i < a.n && a.grad_norm; ++i) a.grad_norm[i] = 0;
+        for (int64_t i = 0; i < a.n && a.displacement; ++i) a.displacement[i] = 0;
+        return;
+    }
+    const RoundKeys keys = round_keys(a.draw.seed);
+    const bool per_sample = a.law.clip == Clip::norm || a.grad_norm || a.displacement;
+    const int threads = a.n * a.d > 16384 ? a.threads : 1;
+    if (a.layout.dims == 0 && a.d < tile && !per_sample) {
+        const int64_t run = fold / a.d, runs = (a.n + run - 1) / run;
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+        for (int64_t r = 0; r < runs; ++r) step_run(a, keys, r * run, r + 1 < runs ? run : a.n - r * run);
+        return;
+    }
+    const bool across = a.n % threads == 0 || a.n >= 8 * threads;  // threads share the samples, else each sample's rows
+    const int64_t rows = (a.d + fold - 1) / fold;
+    auto* sums = per_sample ? static_cast<double*>(std::malloc((across ? a.n : 1) * rows * sizeof(double))) : nullptr;
+#pragma omp parallel for num_threads(threads) schedule(static) if (across && threads > 1)
+    for (int64_t i = 0; i < a.n; ++i) step_sample(a, keys, i, across ? 1 : threads, across && sums ? sums + i * rows : sums);
+    std::free(sums);
+}
+
+}  // namespace hatebm::HATEBM_ISA

@@ -1,0 +1,117 @@
+// Binds the kernels to Python: pointers, sizes and numbers. The checks stand in hatebm/ops.py.
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cpu.h"
+
+namespace py = pybind11;
+
+namespace hatebm {
+namespace {
+
+std::vector<CpuKernels> available_kernels() {  // the fastest first
+    std::vector<CpuKernels> kernels;
+#ifdef HATEBM_X86
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"))
+        kernels.push_back({"avx512", avx512::langevin_step, avx512::normal, avx512::residual_add});
+    if (avx2) kernels.push_back({"avx2", avx2::langevin_step, avx2::normal, avx2::residual_add});
+#endif
+    kernels.push_back({"baseline", baseline::langevin_step, baseline::normal, baseline::residual_add});
+    return kernels;
+}
+
+const std::vector<CpuKernels> kernels = available_kernels();
+const CpuKernels* chosen = &kernels.front();
+
+void use_instruction_set(const std::string& name) {
+    for (const CpuKernels& candidate : kernels)
+        if (name == candidate.name) {
+            chosen = &candidate;
+            return;
+        }
+    throw std::invalid_argument("use_instruction_set: this machine has no " + name);
+}
+
+template <class T>
+T* at(uintptr_t address) {
+    return reinterpret_cast<T*>(address);
+}
+
+// sizes of the sample's dimensions, then the strides of x, grad, noise, gz and image (chain first; empty: no such tensor)
+Layout layout_of(const std::vector<std::vector<int64_t>>& rows) {
+    Layout layout;
+    if (rows.empty()) return layout;
+    layout.dims = static_cast<int>(rows[0].size());
+    if (layout.dims > max_dims) throw std::invalid_argument("langevin_step_: more than 8 sample dimensions");
+    int64_t* strides[] = {layout.strides.x, layout.strides.grad, layout.strides.noise, layout.strides.gz, layout.strides.image};
+    for (int k = 0; k < layout.dims; ++k) layout.sizes[k] = rows[0][k];
+    for (size_t tensor = 1; tensor < rows.size(); ++tensor)
+        for (size_t k = 0; k < rows[tensor].size(); ++k) strides[tensor - 1][k] = rows[tensor][k];
+    return layout;
+}
+
+void langevin_step(uintptr_t x, uintptr_t grad, int grad_type, uintptr_t noise, uintptr_t gz, uintptr_t image, int64_t n,
+                   int64_t d, float step_size, float noise_std, float inverse_temperature, float prior_precision, int add,
+                   int clip, bool clip_on_update, float bound, float low, float high, uint64_t seed, uint64_t step,
+                   uint32_t block, uint32_t purpose, uintptr_t chain_ids, uintptr_t grad_norm, uintptr_t displacement,
+                   uintptr_t diverged, const std::vector<std::vector<int64_t>>& layout, int threads) {
+    const Law law{step_size, noise_std, inverse_temperature, prior_precision, static_cast<Add>(add), static_cast<Clip>(clip),
+                  clip_on_update, bound, low, high};
+    const StepArgs args{at<float>(x), at<void>(grad), static_cast<GradType>(grad_type), at<float>(noise), at<float>(gz),
+                        at<float>(image), n, d, law, {seed, step, block, purpose}, at<int64_t>(chain_ids),
+                        at<float>(grad_norm), at<float>(displacement), at<int64_t>(diverged), layout_of(layout), threads};
+    py::gil_scoped_release release;
+    chosen->langevin_step(args);
+}
+
+void normal(uintptr_t out, int64_t n, int64_t d, uint64_t seed, uint64_t step, uint32_t block, uint32_t purpose,
+            uintptr_t chain_ids, int threads) {
+    py::gil_scoped_release release;
+    chosen->normal({at<float>(out), n, d, {seed, step, block, purpose}, at<int64_t>(chain_ids), threads});
+}
+
+void residual_add(uintptr_t gz, uintptr_t y, uintptr_t out, int64_t numel, int threads) {
+    py::gil_scoped_release release;
+    chosen->residual_add(at<float>(gz), at<float>(y), at<float>(out), numel, threads);
+}
+
+// (m, 4) counters and (m, 2) keys to (m, 4) words, each word in an int64
+void philox_words(uintptr_t counters, uintptr_t keys, uintptr_t words, int64_t m) {
+    for (int64_t i = 0; i < m; ++i) {
+        const auto *c = at<int64_t>(counters) + 4 * i, *k = at<int64_t>(keys) + 2 * i;
+        uint32_t w[4];
+        for (int j = 0; j < 4; ++j) w[j] = static_cast<uint32_t>(c[j]);
+        philox(w[0], w[1], w[2], w[3], round_keys(static_cast<uint64_t>(k[1]) << 32 | static_cast<uint32_t>(k[0])));
+        for (int j = 0; j < 4; ++j) at<int64_t>(words)[4 * i + j] = w[j];
+    }
+}
+
+}  // namespace
+}  // namespace hatebm
+
+PYBIND11_MODULE(_C, m) {
+    using namespace hatebm;
+    m.def("langevin_step", &langevin_step);
+    m.def("normal", &normal);
+    m.def("residual_add", &residual_add);
+    m.def("philox", &philox_words);
+    m.def("instruction_set", [] { return chosen->name; });
+    m.def("instruction_sets", [] {
+        std::vector<std::string> names;
+        for (const CpuKernels& candidate : kernels) names.push_back(candidate.name);
+        return names;
+    });
+    m.def("use_instruction_set", &use_instruction_set);
+#ifdef HATEBM_CUDA
+    bind_cuda(m);
+#else
+    m.attr("cuda") = py::none();
+#endif
+}

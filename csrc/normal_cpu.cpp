@@ -1,0 +1,24 @@
+#include "normal_cpu.h"
+
+namespace hatebm::HATEBM_ISA {
+
+void normal(const NormalArgs& a) {
+    const RoundKeys keys = round_keys(a.draw.seed);
+    const bool packed = a.d < tile;
+    const int64_t run = packed ? (a.d > 0 ? fold / a.d : 1) : 1;  // chains that are drawn together
+    const int64_t pieces = packed ? 1 : (a.d + fold - 1) / fold;
+    const int64_t jobs = (a.n + run - 1) / run * pieces;
+#pragma omp parallel for num_threads(a.threads) schedule(static) if (a.n * a.d > 16384)
+    for (int64_t job = 0; job < jobs; ++job) {
+        const int64_t chain = job / pieces * run, first = job % pieces * fold;
+        float* out = a.out + chain * a.d + first;
+        if (packed) {
+            packed_normals(a.draw, keys, a.chain_ids, chain, chain + run < a.n ? run : a.n - chain, a.d, out);
+        } else {
+            const int64_t count = first + fold < a.d ? fold : a.d - first;
+            row_of_normals(a.draw, keys, chain_id(a.chain_ids, chain), first, count, out);
+        }
+    }
+}
+
+}  // namespace hatebm::HATEBM_ISA

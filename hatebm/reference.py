@@ -1,0 +1,215 @@
+"""The specification: every op of hatebm in pure PyTorch, on any device, slow and exact.
+
+The float32 results of this file are, by definition, the bits that the C++, CUDA and Triton kernels return.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+WEYL = (0x9E3779B9, 0xBB67AE85)
+MASK = 0xFFFFFFFF
+
+# Minimax polynomials of -2 ln(1 + t) / t on [-1/3, 1/3], and of sin(pi a / 2) / a and cos(pi a / 2) in a^2.
+LOG = (
+    -1.9999996423721313, 0.9999975562095642, -0.6667597889900208, 0.5002408027648926,
+    -0.39590030908584595, 0.3268110454082489, -0.34222617745399475, 0.3154946267604828,
+)  # fmt: skip
+SIN = (1.5707963705062866, -0.6459637880325317, 0.07968992739915848, -0.004674157593399286, 0.0001516786142019555)
+COS = (0.9999999403953552, -1.2336982488632202, 0.2536507546901703, -0.020810628309845924, 0.000858191167935729)
+MINUS_2_LN2 = -1.3862943649291992
+TWO_THIRDS_BITS = 0x3F2AAAAB
+
+FOLD = 1024  # elements that one level of the reduction tree takes together
+
+
+def philox(counter: Tensor, key: Tensor) -> Tensor:
+    """Philox4x32-10 (Salmon et al. 2011, section 3.3): (..., 4) counters and (..., 2) keys to (..., 4) words."""
+    c0, c1, c2, c3 = counter.unbind(-1)
+    k0, k1 = key.unbind(-1)
+    for _ in range(10):
+        p0, p1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]  # modulo 2^64: the right bits, whatever the sign
+        c0, c1, c2, c3 = (p1 >> 32 & MASK) ^ c1 ^ k0, p1 & MASK, (p0 >> 32 & MASK) ^ c3 ^ k1, p0 & MASK
+        k0, k1 = k0 + WEYL[0] & MASK, k1 + WEYL[1] & MASK
+    return torch.stack(torch.broadcast_tensors(c0, c1, c2, c3), -1)
+
+
+def fma(a: Tensor | float, b: Tensor, c: Tensor | float) -> Tensor:
+    """The float32 fused multiply-add: exact product, sum rounded to odd in float64, then once to float32."""
+    product = _float64(a) * _float64(b)
+    addend = _float64(c)
+    total = product + addend
+    shadow = total - product
+    error = (product - (total - shadow)) + (addend - shadow)
+    bits = total.contiguous().view(torch.int64)
+    towards = torch.where((error > 0) == (total > 0), 1, -1)
+    inexact = (error != 0) & error.isfinite() & (bits & 1 == 0)
+    return (bits + towards * inexact).view(torch.float64).float()
+
+
+def box_muller(even: Tensor, odd: Tensor) -> tuple[Tensor, Tensor]:
+    """Two float32 normals from two 32-bit words: r cos(pi a / 2) with a sign bit of its own, and r sin(pi a / 2)."""
+    u = ((even >> 1).float() + 0.5) * 2.0**-31
+    bits = u.view(torch.int32)
+    exponent = bits - TWO_THIRDS_BITS >> 23
+    t = (bits - (exponent << 23)).view(torch.float32) - 1.0
+    minus_2_ln_u = fma(exponent.float(), torch.full_like(t, MINUS_2_LN2), t * _horner(LOG, t))
+    r = minus_2_ln_u.double().sqrt().float()
+    a = _signed(odd).float() * 2.0**-31
+    square = a * a
+    cosine = r * _horner(COS, square)
+    return torch.where(even & 1 == 1, -cosine, cosine), r * (a * _horner(SIN, square))
+
+
+def normal(
+    shape: tuple[int, ...],
+    *,
+    seed: int | Tensor,
+    step: int | Tensor,
+    block: int = 0,
+    purpose: int = 0,
+    chain_ids: Tensor | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Standard normals of the noise contract, float32 of ``shape`` (n, \\*sample): see :func:`hatebm.normal`."""
+    n, numel = shape[0], math.prod(shape[1:])
+    seed, step = (torch.as_tensor(v, dtype=torch.int64, device=device).reshape(()) for v in (seed, step))
+    chain = torch.arange(n, device=device) if chain_ids is None else chain_ids.to(device)
+    quad = torch.arange((numel + 3) // 4, device=device)
+    last = block | purpose << 8 | (chain >> 32 & 0xFF) << 16 | (step >> 32 & 0xFF) << 24
+    counter = torch.stack(
+        torch.broadcast_tensors(quad, chain[:, None] & MASK, step & MASK, last[:, None]),
+        -1,
+    )
+    words = philox(counter, torch.stack([seed & MASK, seed >> 32 & MASK]))
+    pairs = box_muller(words[..., 0], words[..., 1]) + box_muller(words[..., 2], words[..., 3])
+    return torch.stack(pairs, -1).flatten(1)[:, :numel].reshape(shape)
+
+
+def tree_sum(v: Tensor) -> Tensor:
+    """Sum over the last dimension of float64 (n, d) in the one order that every backend keeps.
+
+    Runs of 1024 elements are folded in halves (element i and i + 512, then i + 256, ...); the sums of the runs
+    are summed the same way.
+    """
+    while v.shape[1] > 1:
+        v = torch.nn.functional.pad(v, (0, -v.shape[1] % FOLD)).view(v.shape[0], -1, FOLD)
+        while v.shape[2] > 1:
+            half = v.shape[2] // 2
+            v = v[..., :half] + v[..., half:]
+        v = v[..., 0]
+    return v.sum(1)
+
+
+def sample_norm(v: Tensor) -> Tensor:
+    """L2 norm of each sample, (n, \\*sample) to (n,)."""
+    squares = tree_sum(v.reshape(v.shape[0], math.prod(v.shape[1:])).double().square())
+    return v.new_tensor([math.sqrt(s) for s in squares.tolist()])  # torch.sqrt is not always correctly rounded
+
+
+def langevin_step_(
+    x: Tensor,
+    grad: Tensor | None,
+    *,
+    step_size: float,
+    noise_std: float,
+    seed: int | Tensor,
+    step: int | Tensor,
+    inverse_temperature: float = 1.0,
+    prior_precision: float = 0.0,
+    add: str = "sequential",
+    clip: str | None = None,
+    clip_on: str = "grad",
+    bound: float = 0.0,
+    low: float = -math.inf,
+    high: float = math.inf,
+    block: int = 0,
+    purpose: int = 0,
+    chain_ids: Tensor | None = None,
+    noise: Tensor | None = None,
+    gz: Tensor | None = None,
+    image: Tensor | None = None,
+    grad_norm: Tensor | None = None,
+    displacement: Tensor | None = None,
+    diverged: Tensor | None = None,
+) -> None:
+    """One Langevin step in place: x <- clamp(x - step_size * clip(grad / T + prior_precision * x) + noise_std * eps)."""
+    new = x
+    if noise_std != 0:
+        if noise is None:
+            at = {"seed": seed, "step": step, "block": block, "purpose": purpose}
+            noise = normal(tuple(x.shape), **at, chain_ids=chain_ids, device=x.device)
+        kick = noise_std * noise.to(x.dtype)
+    if grad is None:
+        new = new + kick if noise_std != 0 else new
+    else:
+        g = grad.to(x.dtype) * inverse_temperature
+        if prior_precision != 0:
+            g = g + prior_precision * x
+        norm = sample_norm(g) if clip == "norm" or grad_norm is not None else None
+        if diverged is not None:
+            _record(diverged, ~g.isfinite().reshape(len(g), -1).all(1), step)
+        if clip == "norm":
+            length = norm * abs(step_size) if clip_on == "update" else norm
+            g = g * torch.where(length <= bound, 1.0, torch.full_like(length, bound) / length).view(-1, *[1] * (x.dim() - 1))
+        elif clip == "value" and clip_on == "grad":
+            g = _clamp(g, -bound, bound)
+        drift = step_size * g
+        beyond = torch.zeros((), dtype=torch.bool, device=x.device)
+        if clip == "value" and clip_on == "update":
+            beyond = drift.abs() > bound
+            drift = _clamp(drift, -bound, bound)
+        if add == "increment":
+            new = x + (kick - drift if noise_std != 0 else -drift)
+        elif add == "sequential":
+            new = x - drift
+            new = new + kick if noise_std != 0 else new
+        else:
+            exact = _fma(-step_size, g, x)
+            new = torch.where(beyond, x - drift, exact)
+            new = _fma(noise_std, noise.to(x.dtype), new) if noise_std != 0 else new
+        if grad_norm is not None:
+            grad_norm.copy_(norm)
+    new = _clamp(new, low, high)
+    if displacement is not None:
+        displacement.copy_(sample_norm(new - x))
+    x.copy_(new)
+    if gz is not None:
+        residual_add(gz, x, out=image)
+
+
+def residual_add(gz: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
+    """The hat's input G(z) + y."""
+    return torch.add(gz, y, out=out)
+
+
+def _record(diverged: Tensor, bad: Tensor, step: int | Tensor) -> None:
+    diverged.copy_(torch.where(bad, diverged.clamp(max=step), diverged))
+
+
+def _fma(a: float, b: Tensor, c: Tensor) -> Tensor:
+    if c.dtype == torch.float64:
+        return a * b + c
+    return fma(torch.tensor(a, dtype=torch.float32), b, c)
+
+
+def _horner(coefficients: tuple[float, ...], t: Tensor) -> Tensor:
+    total = torch.full_like(t, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        total = fma(total, t, coefficient)
+    return total
+
+
+def _clamp(v: Tensor, low: float, high: float) -> Tensor:
+    v = torch.where(v < low, low, v)
+    return torch.where(v > high, high, v)
+
+
+def _signed(word: Tensor) -> Tensor:
+    return torch.where(word >= 2**31, word - 2**32, word)
+
+
+def _float64(v: Tensor | float) -> Tensor:
+    return v.double() if isinstance(v, Tensor) else torch.tensor(v, dtype=torch.float64)
