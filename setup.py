@@ -86,7 +86,9 @@ class NinjaBuild(build_ext):
         includes = [sysconfig.get_path("include"), pybind11.get_include(), CSRC]
         apple = sys.platform == "darwin"
         openmp = "" if apple else "-fopenmp"
-        common = "-O3 -std=c++17 -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -Wall -Wno-maybe-uninitialized"
+        exact = "-ffp-contract=off -fno-math-errno"
+        warnings = "-Wall -Wno-maybe-uninitialized"  # GCC 12 warns of its own AVX-512 header
+        common = f"-O3 -std=c++17 -fPIC -fvisibility=hidden {exact} {warnings}"
         defines = " ".join(["-DHATEBM_X86"] * X86 + ["-DHATEBM_CUDA"] * (compiler is not None))
         cxx = os.environ.get("CXX", "c++")
         link = "-bundle -undefined dynamic_lookup" if apple else "-shared -Wl,--exclude-libs,ALL"
@@ -95,7 +97,8 @@ class NinjaBuild(build_ext):
         nvcc_flags = f"-O3 -std=c++17 -fmad=false -Xcompiler -fPIC,-fvisibility=hidden {gencode()}"
         lines = [
             f"cxxflags = {common} {openmp} {defines} {' '.join(f'-I{quote(path)}' for path in includes)}",
-            f"rule cxx\n  command = {cxx} -MD -MF $out.d $cxxflags $isa -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
+            f"rule cxx\n  command = {cxx} -MD -MF $out.d $cxxflags $isa -c $in -o $out\n"
+            "  depfile = $out.d\n  deps = gcc",
             f"rule nvcc\n  command = {compiler} -MD -MF $out.d {nvcc_flags} -I{quote(CSRC)} -c $in -o $out\n"
             "  depfile = $out.d\n  deps = gcc",
             f"rule link\n  command = {cxx} $in -o $out {openmp} {link}",

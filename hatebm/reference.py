@@ -73,7 +73,7 @@ def normal(
     chain_ids: Tensor | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Standard normals of the noise contract, float32 of ``shape`` (n, \\*sample): see :func:`hatebm.normal`."""
+    r"""Standard normals of the noise contract, float32 of ``shape`` (n, \*sample): see :func:`hatebm.normal`."""
     n, numel = shape[0], math.prod(shape[1:])
     seed, step = (torch.as_tensor(v, dtype=torch.int64, device=device).reshape(()) for v in (seed, step))
     chain = torch.arange(n, device=device) if chain_ids is None else chain_ids.to(device)
@@ -95,7 +95,8 @@ def tree_sum(v: Tensor) -> Tensor:
     are summed the same way.
     """
     while v.shape[1] > 1:
-        v = torch.nn.functional.pad(v, (0, -v.shape[1] % FOLD)).view(v.shape[0], -1, FOLD)
+        runs = (v.shape[1] + FOLD - 1) // FOLD
+        v = torch.nn.functional.pad(v, (0, runs * FOLD - v.shape[1])).view(v.shape[0], runs, FOLD)
         while v.shape[2] > 1:
             half = v.shape[2] // 2
             v = v[..., :half] + v[..., half:]
@@ -104,8 +105,8 @@ def tree_sum(v: Tensor) -> Tensor:
 
 
 def sample_norm(v: Tensor) -> Tensor:
-    """L2 norm of each sample, (n, \\*sample) to (n,)."""
-    squares = tree_sum(v.reshape(v.shape[0], math.prod(v.shape[1:])).double().square())
+    r"""L2 norm of each sample, (n, \*sample) to (n,)."""
+    squares = tree_sum(_rows(v).double().square())
     return v.new_tensor([math.sqrt(s) for s in squares.tolist()])  # torch.sqrt is not always correctly rounded
 
 
@@ -135,7 +136,7 @@ def langevin_step_(
     displacement: Tensor | None = None,
     diverged: Tensor | None = None,
 ) -> None:
-    """One Langevin step in place: x <- clamp(x - step_size * clip(grad / T + prior_precision * x) + noise_std * eps)."""
+    """One step in place: x <- clamp(x - step_size * clip(grad / T + prior_precision * x) + noise_std * eps)."""
     new = x
     if noise_std != 0:
         if noise is None:
@@ -150,10 +151,12 @@ def langevin_step_(
             g = g + prior_precision * x
         norm = sample_norm(g) if clip == "norm" or grad_norm is not None else None
         if diverged is not None:
-            _record(diverged, ~g.isfinite().reshape(len(g), -1).all(1), step)
+            bad = ~_rows(grad).isfinite().all(1)
+            diverged.copy_(torch.where(bad, diverged.clamp(max=step), diverged))
         if clip == "norm":
             length = norm * abs(step_size) if clip_on == "update" else norm
-            g = g * torch.where(length <= bound, 1.0, torch.full_like(length, bound) / length).view(-1, *[1] * (x.dim() - 1))
+            factor = torch.where(length <= bound, 1.0, torch.full_like(length, bound) / length)
+            g = g * factor.view(len(g), *[1] * (x.dim() - 1))
         elif clip == "value" and clip_on == "grad":
             g = _clamp(g, -bound, bound)
         drift = step_size * g
@@ -185,8 +188,8 @@ def residual_add(gz: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
     return torch.add(gz, y, out=out)
 
 
-def _record(diverged: Tensor, bad: Tensor, step: int | Tensor) -> None:
-    diverged.copy_(torch.where(bad, diverged.clamp(max=step), diverged))
+def _rows(v: Tensor) -> Tensor:
+    return v.reshape(v.shape[0], math.prod(v.shape[1:]))
 
 
 def _fma(a: float, b: Tensor, c: Tensor) -> Tensor:

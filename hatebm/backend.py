@@ -1,0 +1,37 @@
+"""Which backends can run here, and which one a tensor takes."""
+
+import importlib
+from types import ModuleType
+
+import torch
+
+from hatebm import native, reference
+from hatebm.checks import require
+
+BACKENDS = ("reference", "cpu", "cuda", "triton")
+
+
+def backends() -> dict[str, bool | str]:
+    """Each backend with True, or the reason why it cannot run here."""
+    return {"reference": True} | {name: native.unavailable(name) or True for name in BACKENDS[1:]}
+
+
+def module_for(op: str, backend: str | None, device: torch.device, dtype: torch.dtype = torch.float32) -> ModuleType:
+    chosen = backend or _fastest(device, dtype)
+    require(chosen in BACKENDS, op, "backend", f"one of {BACKENDS} or None", backend)
+    if chosen == "reference":
+        return reference
+    require(dtype != torch.float64, op, "backend", "'reference' or None for a float64 state", backend)
+    if reason := native.unavailable(chosen):
+        raise RuntimeError(f"{op}: backend {chosen!r} cannot run here: {reason}")
+    interpreted = chosen == "triton" and device.type == "cpu"
+    fits = interpreted or (device.type == "cpu") == (chosen == "cpu")
+    require(fits, op, "backend", f"one that runs on {device}", backend)
+    return importlib.import_module("hatebm.kernels") if chosen == "triton" else native
+
+
+def _fastest(device: torch.device, dtype: torch.dtype) -> str:
+    if dtype == torch.float64 or device.type not in ("cpu", "cuda"):
+        return "reference"
+    order = ("cpu",) if device.type == "cpu" else ("cuda", "triton")
+    return next((name for name in order if not native.unavailable(name)), order[0])

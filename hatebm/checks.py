@@ -1,0 +1,99 @@
+"""Checks at the door: each message names the function, the argument, what was wanted and what came."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+STEPS = 1 << 40
+CHAINS = 1 << 40
+ELEMENTS = 1 << 34
+
+
+def checked_chain_ids(op: str, ids: Tensor | Sequence[int] | None, n: int, device: torch.device) -> Tensor | None:
+    """Chain ids as an int64 tensor on ``device``, or None for 0..n-1."""
+    if ids is None:
+        return None
+    if not isinstance(ids, Tensor):
+        ids = torch.tensor(list(ids), dtype=torch.int64)
+    require(ids.dtype == torch.int64, op, "chain_ids", "int64", ids)
+    require(ids.shape == (n,), op, "chain_ids", f"shape ({n},), one id a chain", ids)
+    if not torch.compiler.is_compiling():
+        low, high = (int(v) for v in ids.aminmax()) if n else (0, 0)
+        require(low >= 0 and high < CHAINS, op, "chain_ids", "ids in [0, 2^40)", (low, high))
+    return ids.to(device).contiguous()
+
+
+def checked_clip(op: str, clip: Any) -> tuple[str, float] | None:
+    """A clip as (kind, bound), or None."""
+    fits = clip is None or (isinstance(clip, tuple) and len(clip) == 2 and clip[0] in ("value", "norm") and clip[1] > 0)
+    require(fits, op, "clip", "('value', c) or ('norm', c) with c > 0", clip)
+    return clip
+
+
+def checked_clamp(op: str, clamp: Any) -> tuple[float, float] | None:
+    """A box as (low, high), or None; None for one side leaves it open."""
+    if clamp is None:
+        return None
+    require(isinstance(clamp, tuple | list) and len(clamp) == 2, op, "clamp", "(low, high)", clamp)
+    low = -math.inf if clamp[0] is None else clamp[0]
+    high = math.inf if clamp[1] is None else clamp[1]
+    require(low <= high, op, "clamp", "(low, high) with low <= high", clamp)
+    return low, high
+
+
+def require(holds: bool, op: str, argument: str, wanted: str, got: Any, error: type[Exception] = ValueError) -> None:
+    """Raise ``error`` that names the function, the argument, what was wanted and what came, unless ``holds``."""
+    if not holds:
+        raise error(f"{op}: {argument} must be {wanted}, got {describe(got)}")
+
+
+def describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)} on {value.device}"
+    return repr(value)
+
+
+def check_state(op: str, x: Tensor) -> None:
+    require(isinstance(x, Tensor), op, "x", "a tensor", x, TypeError)
+    require(x.dtype in (torch.float32, torch.float64), op, "x", "float32 (or float64 on the reference)", x, TypeError)
+    require(x.dim() > 0, op, "x", "(n, *sample) with a leading chain dimension", x)
+    require(math.prod(x.shape[1:]) < ELEMENTS, op, "x", "fewer than 2^34 elements a chain", x)
+    writable = not (x.requires_grad and torch.is_grad_enabled())
+    require(writable, op, "x", "detached (it is updated in place), or the call under torch.no_grad()", x)
+    require(x.is_contiguous() or not overlaps(x), op, "x", "a tensor whose elements do not overlap in memory", x)
+
+
+def check_like(op: str, name: str, value: Tensor | None, x: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
+    if value is None:
+        return
+    require(isinstance(value, Tensor), op, name, "a tensor", value, TypeError)
+    same = value.shape == x.shape and value.device == x.device
+    require(same, op, name, f"a tensor of shape {tuple(x.shape)} on {x.device} like x", value)
+    wanted = " or ".join(dict.fromkeys(str(dtype).removeprefix("torch.") for dtype in dtypes))
+    require(value.dtype in dtypes, op, name, wanted, value, TypeError)
+    if name == "image":
+        require(not overlaps(value), op, name, "a tensor whose elements do not overlap in memory", value)
+
+
+def overlaps(x: Tensor) -> bool:
+    reach = 0
+    for stride, size in sorted((x.stride(k), x.shape[k]) for k in range(x.dim()) if x.shape[k] != 1):
+        if stride <= reach:
+            return x.numel() > 0
+        reach += stride * (size - 1)
+    return False
+
+
+def check_draw(op: str, seed: int | Tensor, step: int | Tensor, block: int, purpose: int, device: torch.device) -> None:
+    for name, value, low, high in (("seed", seed, -(1 << 63), 1 << 64), ("step", step, 0, STEPS)):
+        if isinstance(value, Tensor):
+            fits = value.dtype == torch.int64 and value.numel() == 1 and value.device == device
+            require(fits, op, name, f"an int or a one-element int64 tensor on {device}", value)
+        else:
+            require(isinstance(value, int), op, name, "an int or a one-element int64 tensor", value, TypeError)
+            require(low <= value < high, op, name, f"in [{low}, {high})", value)
+    require(0 <= block < 256, op, "block", "in [0, 256)", block)
+    require(0 <= purpose < 256, op, "purpose", "in [0, 256)", purpose)

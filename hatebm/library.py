@@ -1,0 +1,95 @@
+"""The ops as ``torch.ops.hatebm.*``: schemas, fake tensors, autograd. Eager calls of hatebm.ops skip the dispatcher."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hatebm.backend import module_for
+
+LIBRARY = torch.library.Library("hatebm", "DEF")
+PLACE = "SymInt seed, SymInt step, Tensor? seed_at=None, Tensor? step_at=None, int block=0, int purpose=0"
+
+LIBRARY.define("philox(Tensor counter, Tensor key, str? backend=None) -> Tensor")
+LIBRARY.define(
+    f"normal(SymInt[] shape, *, {PLACE}, Tensor? chain_ids=None, Device? device=None, str? backend=None) -> Tensor"
+)
+LIBRARY.define("residual_add(Tensor gz, Tensor y, str? backend=None) -> Tensor")
+LIBRARY.define(
+    "langevin_step_(Tensor(a!) x, Tensor? grad, *, float step_size, float noise_std, "
+    f'{PLACE}, float inverse_temperature=1.0, float prior_precision=0.0, str add="sequential", str? clip=None, '
+    'str clip_on="grad", float bound=0.0, float? low=None, float? high=None, Tensor? chain_ids=None, '
+    "Tensor? noise=None, Tensor? gz=None, Tensor(b!)? image=None, Tensor(c!)? grad_norm=None, "
+    "Tensor(d!)? displacement=None, Tensor(e!)? diverged=None, str? backend=None) -> ()"
+)
+
+
+def place(seed: int | Tensor, step: int | Tensor) -> dict[str, Any]:
+    """Seed and step as the schemas take them: numbers that fit int64, and tensors apart."""
+    at = {"seed_at": seed, "step_at": step}
+    tensors = {name: value for name, value in at.items() if isinstance(value, Tensor)}
+    seed, step = (0 if isinstance(value, Tensor) else value for value in (seed, step))
+    return {"seed": seed - (1 << 64) if seed >= 1 << 63 else seed, "step": step, **tensors}
+
+
+def langevin_step_(x: Tensor, grad: Tensor | None, backend: str | None, **settings: Any) -> None:
+    """Run the step on its backend and tell autograd what was written."""
+    module_for("langevin_step_", backend, x.device, x.dtype).langevin_step_(x, grad, **settings)
+    for tensor in (x, *(settings[name] for name in ("image", "grad_norm", "displacement", "diverged"))):
+        if tensor is not None and not tensor.is_inference():
+            torch.autograd.graph.increment_version(tensor)
+
+
+def residual_add(gz: Tensor, y: Tensor, backend: str | None) -> Tensor:
+    """Run G(z) + y on its backend; dtypes other than float32 take the reference."""
+    chosen = backend or ("reference" if gz.dtype != torch.float32 else None)
+    return module_for("residual_add", chosen, gz.device).residual_add(gz, y)
+
+
+def _langevin_step(x, grad, *, seed, step, seed_at=None, step_at=None, low=None, high=None, backend=None, **settings):
+    given = {"image": None, "grad_norm": None, "displacement": None, "diverged": None} | settings
+    at = {"seed": seed if seed_at is None else seed_at, "step": step if step_at is None else step_at}
+    box = {"low": float("-inf") if low is None else low, "high": float("inf") if high is None else high}
+    module_for("langevin_step_", backend, x.device, x.dtype).langevin_step_(x, grad, **at, **box, **given)
+
+
+def _normal(shape, *, seed, step, seed_at=None, step_at=None, chain_ids=None, device=None, backend=None, **settings):
+    at = {"seed": seed if seed_at is None else seed_at, "step": step if step_at is None else step_at}
+    device = torch.get_default_device() if device is None else device
+    run = module_for("normal", backend, device).normal
+    return run(tuple(shape), **at, **settings, chain_ids=chain_ids, device=device)
+
+
+def _philox(counter, key, backend=None):
+    return module_for("philox", backend, counter.device).philox(counter, key)
+
+
+LIBRARY.impl("langevin_step_", _langevin_step, "CompositeExplicitAutograd")
+LIBRARY.impl("normal", _normal, "CompositeExplicitAutograd")
+LIBRARY.impl("philox", _philox, "CompositeExplicitAutograd")
+for device_key in ("CPU", "CUDA"):
+    LIBRARY.impl("residual_add", lambda gz, y, backend=None: residual_add(gz, y, backend), device_key)
+
+
+@torch.library.register_fake("hatebm::langevin_step_", lib=LIBRARY)
+def _(x, grad, **settings):
+    return None
+
+
+@torch.library.register_fake("hatebm::normal", lib=LIBRARY)
+def _(shape, *, device=None, **settings):
+    return torch.empty(shape, dtype=torch.float32, device=device)
+
+
+@torch.library.register_fake("hatebm::philox", lib=LIBRARY)
+def _(counter, key, backend=None):
+    shape = torch.broadcast_shapes(counter.shape[:-1], key.shape[:-1])
+    return counter.new_empty((*shape, 4))
+
+
+@torch.library.register_fake("hatebm::residual_add", lib=LIBRARY)
+def _(gz, y, backend=None):
+    return torch.empty_like(gz if gz.stride() == y.stride() else gz.contiguous())
+
+
+torch.library.register_autograd("hatebm::residual_add", lambda _, grad: (grad, grad, None), lib=LIBRARY)

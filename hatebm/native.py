@@ -1,0 +1,187 @@
+"""The compiled backends: the C++ loops for CPU tensors and the CUDA kernels for GPU tensors, in one module ``_C``."""
+
+import math
+import os
+
+import torch
+from torch import Tensor
+
+try:
+    from hatebm import _C
+
+    missing = ""
+except ImportError as error:
+    _C = None
+    missing = f"hatebm._C is not built ({error}); install with `pip install -e .`"
+
+GRAD_TYPES = {None: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
+ADD = {"sequential": 0, "increment": 1, "fma": 2}
+CLIP = {None: 0, "value": 1, "norm": 2}
+MASK64 = (1 << 64) - 1
+
+
+def unavailable(backend: str) -> str:
+    """Why ``backend`` ("cpu", "cuda" or "triton") cannot run here; empty when it can."""
+    if backend == "triton":
+        return _triton_unavailable()
+    if missing:
+        return missing
+    if backend == "cpu":
+        return ""
+    if _C.cuda is None:
+        return "built without CUDA: no nvcc was found, or HATEBM_CUDA=0"
+    if not torch.cuda.is_available():
+        return f"this torch sees no CUDA device ({_C.cuda.unavailable() or 'torch is a CPU build'})"
+    return _C.cuda.unavailable()
+
+
+def _triton_unavailable() -> str:
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return "triton is not installed; install with `pip install triton`"
+    if torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1":
+        return ""
+    return "no GPU; TRITON_INTERPRET=1 runs the kernels on the CPU, slowly"
+
+
+def langevin_step_(
+    x: Tensor,
+    grad: Tensor | None,
+    *,
+    step_size: float,
+    noise_std: float,
+    seed: int | Tensor,
+    step: int | Tensor,
+    inverse_temperature: float = 1.0,
+    prior_precision: float = 0.0,
+    add: str = "sequential",
+    clip: str | None = None,
+    clip_on: str = "grad",
+    bound: float = 0.0,
+    low: float = -math.inf,
+    high: float = math.inf,
+    block: int = 0,
+    purpose: int = 0,
+    chain_ids: Tensor | None = None,
+    noise: Tensor | None = None,
+    gz: Tensor | None = None,
+    image: Tensor | None = None,
+    grad_norm: Tensor | None = None,
+    displacement: Tensor | None = None,
+    diverged: Tensor | None = None,
+) -> None:
+    """Twin of :func:`hatebm.reference.langevin_step_`."""
+    n = x.shape[0]
+    d = math.prod(x.shape[1:])
+    operands = (x, grad, noise, gz, image)
+    grad_type = GRAD_TYPES[None if grad is None else grad.dtype]
+    (x_at, grad_at, noise_at, gz_at, image_at), layout = map(_address, operands), _layout(operands)
+    arguments = (
+        *(x_at, grad_at, grad_type, noise_at, gz_at, image_at, n, d),
+        *(step_size, noise_std, inverse_temperature, prior_precision),
+        *(ADD[add], CLIP[clip], clip_on == "update", bound, low, high),
+    )
+    outputs = (_address(chain_ids), _address(grad_norm), _address(displacement), _address(diverged), layout)
+    if x.device.type == "cpu":
+        place = (int(seed) & MASK64, int(step), block, purpose)
+        _C.langevin_step(*arguments, *place, *outputs, torch.get_num_threads())
+    else:
+        (seed, seed_at), (step, step_at) = _number(seed), _number(step)
+        gathers = clip == "norm" or grad_norm is not None or displacement is not None
+        room = _C.cuda.workspace(n, d) if gathers else 0
+        sums = torch.empty(room, dtype=torch.float64, device=x.device) if room else None
+        where = (_address(sums), *_stream(x), seed_at, step_at)
+        _C.cuda.langevin_step(*arguments, seed & MASK64, step, block, purpose, *outputs, *where)
+
+
+def normal(
+    shape: tuple[int, ...],
+    *,
+    seed: int | Tensor,
+    step: int | Tensor,
+    block: int = 0,
+    purpose: int = 0,
+    chain_ids: Tensor | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Twin of :func:`hatebm.reference.normal`."""
+    out = torch.empty(shape, dtype=torch.float32, device=device)
+    size = (out.data_ptr(), shape[0], math.prod(shape[1:]))
+    if out.device.type == "cpu":
+        place = (int(seed) & MASK64, int(step), block, purpose, _address(chain_ids))
+        _C.normal(*size, *place, torch.get_num_threads())
+    else:
+        (seed, seed_at), (step, step_at) = _number(seed), _number(step)
+        place = (seed & MASK64, step, block, purpose, _address(chain_ids))
+        _C.cuda.normal(*size, *place, *_stream(out), seed_at, step_at)
+    return out
+
+
+def philox(counter: Tensor, key: Tensor) -> Tensor:
+    """Twin of :func:`hatebm.reference.philox`."""
+    shape = torch.broadcast_shapes(counter.shape[:-1], key.shape[:-1])
+    counter = counter.expand(*shape, 4).contiguous()
+    key = key.expand(*shape, 2).contiguous()
+    words = torch.empty_like(counter)
+    addresses = (counter.data_ptr(), key.data_ptr(), words.data_ptr(), math.prod(shape))
+    if counter.device.type == "cpu":
+        _C.philox(*addresses)
+    else:
+        _C.cuda.philox(*addresses, *_stream(counter))
+    return words
+
+
+def residual_add(gz: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
+    """Twin of :func:`hatebm.reference.residual_add`."""
+    if gz.stride() != y.stride() or not _is_dense(gz):
+        gz, y = gz.contiguous(), y.contiguous()
+    out = torch.empty_like(gz) if out is None else out
+    addresses = (gz.data_ptr(), y.data_ptr(), out.data_ptr(), gz.numel())
+    if gz.device.type == "cpu":
+        _C.residual_add(*addresses, torch.get_num_threads())
+    else:
+        _C.cuda.residual_add(*addresses, *_stream(gz))
+    return out
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _number(value: int | Tensor) -> tuple[int, int]:
+    return (0, value.data_ptr()) if isinstance(value, Tensor) else (value, 0)
+
+
+def _stream(tensor: Tensor) -> tuple[int, int]:
+    index = tensor.device.index
+    return index, torch._C._cuda_getCurrentRawStream(index)
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() or torch._prims_common.is_non_overlapping_and_dense(tensor)
+
+
+def _layout(operands: tuple[Tensor | None, ...]) -> list[list[int]]:
+    """Empty when every tensor is row-major; else the sample's sizes and each tensor's strides, the chain's first.
+
+    Neighbouring dimensions that lie as one in every tensor are merged.
+    """
+    if all(v is None or v.is_contiguous() for v in operands):
+        return []
+    x = operands[0]
+    dims = []  # (size, stride in each tensor)
+    for k in range(1, x.dim()):
+        if x.shape[k] == 1:
+            continue
+        strides = tuple(0 if v is None else v.stride(k) for v in operands)
+        if dims and all(outer == inner * x.shape[k] for outer, inner in zip(dims[-1][1], strides, strict=True)):
+            dims[-1] = (dims[-1][0] * x.shape[k], strides)
+        else:
+            dims.append((x.shape[k], strides))
+    dims = dims or [(1, (0,) * len(operands))]
+    chains = [[] if v is None else [v.stride(0)] for v in operands]
+    return [
+        [size for size, _ in dims],
+        *(chain and chain + [strides[i] for _, strides in dims] for i, chain in enumerate(chains)),
+    ]

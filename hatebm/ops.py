@@ -1,0 +1,247 @@
+"""The ops of the core: checked at the door, sent to a backend, registered as ``torch.ops.hatebm.*``.
+
+A backend is a module with the functions of :mod:`hatebm.reference`. ``backend=None`` takes the first that can run:
+on the CPU ``cpu``, on a CUDA device ``cuda`` then ``triton``, elsewhere and for float64 states ``reference``.
+"""
+
+import math
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hatebm import library
+from hatebm.backend import module_for
+from hatebm.checks import (
+    ELEMENTS,
+    check_draw,
+    check_like,
+    check_state,
+    checked_chain_ids,
+    checked_clamp,
+    checked_clip,
+    describe,
+    require,
+)
+from hatebm.native import ADD
+
+GRAD_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class Purpose(IntEnum):
+    """What a draw of the chain's noise is for: the ``purpose`` of the noise contract."""
+
+    LANGEVIN = 0
+    INITIAL_STATE = 1
+    METROPOLIS = 2
+    REPLAY = 3
+    DATA_NOISE = 4
+    DATA_ORDER = 5
+    BANK = 6
+
+
+def philox(counter: Tensor, key: Tensor, *, backend: str | None = None) -> Tensor:
+    """Philox4x32-10, word for word Random123's: int64 (..., 4) counters and (..., 2) keys to (..., 4) words.
+
+    Words lie in [0, 2^32), held in int64. Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011).
+
+    Raises:
+        TypeError, ValueError: a tensor that is not int64, a wrong last dimension, or a word out of range.
+    """
+    for name, value, width in (("counter", counter, 4), ("key", key, 2)):
+        require(isinstance(value, Tensor) and value.dtype == torch.int64, "philox", name, "an int64 tensor", value)
+        require(value.dim() > 0 and value.shape[-1] == width, "philox", name, f"shape (..., {width})", value)
+        in_range = _traced(value) or value.numel() == 0 or (int(value.min()) >= 0 and int(value.max()) < 1 << 32)
+        require(in_range, "philox", name, "words in [0, 2^32)", value)
+    require(counter.device == key.device, "philox", "key", f"a tensor on {counter.device} like counter", key)
+    if _traced(counter):
+        return torch.ops.hatebm.philox(counter, key, backend)
+    return module_for("philox", backend, counter.device).philox(counter, key)
+
+
+def normal(
+    shape: Sequence[int],
+    *,
+    seed: int | Tensor,
+    step: int | Tensor,
+    block: int = 0,
+    purpose: int = Purpose.LANGEVIN,
+    chain_ids: Tensor | Sequence[int] | None = None,
+    device: torch.device | str | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    r"""The standard normals that chains draw: float32 of ``shape`` (n, \*sample), one row for each chain.
+
+    Element e of chain c at step t is a function of (seed, purpose, block, c, t, e) alone, the same 32 bits on every
+    backend: Philox4x32-10 words through Box-Muller.
+
+    Args:
+        shape: (n, \*sample).
+        seed: 64-bit seed (negative ones modulo 2^64), or a one-element int64 tensor on the device.
+        step: step index in [0, 2^40), or a one-element int64 tensor on the device.
+        block: which block of the state, in [0, 256).
+        purpose: what the draw is for, one of :class:`Purpose` or a number of your own below 256.
+        chain_ids: (n,) chain ids in [0, 2^40); default 0..n-1.
+        device: where the result lies.
+        backend: one of ``hatebm.backends()``; None takes the fastest that can run.
+
+    Raises:
+        TypeError, ValueError: an id, step, block or purpose out of range, naming it.
+        RuntimeError: a chosen backend that cannot run here, with the reason.
+    """
+    shape = tuple(shape)
+    require(len(shape) > 0 and all(size >= 0 for size in shape), "normal", "shape", "(n, *sample)", shape)
+    require(math.prod(shape[1:]) < ELEMENTS, "normal", "shape", "fewer than 2^34 elements a chain", shape)
+    device = _place(device, chain_ids, seed, step)
+    check_draw("normal", seed, step, block, purpose, device)
+    chain_ids = checked_chain_ids("normal", chain_ids, shape[0], device)
+    settings = {"block": block, "purpose": int(purpose), "chain_ids": chain_ids, "device": device}
+    if torch.compiler.is_compiling():
+        return torch.ops.hatebm.normal(shape, **library.place(seed, step), **settings, backend=backend)
+    return module_for("normal", backend, device).normal(shape, seed=seed, step=step, **settings)
+
+
+def residual_add(gz: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
+    r"""The hat's input G(z) + y, both (n, \*sample) of one dtype, differentiable in both."""
+    require(isinstance(gz, Tensor) and gz.is_floating_point(), "residual_add", "gz", "a floating-point tensor", gz)
+    like = isinstance(y, Tensor) and y.shape == gz.shape and y.dtype == gz.dtype and y.device == gz.device
+    require(like, "residual_add", "y", f"{describe(gz)} like gz", y)
+    if _traced(gz) or (torch.is_grad_enabled() and (gz.requires_grad or y.requires_grad)):
+        return torch.ops.hatebm.residual_add(gz, y, backend)
+    return library.residual_add(gz, y, backend)
+
+
+def langevin_step_(
+    x: Tensor,
+    grad: Tensor | None,
+    *,
+    step_size: float,
+    noise_std: float | None = None,
+    seed: int | Tensor | None = None,
+    step: int | Tensor | None = None,
+    temperature: float = 1.0,
+    prior_precision: float = 0.0,
+    add: str = "sequential",
+    clip: tuple[str, float] | None = None,
+    clip_on: str = "grad",
+    clamp: tuple[float, float] | None = None,
+    block: int = 0,
+    purpose: int = Purpose.LANGEVIN,
+    chain_ids: Tensor | Sequence[int] | None = None,
+    noise: Tensor | None = None,
+    gz: Tensor | None = None,
+    image: Tensor | None = None,
+    grad_norm: Tensor | None = None,
+    displacement: Tensor | None = None,
+    diverged: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    r"""One Langevin step in place, in one pass over memory; returns ``x``.
+
+    x <- clamp(x - step_size * clip(grad / temperature + prior_precision * x) + noise_std * eps), eps ~ N(0, 1)
+
+    Args:
+        x: (n, \*sample), float32 (float64 on the reference), any strides without overlap; updated in place.
+        grad: gradient of the energy, shaped like x, float32, bfloat16 or float16; None adds the noise alone.
+        step_size: factor of the gradient.
+        noise_std: standard deviation of the noise; default sqrt(2 * step_size), 0 draws none.
+        seed, step: where the noise is drawn, see :func:`normal`; needed when noise is drawn.
+        temperature: divides the gradient.
+        prior_precision: adds prior_precision * x to the gradient, before the clip.
+        add: order of rounding: "sequential" (x - s g) + n, "increment" x + (n - s g), or
+            "fma": fma(noise_std, eps, fma(-s, g, x)).
+        clip: ("value", c) elementwise, or ("norm", c) for the L2 norm of each sample (a factor, exactly 1 below c).
+        clip_on: "grad", or "update" for step_size times the gradient.
+        clamp: (low, high).
+        block, purpose, chain_ids: see :func:`normal`.
+        noise: eps itself, shaped like x, in place of a draw.
+        gz, image: shaped like x, float32: ``image`` receives gz + x in the same pass.
+        grad_norm, displacement: (n,), dtype of x: receive the L2 norm of grad / temperature + prior_precision * x
+            before the clip, and of the move.
+        diverged: (n,) int64: receives min(diverged, step) for chains whose gradient is not finite.
+        backend: one of ``hatebm.backends()``; None takes the fastest that can run.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was wanted and what came.
+        RuntimeError: a chosen backend that cannot run here, with the reason.
+    """
+    name = "langevin_step_"
+    check_state(name, x)
+    check_like(name, "grad", grad, x, (x.dtype, *GRAD_DTYPES))
+    check_like(name, "noise", noise, x, (x.dtype,))
+    check_like(name, "gz", gz, x, (x.dtype,))
+    check_like(name, "image", image, x, (x.dtype,))
+    require((gz is None) == (image is None), name, "image", "a tensor exactly when gz is one", image)
+    for label, value, dtype in (
+        ("grad_norm", grad_norm, x.dtype),
+        ("displacement", displacement, x.dtype),
+        ("diverged", diverged, torch.int64),
+    ):
+        fits = value is None or (value.shape == x.shape[:1] and value.dtype == dtype and value.device == x.device)
+        require(fits and (value is None or value.is_contiguous()), name, label, f"contiguous {dtype} of (n,)", value)
+    if noise_std is None:
+        require(step_size >= 0, name, "step_size", "a number >= 0 when noise_std is left out", step_size)
+        noise_std = math.sqrt(2 * step_size)
+    for label, value in (("step_size", step_size), ("prior_precision", prior_precision)):
+        require(math.isfinite(value), name, label, "a finite number", value)
+    require(0 <= noise_std < math.inf, name, "noise_std", "a finite number >= 0", noise_std)
+    require(0 < temperature < math.inf, name, "temperature", "a finite number > 0", temperature)
+    require(add in ADD, name, "add", f"one of {tuple(ADD)}", add)
+    require(clip_on in ("grad", "update"), name, "clip_on", "'grad' or 'update'", clip_on)
+    kind, bound = checked_clip(name, clip) or (None, 0.0)
+    low, high = checked_clamp(name, clamp) or (-math.inf, math.inf)
+    drawn = noise_std != 0 and noise is None
+    if drawn or diverged is not None:
+        require(step is not None, name, "step", "a step index", step)
+    if drawn:
+        require(seed is not None, name, "seed", "a seed, since noise is drawn", seed)
+    seed, step = 0 if seed is None else seed, 0 if step is None else step
+    check_draw(name, seed, step, block, purpose, x.device)
+    chain_ids = checked_chain_ids(name, chain_ids, x.shape[0], x.device)
+    settings = {
+        "step_size": float(step_size),
+        "noise_std": float(noise_std),
+        "inverse_temperature": 1.0 / temperature,
+        "prior_precision": float(prior_precision),
+        "add": add,
+        "clip": kind,
+        "clip_on": clip_on,
+        "bound": float(bound),
+        "low": float(low),
+        "high": float(high),
+        "block": block,
+        "purpose": int(purpose),
+        "chain_ids": chain_ids,
+        "noise": noise,
+        "gz": gz,
+        "image": image,
+        "grad_norm": grad_norm,
+        "displacement": displacement,
+        "diverged": diverged,
+    }
+    if _traced(x):
+        settings |= library.place(seed, step) | {"low": _finite(low), "high": _finite(high)}
+        torch.ops.hatebm.langevin_step_(x, grad, **settings, backend=backend)
+    else:
+        library.langevin_step_(x, grad, backend, seed=seed, step=step, **settings)
+    return x
+
+
+def _traced(tensor: Tensor) -> bool:
+    """Whether a call goes through the dispatcher: under torch.compile, and for fake and other tensor subclasses."""
+    return torch.compiler.is_compiling() or type(tensor) is not Tensor
+
+
+def _place(device: torch.device | str | None, *operands: Any) -> torch.device:
+    if device is None:
+        device = next((v.device for v in operands if isinstance(v, Tensor)), torch.get_default_device())
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
