@@ -1,0 +1,61 @@
+"""The hat network H: a residual network without any normalisation, from an image to one scalar energy."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hatebm.errors import UsageError
+from hatebm.nets.layers import conv_then_pool, init_glorot
+
+
+class EnergyBlock(nn.Module):
+    """Residual block `[relu,] conv3, relu, conv3[, pool]` beside `[pool,] conv1`; the stem has no leading relu.
+
+    A 1x1 convolution commutes exactly with average pooling, so the shortcut always pools first.
+    """
+
+    def __init__(self, width_in: int, width: int, *, pool: bool, stem: bool = False):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.shortcut = nn.Conv2d(width_in, width, 1) if pool or width_in != width else nn.Identity()
+        self.pool = pool
+        self.stem = stem
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.conv1(x if self.stem else F.relu(x)))
+        if self.pool:
+            return conv_then_pool(self.conv2, h) + self.shortcut(F.avg_pool2d(x, 2))
+        return self.conv2(h) + self.shortcut(x)
+
+
+class ResidualEnergy(nn.Module):
+    """Scalar energy of an image, `H: (n, channels, size, size) -> (n,)`, low = likely.
+
+    One residual block per entry of `widths`; the first `pools` of them halve the image. The head is relu, global
+    average pool and a dense layer without bias. Source: official code of Hat EBM (arXiv 2210.16486), whose networks are
+    `widths=(256,) * 4, pools=2` at 32 pixels, `(64, 128, 256, 512, 1024), 5` at 64 and
+    `(64, 128, 256, 512, 1024, 1024), 5` at 128.
+
+    Raises UsageError when the image cannot be halved `pools` times.
+    """
+
+    def __init__(self, size: int, channels: int, widths: Sequence[int], pools: int):
+        super().__init__()
+        if not 1 <= pools <= len(widths):
+            raise UsageError(f"ResidualEnergy: pools must be 1 to {len(widths)} (the number of widths), got {pools}")
+        if size % 2**pools:
+            raise UsageError(f"ResidualEnergy: size must be a multiple of 2**pools = {2**pools}, got {size}")
+        inputs = (channels, *widths[:-1])
+        self.blocks = nn.Sequential(
+            *(
+                EnergyBlock(width_in, width, pool=i < pools, stem=i == 0)
+                for i, (width_in, width) in enumerate(zip(inputs, widths, strict=True))
+            )
+        )
+        self.head = nn.Linear(widths[-1], 1, bias=False)
+        init_glorot(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.blocks(x)).mean((2, 3))).squeeze(1)
