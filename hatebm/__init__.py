@@ -2,6 +2,10 @@
 
 from hatebm import ops
 from hatebm.backend import backends
+from hatebm.chain import Chain
+from hatebm.dynamics import Dynamics
+from hatebm.health import ChainDiverged
+from hatebm.langevin import langevin
 from hatebm.ops import Purpose, normal, philox
 
-__all__ = ["Purpose", "backends", "normal", "ops", "philox"]
+__all__ = ["Chain", "ChainDiverged", "Dynamics", "Purpose", "backends", "langevin", "normal", "ops", "philox"]

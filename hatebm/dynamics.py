@@ -1,0 +1,175 @@
+"""The law of a chain as a value: what presets, configurations and checkpoints carry."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hatebm.checks import checked_clamp, checked_clip, require
+from hatebm.native import ADD
+
+Schedule = float | list[float] | torch.Tensor | Callable[[int], float]
+SCHEDULED = ("step_size", "noise_std", "eps", "temperature")
+CHOICES = {
+    "noise_at": ("after", "before"),
+    "add": tuple(ADD),
+    "clip_on": ("grad", "update"),
+    "clamp_at": ("step", "noise+step", "final"),
+    "blocks": ("joint", "sequential"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dynamics:
+    """The law x <- clamp(x - step_size * clip(grad E / temperature + prior_precision * x) + noise_std * eps).
+
+    A tuple gives one entry per block of the state. ``step_size``, ``noise_std``, ``eps`` and ``temperature`` take a
+    number or a schedule: a list, a 1-D tensor or a callable, each indexed by the absolute step.
+
+    Args:
+        step_size: factor of the gradient; required, unless ``eps`` is given.
+        noise_std: standard deviation of the noise; default sqrt(2 * step_size), 0 is gradient descent.
+        eps: shorthand for step_size = eps^2 / 2 and noise_std = eps.
+        temperature: divides the energy, so that exp(-E / temperature) is sampled.
+        prior_precision: adds prior_precision * x to the gradient, after the temperature and before the clip.
+        noise_at: "after" the gradient step, or "before" the gradient is taken (Du & Mordatch 2019).
+        add: order of rounding: "sequential" (x - s g) + n, "increment" x + (n - s g), or "fma".
+        clip: ("value", c) elementwise, ("norm", c) for the L2 norm of each sample, or None.
+        clip_on: what is clipped: the "grad", or the "update" step_size * grad.
+        clamp: box (low, high) or None.
+        clamp_at: after each "step"; after the noise too ("noise+step", needs noise_at="before"); or "final": only
+            what a run returns.
+        blocks: "joint": all blocks move from one gradient; "sequential": block k sees blocks < k already moved.
+
+    Raises:
+        TypeError, ValueError: naming the field, what was wanted and what came.
+    """
+
+    step_size: Schedule | tuple[Schedule, ...] | None = None
+    noise_std: Schedule | tuple[Schedule | None, ...] | None = None
+    eps: Schedule | tuple[Schedule, ...] | None = None
+    temperature: Schedule | tuple[Schedule, ...] = 1.0
+    prior_precision: float | tuple[float, ...] = 0.0
+    noise_at: str | tuple[str, ...] = "after"
+    add: str | tuple[str, ...] = "sequential"
+    clip: Any = None
+    clip_on: str | tuple[str, ...] = "grad"
+    clamp: Any = None
+    clamp_at: str | tuple[str, ...] = "step"
+    blocks: str = "joint"
+
+    def __post_init__(self) -> None:
+        counts = {len(value) for _, value in self._per_block()}
+        require(len(counts) <= 1, "Dynamics", "tuples", "one entry per block in every field", sorted(counts))
+        _choice("blocks", self.blocks)
+        for part in [self] if not counts else [self._entry(k) for k in range(counts.pop())]:
+            part._check()
+
+    def for_blocks(self, count: int) -> tuple["Dynamics", ...]:
+        """The law of each of ``count`` blocks."""
+        for name, value in self._per_block():
+            require(len(value) == count, "Dynamics", name, f"a tuple of {count} entries, one per block", value)
+        return tuple(self._entry(k) for k in range(count))
+
+    def at(self, t: int) -> tuple[float, float, float]:
+        """step_size, noise_std and temperature of one block at step t."""
+        temperature = _at("temperature", self.temperature, t)
+        if self.eps is not None:
+            eps = _at("eps", self.eps, t)
+            return eps * eps / 2, eps, temperature
+        step_size = _at("step_size", self.step_size, t)
+        if self.noise_std is not None:
+            return step_size, _at("noise_std", self.noise_std, t), temperature
+        require(step_size >= 0, "Dynamics", "step_size", "a number >= 0 when noise_std is left out", step_size)
+        return step_size, math.sqrt(2 * step_size), temperature
+
+    def check_length(self, end: int) -> None:
+        """Raise unless every schedule that is a list or a tensor reaches step ``end`` - 1."""
+        for name in SCHEDULED:
+            values = getattr(self, name)
+            if isinstance(values, list | torch.Tensor):
+                wanted = f"a schedule of at least {end} entries: it is indexed by the absolute step"
+                require(len(values) >= end, "Dynamics", name, wanted, f"{len(values)} entries")
+
+    def _per_block(self) -> list[tuple[str, tuple]]:
+        fields = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
+        return [(name, value) for name, value in fields if _is_per_block(name, value)]
+
+    def _entry(self, k: int) -> "Dynamics":
+        entry = object.__new__(Dynamics)
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            object.__setattr__(entry, f.name, value[k] if _is_per_block(f.name, value) else value)
+        return entry
+
+    def _check(self) -> None:
+        name = "Dynamics"
+        require(
+            (self.step_size is None) != (self.eps is None), name, "step_size", "given, or eps instead", self.step_size
+        )
+        require(self.eps is None or self.noise_std is None, name, "noise_std", "left out beside eps", self.noise_std)
+        for field in SCHEDULED:
+            _check_schedule(field, getattr(self, field))
+        finite = isinstance(self.prior_precision, int | float) and math.isfinite(self.prior_precision)
+        require(finite, name, "prior_precision", "a finite number", self.prior_precision)
+        for field in CHOICES:
+            _choice(field, getattr(self, field))
+        checked_clip(name, self.clip)
+        checked_clamp(name, self.clamp)
+        fits = self.clamp_at != "noise+step" or self.noise_at == "before"
+        require(fits, name, "clamp_at", "'step' or 'final' unless noise_at='before'", self.clamp_at)
+
+
+def _is_per_block(name: str, value: Any) -> bool:
+    if not isinstance(value, tuple):
+        return False
+    if name == "clip":
+        return not (len(value) == 2 and isinstance(value[0], str))
+    if name == "clamp":
+        return any(isinstance(entry, tuple | list) for entry in value)
+    return True
+
+
+def _choice(field: str, value: Any) -> None:
+    require(value in CHOICES[field], "Dynamics", field, f"one of {CHOICES[field]}", value)
+
+
+def _check_schedule(field: str, value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        fits = value.dim() <= 1
+        require(fits, "Dynamics", field, "a number, a list, a 1-D tensor or a callable of the step", value)
+    for number in _numbers(value):
+        fits = isinstance(number, int | float) and not isinstance(number, bool)
+        require(fits, "Dynamics", field, "a number, a list, a 1-D tensor or a callable of the step", value, TypeError)
+        _check_number(field, number)
+
+
+def _numbers(value: Any) -> Sequence[Any]:
+    if value is None or callable(value):
+        return ()
+    if isinstance(value, torch.Tensor):
+        return value.reshape(-1).tolist()
+    return value if isinstance(value, list) else (value,)
+
+
+def _check_number(field: str, number: float) -> None:
+    low = {"step_size": -math.inf, "temperature": 0.0}.get(field, 0.0)
+    open_below = field == "temperature"
+    fits = math.isfinite(number) and (number > low if open_below else number >= low)
+    wanted = {"step_size": "finite", "temperature": "finite and > 0"}.get(field, "finite and >= 0")
+    require(fits, "Dynamics", field, wanted, number)
+
+
+def _at(field: str, value: Schedule, t: int) -> float:
+    if callable(value):
+        number = float(value(t))
+        _check_number(field, number)
+        return number
+    if isinstance(value, list):
+        return float(value[t])
+    if isinstance(value, torch.Tensor):
+        return float(value[t] if value.dim() else value)
+    return float(value)

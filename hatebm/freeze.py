@@ -1,0 +1,52 @@
+"""Leaving a user's modules as they were found."""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+MODES = ("eval", "train", "keep")
+
+
+def modules_of(*functions: Callable | None) -> list[nn.Module]:
+    """The modules behind callables: a module, a method of one, or a partial of either."""
+    found = []
+    for function in functions:
+        while isinstance(function, functools.partial):
+            function = function.func
+        owner = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
+        if isinstance(owner, nn.Module):
+            found.append(owner)
+    return found
+
+
+@contextmanager
+def frozen(modules: list[nn.Module], mode: str) -> Iterator[None]:
+    """Freeze the parameters and set train or eval mode, and put every flag back as it was, whatever happens.
+
+    Raises:
+        RuntimeError: parameters made under torch.inference_mode(), which no gradient can pass.
+    """
+    parts = [part for module in modules for part in module.modules()]
+    parameters = [p for module in modules for p in module.parameters() if p.is_leaf]
+    if any(p.is_inference() for p in parameters):
+        raise RuntimeError(
+            "langevin: the energy's parameters were made under torch.inference_mode(), so no gradient can pass them; "
+            "build the model outside it, or under torch.no_grad()"
+        )
+    training = [part.training for part in parts]
+    requires_grad = [p.requires_grad for p in parameters]
+    try:
+        for part in parts if mode != "keep" else ():
+            part.training = mode == "train"
+        for p in parameters:
+            p.requires_grad_(False)
+        with torch.inference_mode(False):
+            yield
+    finally:
+        for part, flag in zip(parts, training, strict=True):
+            part.training = flag
+        for p, flag in zip(parameters, requires_grad, strict=True):
+            p.requires_grad_(flag)

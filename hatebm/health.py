@@ -1,0 +1,64 @@
+"""Where chains break: watched without waiting for the device, reported with step and chain."""
+
+import torch
+from torch import Tensor
+
+NEVER = (1 << 63) - 1
+
+
+class ChainDiverged(RuntimeError):  # noqa: N818 (the public name)
+    """An energy, a gradient or the state became NaN or infinite.
+
+    Attributes:
+        step: the first step at which it was seen.
+        chains: the ids of the chains that broke at that step.
+    """
+
+    def __init__(self, step: int, chains: list[int]) -> None:
+        few = ", ".join(map(str, chains[:8])) + (f" and {len(chains) - 8} more" if len(chains) > 8 else "")
+        super().__init__(
+            f"NaN or Inf in the energy or its gradient, first at step {step} in chain{'s' * (len(chains) > 1)} {few}; "
+            "the chain keeps the state from before this run. A smaller step_size, clip= or clamp= may help; "
+            "nan='ignore' goes on."
+        )
+        self.step = step
+        self.chains = chains
+
+
+class Watch:
+    """For each chain the first step at which something was not finite, as a tensor on the chains' device."""
+
+    def __init__(self, n: int, device: torch.device) -> None:
+        self.first = torch.full((n,), NEVER, dtype=torch.int64, device=device)
+        self.energies: list[Tensor] = []
+        self.steps: list[int] = []
+
+    def see_energy(self, t: int, energies: Tensor) -> None:
+        """Keep the energies of step t until there are enough of them to look at in one go."""
+        self.energies.append(energies)
+        self.steps.append(t)
+        if len(self.steps) == 256:
+            self._look()
+
+    def see_state(self, t: int, state: list[Tensor]) -> None:
+        """Look at the state after the last step t."""
+        for x in state:
+            broken = ~x.reshape(len(x), x[:1].numel()).isfinite().all(1)
+            self.first = torch.where(broken, self.first.clamp(max=t), self.first)
+
+    def check(self, chain_ids: Tensor | None) -> None:
+        """Raise :class:`ChainDiverged` if a chain broke: the one place that waits for the device."""
+        self._look()
+        first = self.first.cpu()
+        if len(first) and int(first.min()) != NEVER:
+            broken = (first == first.min()).nonzero().flatten()
+            raise ChainDiverged(int(first.min()), (broken if chain_ids is None else chain_ids.cpu()[broken]).tolist())
+
+    def _look(self) -> None:
+        if not self.steps:
+            return
+        energies = torch.stack([e.expand(len(self.first)) for e in self.energies])
+        steps = torch.tensor(self.steps, device=energies.device)[:, None]
+        when = torch.where(energies.isfinite(), NEVER, steps).amin(0)
+        self.first = torch.minimum(self.first, when)
+        self.energies, self.steps = [], []
