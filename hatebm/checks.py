@@ -87,13 +87,18 @@ def overlaps(x: Tensor) -> bool:
     return False
 
 
-def check_draw(op: str, seed: int | Tensor, step: int | Tensor, block: int, purpose: int, device: torch.device) -> None:
+def checked_draw(
+    op: str, seed: int | Tensor, step: int | Tensor, block: int, purpose: int, device: torch.device
+) -> tuple[int | Tensor, int | Tensor]:
+    """Seed, modulo 2^64 into the range of an int64, and step."""
     for name, value, low, high in (("seed", seed, -(1 << 63), 1 << 64), ("step", step, 0, STEPS)):
         if isinstance(value, Tensor):
             fits = value.dtype == torch.int64 and value.numel() == 1 and value.device == device
             require(fits, op, name, f"an int or a one-element int64 tensor on {device}", value)
         else:
-            require(isinstance(value, int), op, name, "an int or a one-element int64 tensor", value, TypeError)
+            whole = isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
+            require(whole, op, name, "an int or a one-element int64 tensor", value, TypeError)
             require(low <= value < high, op, name, f"in [{low}, {high})", value)
     require(0 <= block < 256, op, "block", "in [0, 256)", block)
     require(0 <= purpose < 256, op, "purpose", "in [0, 256)", purpose)
+    return seed - (1 << 64) if isinstance(seed, int) and seed >= 1 << 63 else seed, step

@@ -25,11 +25,11 @@ LIBRARY.define(
 
 
 def place(seed: int | Tensor, step: int | Tensor) -> dict[str, Any]:
-    """Seed and step as the schemas take them: numbers that fit int64, and tensors apart."""
+    """Seed and step as the schemas take them: numbers, and tensors apart."""
     at = {"seed_at": seed, "step_at": step}
     tensors = {name: value for name, value in at.items() if isinstance(value, Tensor)}
     seed, step = (0 if isinstance(value, Tensor) else value for value in (seed, step))
-    return {"seed": seed - (1 << 64) if seed >= 1 << 63 else seed, "step": step, **tensors}
+    return {"seed": seed, "step": step, **tensors}
 
 
 def langevin_step_(x: Tensor, grad: Tensor | None, backend: str | None, **settings: Any) -> None:

@@ -16,12 +16,12 @@ from hatebm import library
 from hatebm.backend import module_for
 from hatebm.checks import (
     ELEMENTS,
-    check_draw,
     check_like,
     check_state,
     checked_chain_ids,
     checked_clamp,
     checked_clip,
+    checked_draw,
     describe,
     require,
 )
@@ -95,7 +95,7 @@ def normal(
     require(len(shape) > 0 and all(size >= 0 for size in shape), "normal", "shape", "(n, *sample)", shape)
     require(math.prod(shape[1:]) < ELEMENTS, "normal", "shape", "fewer than 2^34 elements a chain", shape)
     device = _place(device, chain_ids, seed, step)
-    check_draw("normal", seed, step, block, purpose, device)
+    seed, step = checked_draw("normal", seed, step, block, purpose, device)
     chain_ids = checked_chain_ids("normal", chain_ids, shape[0], device)
     settings = {"block": block, "purpose": int(purpose), "chain_ids": chain_ids, "device": device}
     if torch.compiler.is_compiling():
@@ -197,8 +197,7 @@ def langevin_step_(
         require(step is not None, name, "step", "a step index", step)
     if drawn:
         require(seed is not None, name, "seed", "a seed, since noise is drawn", seed)
-    seed, step = 0 if seed is None else seed, 0 if step is None else step
-    check_draw(name, seed, step, block, purpose, x.device)
+    seed, step = checked_draw(name, 0 if seed is None else seed, 0 if step is None else step, block, purpose, x.device)
     chain_ids = checked_chain_ids(name, chain_ids, x.shape[0], x.device)
     settings = {
         "step_size": float(step_size),
@@ -236,7 +235,7 @@ def _traced(tensor: Tensor) -> bool:
 
 def _place(device: torch.device | str | None, *operands: Any) -> torch.device:
     if device is None:
-        device = next((v.device for v in operands if isinstance(v, Tensor)), torch.get_default_device())
+        device = next((v.device for v in operands if isinstance(v, Tensor)), torch.empty(0).device)
     device = torch.device(device)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
