@@ -17,7 +17,7 @@ def grid(images: Tensor, columns: int) -> Tensor:
     images: (n, channels, size, size) uint8; result: (3, height, width) uint8.
     """
     scale = max(1, round(CELL / images.shape[-1]))
-    gap = 2
+    gap = max(2, scale)
     images = images.expand(-1, 3, -1, -1).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     images = F.pad(images, (0, gap, 0, gap), value=BACKGROUND)
     blank = torch.full_like(images[:1], BACKGROUND).expand(-len(images) % columns, -1, -1, -1)

@@ -1,0 +1,70 @@
+"""What a training shows on the terminal while it runs and when it is done."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from hatebm.results import ENOUGH, Score
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextmanager
+def progress(total: int, done: int) -> Iterator[Callable[[dict], None]]:
+    """A bar to feed with the rows of a training; where the output is no terminal, a plain line now and then."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console()
+    if not console.is_terminal:
+        yield _line_printer(total)
+        return
+    columns = (
+        TextColumn("training"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[measured]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, expand=True) as bar:
+        task = bar.add_task("", total=total, completed=done, measured="")
+        yield lambda row: bar.update(task, completed=row["step"], measured=_measured(row))
+
+
+def _line_printer(total: int) -> Callable[[dict], None]:
+    last = time.monotonic()
+
+    def show(row: dict) -> None:
+        nonlocal last
+        if time.monotonic() - last > SECONDS_BETWEEN_LINES or row["step"] == total:
+            print(f"iteration {row['step']}/{total}  {_measured(row)}", flush=True)
+            last = time.monotonic()
+
+    return show
+
+
+def _measured(row: dict) -> str:
+    return (
+        f"{row['langevin_steps_per_s']:.0f} steps/s  gap/T {row['energy_gap']:+.2g}  "
+        f"G loss {row['generator_loss']:.1f}  displacement {row['displacement']:.3f}"
+    )
+
+
+def print_scores(scores: list[Score], reference: str) -> None:
+    """Print the scores as a table; `reference` says what the samples are compared with."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"Frechet distance to {reference} (less is better)", title_justify="left")
+    table.add_column("samples")
+    table.add_column("pixels", justify="right")
+    with_classes = scores[0].feature_frechet is not None
+    if with_classes:
+        for heading in ("classifier", f"classes >= {ENOUGH:.0%}", "smallest class"):
+            table.add_column(heading, justify="right")
+    for score in scores:
+        row = [score.samples, f"{score.pixel_frechet:.2f}"]
+        if with_classes:
+            row += [f"{score.feature_frechet:.1f}", str(score.classes_covered), f"{score.smallest_share:.1%}"]
+        table.add_row(*row)
+    Console().print(table)

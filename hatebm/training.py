@@ -1,0 +1,103 @@
+"""Training: iterate a Hat EBM, write metrics and checkpoints, stop cleanly."""
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from hatebm.data import Images
+from hatebm.health import ChainDiverged
+from hatebm.runs import Run
+from hatebm.systems.hat import HatState, cooperative_iteration
+
+SECONDS_BETWEEN_CHECKPOINTS = 8.0
+
+
+class TrainingDiverged(RuntimeError):  # noqa: N818 - beside ChainDiverged
+    """The energy, the generator or the chains left the finite numbers; the message names when and the way back."""
+
+
+def train(run: Run, state: HatState, images: Images, on_iteration: Callable[[dict], None]) -> bool:
+    """Iterate up to `config.iterations`; returns True when it got there, False when a signal stopped it before.
+
+    Every iteration adds a row to metrics.jsonl and hands it to `on_iteration`. A checkpoint is written at the start, at
+    least every ten seconds that are not one single iteration, and at the end; SIGINT and SIGTERM end the current
+    iteration and write one too. Raises TrainingDiverged without touching the last good checkpoint.
+    """
+    run.cut_metrics(state.iteration)
+    saved = time.monotonic()
+    _save(run, state)
+    with run.metrics_file.open("a") as metrics, _stop_on_signals() as stopped:
+        while state.iteration < run.config.iterations and not stopped.is_set():
+            row = _measured_iteration(run, state, images)
+            metrics.write(json.dumps(row) + "\n")
+            metrics.flush()
+            on_iteration(row)
+            if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+                _save(run, state)
+                saved = time.monotonic()
+        _save(run, state)
+    return state.iteration >= run.config.iterations
+
+
+def _measured_iteration(run: Run, state: HatState, images: Images) -> dict:
+    start = time.perf_counter()
+    try:
+        measured = cooperative_iteration(state, images)
+    except ChainDiverged as error:
+        step = error.step % run.config.langevin_steps + 1
+        what = f"NaN or Inf at Langevin step {step} of {run.config.langevin_steps}, in {_chains(error.chains)}"
+        raise _diverged(run, state.iteration + 1, what) from error
+    if not all(map(math.isfinite, measured.values())):
+        raise _diverged(run, state.iteration, f"not finite: {measured}")
+    return {
+        "step": state.iteration,
+        **measured,
+        "langevin_steps_per_s": run.config.langevin_steps / (time.perf_counter() - start),
+    }
+
+
+def _save(run: Run, state: HatState) -> None:
+    broken = [name for name, tensor in state.tensors().items() if not tensor.isfinite().all()]
+    if broken:
+        raise _diverged(run, state.iteration, f"not finite: {', '.join(broken[:3])}")
+    run.save(state)
+
+
+def _chains(ids: list[int]) -> str:
+    few = ", ".join(map(str, ids[:8]))
+    return f"chains {few}" + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+
+
+def _diverged(run: Run, iteration: int, what: str) -> TrainingDiverged:
+    return TrainingDiverged(
+        f"training diverged in iteration {iteration}: {what}; the last good checkpoint is {run.last_checkpoint()}"
+    )
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[threading.Event]:
+    """An event that the first SIGINT or SIGTERM sets; the second one interrupts at once, as ever."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # Python delivers signals to the main thread alone
+        yield stopped
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def put_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def stop(number: int, frame: object) -> None:
+        stopped.set()
+        put_back()
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield stopped
+    finally:
+        put_back()
