@@ -95,7 +95,8 @@ def image_folder(folder: Path, size: int = 32) -> Images:
         except ImportError:
             raise
         except Exception as error:  # each decoder of Pillow has its own way to fail on a broken file
-            warnings.warn(SkippedFile(f"skipped {path}: {' '.join(str(error).split())}"), stacklevel=2)
+            reason = f"cannot be read as a picture ({type(error).__name__})"
+            warnings.warn(SkippedFile(f"skipped {path}: {reason}"), stacklevel=2)
     if not images:
         raise UsageError(f"--data: no readable image in the folder {folder}")
     images = torch.stack(images)

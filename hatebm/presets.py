@@ -24,8 +24,8 @@ HAT_SYNTHESIS_DIGITS = HatConfig(
     data_noise=0.02,
     energy_lr=2e-3,
     energy_beta1=0.0,
-    generator_lr=1e-3,
-    lr_drops=((550, 0.3), (750, 0.1)),
+    generator_lr=2e-3,
+    lr_drops=((540, 0.5), (720, 0.25), (810, 0.12)),
 )
 
 

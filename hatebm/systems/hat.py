@@ -62,6 +62,17 @@ class HatConfig:
         for name in ("iterations", "data_noise", "sample_residual"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"HatConfig: {name} must not be negative, got {getattr(self, name)}")
+        for name in ("energy_widths", "generator_widths"):
+            widths = getattr(self, name)
+            if not widths or not all(isinstance(width, int) and width > 0 for width in widths):
+                raise UsageError(f"HatConfig: {name} must be positive whole numbers, got {widths}")
+        for drop in self.lr_drops:
+            if not (isinstance(drop, tuple) and len(drop) == 2 and drop[0] >= 0 and drop[1] > 0):
+                raise UsageError(f"HatConfig: lr_drops must be pairs (iteration, factor), got {self.lr_drops}")
+        if not 0 <= self.energy_beta1 < 1:
+            raise UsageError(f"HatConfig: energy_beta1 must lie in [0, 1), got {self.energy_beta1}")
+        if not -(1 << 63) <= self.seed < (1 << 63) - 1:  # the samples are drawn with the next seed
+            raise UsageError(f"HatConfig: seed must fit 64 bits, got {self.seed}")
         if self.bank_size < self.batch:
             raise UsageError(f"HatConfig: bank_size must be at least batch = {self.batch}, got {self.bank_size}")
 

@@ -1,0 +1,191 @@
+"""The command line as a person meets it: what it writes, how it refuses, how it stops."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from hatebm import checkpoints
+from hatebm.cli import main
+from hatebm.runs import Run
+
+PICTURES = ("samples.png", "path.gif", "path.png", "curves.png")
+
+
+def hatebm(*arguments: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "hatebm", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    done = hatebm("train", "--steps", 4, "--out", folder, *tiny.SETTINGS)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_train_writes_everything_and_ends_with_the_table_and_the_pictures(trained):
+    folder, said = trained
+    for name in PICTURES:
+        with Image.open(folder / name) as picture:
+            picture.load()
+        assert str(folder / name) in said
+    with Image.open(folder / "path.gif") as film:
+        assert film.n_frames == 2 * tiny.CONFIG.langevin_steps + 1
+    for row in ("G(z) alone", "K = 3 steps", "2K = 6 steps", "500 held-out images"):
+        assert row in said
+    scores = json.loads((folder / "results.json").read_text())
+    assert scores[0]["feature_frechet"] < 5 < scores[1]["feature_frechet"]
+    assert scores[0]["classes_covered"] == 10
+    written = json.loads((folder / "config.json").read_text())
+    assert (written["data"], written["config"]["iterations"]) == ("digits", 4)
+
+
+def test_sample_draws_a_grid_that_the_seed_determines(trained, tmp_path, capsys):
+    folder, _ = trained
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        out = ["--out", str(tmp_path / f"{name}.png")]
+        assert main(["sample", str(folder), "--n", "7", "--steps", "2", "--seed", seed, *out]) == 0
+    a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+    assert "7 images after 2 Langevin steps" in capsys.readouterr().out
+    assert main(["sample", str(folder), "--steps", "0", "--n", "1"]) == 0
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_the_resumed_run_equals_the_straight_one(trained, tmp_path):
+    folder = tmp_path / "run"
+    arguments = [sys.executable, "-m", "hatebm", "train", "--steps", "100000", "--out", str(folder), *tiny.SETTINGS]
+    training = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        training.send_signal(signal.SIGINT)
+        said, complained = training.communicate(timeout=60)
+    finally:
+        training.kill()
+    assert training.returncode == 130, complained
+    assert complained == ""
+    assert f"hatebm train hat-synthesis --out {folder} --resume" in said
+    run = Run.open(folder)
+    done = int(run.last_checkpoint().stem)
+    assert done == len(run.metrics()) > 0
+
+    goal = str(done + 2)
+    assert main(["train", "--out", str(folder), "--resume", "--steps", goal, "--threads", "1"]) == 0
+    straight = tmp_path / "straight"
+    assert main(["train", "--out", str(straight), "--steps", goal, *tiny.SETTINGS]) == 0
+    ours, theirs = (checkpoints.load(Run.open(f).last_checkpoint())[0] for f in (folder, straight))
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_a_small_folder_of_pictures_trains_and_names_what_it_skips(tmp_path, capsys):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(3):
+        Image.new("RGBA", (20 + i, 30), (80 * i, 0, 200, 255)).save(pictures / f"{i}.png")
+    (pictures / "broken.jpg").write_bytes(b"no picture")
+    settings = ["--set", "langevin_steps=2", "--set", "bank_size=8", "--batch", "8", "--threads", "1"]
+    arguments = ["train", "--data", str(pictures), "--size", "16", "--steps", "2", "--out", str(tmp_path / "run")]
+    assert main([*arguments, *settings]) == 0
+    said, complained = capsys.readouterr()
+    assert complained.count("broken.jpg") == 1
+    assert "the 3 training images" in said
+    assert "classes" not in said
+    assert Run.open(tmp_path / "run").config.channels == 3
+
+
+REFUSED = [
+    pytest.param(["train", "--data", "mnist"], "wanted digits or the path of a folder", id="unknown-data"),
+    pytest.param(["train", "--steps", "-3"], "argument --steps: wanted a whole number of at least 1", id="steps"),
+    pytest.param(["train", "--steps", "many"], "got 'many'", id="steps-word"),
+    pytest.param(["train", "stylegan"], "stylegan", id="unknown-system"),
+    pytest.param(["train", "--set", "speed=3"], "unknown key 'speed'; known are size, channels", id="unknown-key"),
+    pytest.param(["train", "--set", "batch"], "wanted key=value, got 'batch'", id="no-value"),
+    pytest.param(["train", "--set", "batch=2.5"], "batch wants a whole number, got '2.5'", id="wrong-type"),
+    pytest.param(["train", "--set", "eps=-1"], "eps must be positive, got -1.0", id="out-of-range"),
+    pytest.param(["train", "--set", "channels=3"], "channels must be 1 like the data, got 3", id="channels"),
+    pytest.param(["train", "--set", "energy_pools=5"], "pools must be 1 to 3", id="network"),
+    pytest.param(["train", "--size", "13"], "--size: wanted a multiple of 8", id="size"),
+    pytest.param(["train", "--fast"], "unrecognized arguments: --fast", id="unknown-flag"),
+    pytest.param(["train", "--resume"], "is not the folder of a run", id="nothing-to-resume"),
+    pytest.param(["paint"], "paint", id="unknown-command"),
+    pytest.param([], "required: COMMAND", id="no-command"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED)
+def test_bad_input_gets_one_line_and_leaves_no_folder(tmp_path, capsys, arguments, message):
+    out = tmp_path / "run"
+    assert main([*arguments, "--out", str(out)] if arguments[:1] == ["train"] else arguments) == 2
+    said, complained = capsys.readouterr()
+    assert said == ""
+    assert message in complained
+    assert complained.count("\n") == 1
+    assert not out.exists()
+
+
+def test_other_refusals(trained, tmp_path, capsys):
+    folder, _ = trained
+    (tmp_path / "file").touch()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for arguments, message in (
+        (["train", "--out", str(folder)], "exists already; add --resume"),
+        (["train", "--out", str(tmp_path / "file" / "run")], "cannot make the folder"),
+        (["train", "--out", str(tmp_path / "run"), "--data", str(empty)], "no readable image in the folder"),
+        (["train", "--out", str(folder), "--resume", "--seed", "5"], "has seed = 0 and keeps it, got 5"),
+        (["train", "--resume"], "say with --out which run"),
+        (["sample", str(empty)], "is not the folder of a run"),
+        (["sample", str(folder), "--n", "0"], "argument --n: wanted a whole number of at least 1"),
+        (["sample", str(folder), "--steps", "-1"], "argument --steps: wanted a whole number, not negative"),
+        (["sample", str(folder), "--out", str(tmp_path / "file" / "a.png")], "cannot write the picture"),
+        (["sample", str(folder), "--out", str(tmp_path / "a.xyz")], "cannot write the picture"),
+    ):
+        assert main(arguments) == 2
+        complained = capsys.readouterr().err
+        assert message in complained
+        assert complained.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_broken_checkpoint_gets_one_line_in_a_real_process(trained, tmp_path):
+    folder, _ = trained
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    (tmp_path / "checkpoints" / "00000004.safetensors").write_bytes(b"broken")
+    done = hatebm("sample", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("hatebm: error: the checkpoint")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_training_that_diverges_ends_with_one_line(tmp_path):
+    done = hatebm("train", "--out", tmp_path / "run", "--steps", 50, "--set", "energy_lr=1e30", *tiny.SETTINGS)
+    assert done.returncode == 1
+    assert "training diverged in iteration" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_missing_package_of_the_extra_is_named(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "rich", None)
+    assert main(["train", "--out", str(tmp_path / "run")]) == 2
+    assert 'rich is not installed; pip install "hatebm[train]" brings it' in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["sample", "--help"]])
+def test_help(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    assert "usage: hatebm" in capsys.readouterr().out

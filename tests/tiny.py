@@ -1,0 +1,30 @@
+"""A Hat EBM and data small enough that a test can train it many times."""
+
+from dataclasses import replace
+
+import torch
+
+from hatebm.data import Images
+from hatebm.presets import HAT_SYNTHESIS_DIGITS
+
+CONFIG = replace(
+    HAT_SYNTHESIS_DIGITS,
+    energy_widths=(4, 6),
+    generator_widths=(6, 6, 4),
+    latent_dim=5,
+    langevin_steps=3,
+    iterations=6,
+    batch=4,
+    bank_size=12,
+    lr_drops=((3, 0.5),),
+)
+SETTINGS = [
+    *("--set", "energy_widths=(4,6)", "--set", "generator_widths=(6,6,4)", "--set", "latent_dim=5"),
+    *("--set", "langevin_steps=3", "--set", "bank_size=12", "--batch", "4", "--threads", "1"),
+]
+
+
+def images(n: int = 10) -> Images:
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (n, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    return Images(pictures, pictures[:0])
