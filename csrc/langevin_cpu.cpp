@@ -23,7 +23,7 @@ HATEBM_HD void step_tile(const Law& law, const Row& row, int64_t i, Tile eps, Ti
         moved = noise_element(law, x, eps);
     } else {
         const Tile grad = load_grad<G>(row.grad, i);
-        unclean = unclean + (grad - grad);
+        unclean = fma(grad, Tile(0.0f), unclean);  // stays 0 while all is finite
         moved = step_element(law, x, total_gradient(law, x, grad), eps, factor);
     }
     store(row.x + i, moved);
@@ -59,9 +59,21 @@ HATEBM_HD Tile tile_of_noise(const Law& law, const Draw& draw, const RoundKeys& 
     return tile_of_normals(draw, keys, row.chain, static_cast<uint32_t>((row.first + i) / 4));
 }
 
+// The step without options: noise drawn, nothing clipped, nothing gathered.
+bool is_plain(const Law& law, const Row& row, const double* squares) {
+    return law.noise_std != 0 && law.add == Add::sequential && law.clip == Clip::none && law.prior_precision == 0 &&
+           law.inverse_temperature == 1 && !row.noise && !row.gz && !squares;
+}
+
 // Steps a row; `squares`, if any, receives the squared displacements. False where a gradient was not finite.
-template <GradType G>
-bool step_row(const Law law, const Draw draw, const RoundKeys keys, const Row row, float clip_factor, double* squares) {
+// Plain rows get a loop of their own, in which the compiler knows the options.
+template <GradType G, bool plain>
+bool step_row(Law law, const Draw draw, const RoundKeys keys, Row row, float clip_factor, double* squares) {
+    if constexpr (plain) {
+        law.add = Add::sequential, law.clip = Clip::none, law.prior_precision = 0, law.inverse_temperature = 1;
+        row.noise = nullptr, row.gz = nullptr, squares = nullptr;
+        if (law.noise_std == 0) __builtin_unreachable();
+    }
     Tile unclean(0.0f);
     const Tile factor(clip_factor);
     int64_t i = 0;
@@ -84,12 +96,18 @@ bool step_row(const Law law, const Draw draw, const RoundKeys keys, const Row ro
     return all_zero(unclean);
 }
 
+template <GradType G>
+bool step_row(const StepArgs& a, const RoundKeys& keys, const Row& row, float factor, double* squares) {
+    if (is_plain(a.law, row, squares)) return step_row<G, true>(a.law, a.draw, keys, row, factor, squares);
+    return step_row<G, false>(a.law, a.draw, keys, row, factor, squares);
+}
+
 bool step_row(const StepArgs& a, const RoundKeys& keys, const Row& row, float factor, double* squares) {
     switch (row.type) {
-        case GradType::float32: return step_row<GradType::float32>(a.law, a.draw, keys, row, factor, squares);
-        case GradType::bfloat16: return step_row<GradType::bfloat16>(a.law, a.draw, keys, row, factor, squares);
-        case GradType::float16: return step_row<GradType::float16>(a.law, a.draw, keys, row, factor, squares);
-        default: return step_row<GradType::none>(a.law, a.draw, keys, row, factor, squares);
+        case GradType::float32: return step_row<GradType::float32>(a, keys, row, factor, squares);
+        case GradType::bfloat16: return step_row<GradType::bfloat16>(a, keys, row, factor, squares);
+        case GradType::float16: return step_row<GradType::float16>(a, keys, row, factor, squares);
+        default: return step_row<GradType::none>(a, keys, row, factor, squares);
     }
 }
 
@@ -108,30 +126,33 @@ void mark(const StepArgs& a, int64_t i) {
 
 // One sample, row by row: its gradient's norm where that is needed, then the step.
 void step_sample(const StepArgs& a, const RoundKeys& keys, int64_t i, int threads, double* sums) {
-    const int64_t rows = (a.d + fold - 1) / fold;
-    auto count = [&](int64_t row) { return row + 1 < rows ? fold : a.d - row * fold; };
+    const int64_t runs = (a.d + fold - 1) / fold;
     float factor = 1;
     if (a.grad && (a.law.clip == Clip::norm || a.grad_norm)) {
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-        for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t r = 0; r < runs; ++r) {
             Copies copies;
-            sums[r] = squared_gradient(a.law, open_row(a, i, r * fold, count(r), copies));
+            const int64_t first = r * fold, count = r + 1 < runs ? fold : a.d - first;
+            sums[r] = squared_gradient(a.law, open_row(a, i, first, count, copies));
         }
-        const float norm = static_cast<float>(__builtin_sqrt(tree_sum(sums, rows)));
+        const float norm = static_cast<float>(__builtin_sqrt(tree_sum(sums, runs)));
         if (a.grad_norm) a.grad_norm[i] = norm;
         if (a.law.clip == Clip::norm) factor = clip_factor(a.law, norm);
     }
+    const bool short_rows = a.displacement || a.layout.dims != 0;  // those that must pass through buffers
+    const int64_t length = short_rows ? fold : 16 * fold, rows = (a.d + length - 1) / length;
     bool finite = true;
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1) reduction(&& : finite)
     for (int64_t r = 0; r < rows; ++r) {
         Copies copies;
         double squares[fold + tile];
-        const Row row = open_row(a, i, r * fold, count(r), copies);
+        const int64_t first = r * length, count = r + 1 < rows ? length : a.d - first;
+        const Row row = open_row(a, i, first, count, copies);
         finite = step_row(a, keys, row, factor, a.displacement ? squares : nullptr) && finite;
         close_row(a, i, row, copies);
         if (a.displacement) sums[r] = fold_run(squares, row.count);
     }
-    if (a.displacement) a.displacement[i] = static_cast<float>(__builtin_sqrt(tree_sum(sums, rows)));
+    if (a.displacement) a.displacement[i] = static_cast<float>(__builtin_sqrt(tree_sum(sums, runs)));
     if (!finite) mark(a, i);
 }
 
@@ -169,10 +190,10 @@ void langevin_step(const StepArgs& a) {
         return;
     }
     const bool across = a.n % threads == 0 || a.n >= 8 * threads;  // threads share the samples, else each sample's rows
-    const int64_t rows = (a.d + fold - 1) / fold;
-    auto* sums = per_sample ? static_cast<double*>(std::malloc((across ? a.n : 1) * rows * sizeof(double))) : nullptr;
+    const int64_t runs = (a.d + fold - 1) / fold;
+    auto* sums = per_sample ? static_cast<double*>(std::malloc((across ? a.n : 1) * runs * sizeof(double))) : nullptr;
 #pragma omp parallel for num_threads(threads) schedule(static) if (across && threads > 1)
-    for (int64_t i = 0; i < a.n; ++i) step_sample(a, keys, i, across ? 1 : threads, across && sums ? sums + i * rows : sums);
+    for (int64_t i = 0; i < a.n; ++i) step_sample(a, keys, i, across ? 1 : threads, across && sums ? sums + i * runs : sums);
     std::free(sums);
 }
 

@@ -6,16 +6,16 @@ void normal(const NormalArgs& a) {
     const RoundKeys keys = round_keys(a.draw.seed);
     const bool packed = a.d < tile;
     const int64_t run = packed ? (a.d > 0 ? fold / a.d : 1) : 1;  // chains that are drawn together
-    const int64_t pieces = packed ? 1 : (a.d + fold - 1) / fold;
+    const int64_t length = 16 * fold, pieces = packed ? 1 : (a.d + length - 1) / length;
     const int64_t jobs = (a.n + run - 1) / run * pieces;
 #pragma omp parallel for num_threads(a.threads) schedule(static) if (a.n * a.d > 16384)
     for (int64_t job = 0; job < jobs; ++job) {
-        const int64_t chain = job / pieces * run, first = job % pieces * fold;
+        const int64_t chain = job / pieces * run, first = job % pieces * length;
         float* out = a.out + chain * a.d + first;
         if (packed) {
             packed_normals(a.draw, keys, a.chain_ids, chain, chain + run < a.n ? run : a.n - chain, a.d, out);
         } else {
-            const int64_t count = first + fold < a.d ? fold : a.d - first;
+            const int64_t count = first + length < a.d ? length : a.d - first;
             row_of_normals(a.draw, keys, chain_id(a.chain_ids, chain), first, count, out);
         }
     }

@@ -48,13 +48,13 @@ HATEBM_HD uint32_t last_counter(const Draw& draw, uint64_t chain) {
            static_cast<uint32_t>(draw.step >> 32 & 0xFF) << 24;
 }
 
-// u in (0, 1] from the upper 31 bits of `even`; -2 ln u by an exponent and a polynomial on [2/3, 4/3).
+// sqrt(-2 ln u) of u = v 2^-31 in (0, 1], v from the upper 31 bits of `even`: an exponent e and 1 + t in [2/3, 4/3)
+// with u = 2^e (1 + t), then a polynomial. The scale 2^-31 is exact and goes into e and into the fma that makes t.
 template <class Float, class Int>
 HATEBM_HD Float radius(Int even) {
-    Float u = (to_float(shift_right_logical(even, 1)) + Float(0.5f)) * Float(0x1p-31f);
-    Int bits = bits_of(u);
-    Int above = bits - Int(0x3F2AAAAB);  // the exponent above the sign, then a rest
-    Float t = float_of_bits(bits - (above & Int(-0x800000))) - Float(1.0f);
+    Int bits = bits_of(to_float(shift_right_logical(even, 1)) + Float(0.5f));
+    Int above = bits - Int(0x3F2AAAAB + (31 << 23));  // e in the upper 9 bits
+    Float t = fma(float_of_bits(bits - (above & Int(-0x800000))), Float(0x1p-31f), Float(-1.0f));
     Float p = Float(0.3154946267604828f);
     p = fma(p, t, Float(-0.34222617745399475f));
     p = fma(p, t, Float(0.3268110454082489f));
