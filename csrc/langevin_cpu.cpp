@@ -97,17 +97,17 @@ bool step_row(Law law, const Draw draw, const RoundKeys keys, Row row, float cli
 }
 
 template <GradType G>
-bool step_row(const StepArgs& a, const RoundKeys& keys, const Row& row, float factor, double* squares) {
-    if (is_plain(a.law, row, squares)) return step_row<G, true>(a.law, a.draw, keys, row, factor, squares);
-    return step_row<G, false>(a.law, a.draw, keys, row, factor, squares);
+bool step_row(const Law& law, const Draw& draw, const RoundKeys& keys, const Row& row, float factor, double* squares) {
+    if (is_plain(law, row, squares)) return step_row<G, true>(law, draw, keys, row, factor, squares);
+    return step_row<G, false>(law, draw, keys, row, factor, squares);
 }
 
-bool step_row(const StepArgs& a, const RoundKeys& keys, const Row& row, float factor, double* squares) {
+bool step_row(const Law& law, const Draw& draw, const RoundKeys& keys, const Row& row, float factor, double* squares) {
     switch (row.type) {
-        case GradType::float32: return step_row<GradType::float32>(a, keys, row, factor, squares);
-        case GradType::bfloat16: return step_row<GradType::bfloat16>(a, keys, row, factor, squares);
-        case GradType::float16: return step_row<GradType::float16>(a, keys, row, factor, squares);
-        default: return step_row<GradType::none>(a, keys, row, factor, squares);
+        case GradType::float32: return step_row<GradType::float32>(law, draw, keys, row, factor, squares);
+        case GradType::bfloat16: return step_row<GradType::bfloat16>(law, draw, keys, row, factor, squares);
+        case GradType::float16: return step_row<GradType::float16>(law, draw, keys, row, factor, squares);
+        default: return step_row<GradType::none>(law, draw, keys, row, factor, squares);
     }
 }
 
@@ -124,11 +124,13 @@ void mark(const StepArgs& a, int64_t i) {
     if (a.diverged && static_cast<int64_t>(a.draw.step) < a.diverged[i]) a.diverged[i] = static_cast<int64_t>(a.draw.step);
 }
 
+bool needs_norm(const StepArgs& a) { return a.grad && (a.law.clip == Clip::norm || a.grad_norm); }
+
 // One sample, row by row: its gradient's norm where that is needed, then the step.
 void step_sample(const StepArgs& a, const RoundKeys& keys, int64_t i, int threads, double* sums) {
     const int64_t runs = (a.d + fold - 1) / fold;
     float factor = 1;
-    if (a.grad && (a.law.clip == Clip::norm || a.grad_norm)) {
+    if (needs_norm(a)) {
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
         for (int64_t r = 0; r < runs; ++r) {
             Copies copies;
@@ -148,7 +150,7 @@ void step_sample(const StepArgs& a, const RoundKeys& keys, int64_t i, int thread
         double squares[fold + tile];
         const int64_t first = r * length, count = r + 1 < rows ? length : a.d - first;
         const Row row = open_row(a, i, first, count, copies);
-        finite = step_row(a, keys, row, factor, a.displacement ? squares : nullptr) && finite;
+        finite = step_row(a.law, a.draw, keys, row, factor, a.displacement ? squares : nullptr) && finite;
         close_row(a, i, row, copies);
         if (a.displacement) sums[r] = fold_run(squares, row.count);
     }
@@ -156,18 +158,52 @@ void step_sample(const StepArgs& a, const RoundKeys& keys, int64_t i, int thread
     if (!finite) mark(a, i);
 }
 
-// Several small chains as one row, their noise drawn together.
+// The gradients of several small chains, total and clipped, in `out`: what is left is a step without those options.
+void prepare_gradients(const StepArgs& a, const Row& row, int64_t first, int64_t chains, float* out) {
+    double squares[fold];
+    for (int64_t c = 0; c < chains; ++c) {
+        float* grad = out + c * a.d;
+        for (int64_t e = 0; e < a.d; ++e) {
+            grad[e] = total_gradient(a.law, row.x[c * a.d + e], scalar_grad(row.grad, row.type, c * a.d + e));
+            squares[e] = static_cast<double>(grad[e]) * grad[e];
+        }
+        const float norm = static_cast<float>(__builtin_sqrt(fold_run(squares, a.d)));
+        if (a.grad_norm) a.grad_norm[first + c] = norm;
+        const float factor = a.law.clip == Clip::norm ? clip_factor(a.law, norm) : 1;
+        for (int64_t e = 0; e < a.d; ++e) grad[e] *= factor;
+    }
+}
+
+// Several small chains as one row, their noise drawn beforehand.
 void step_run(const StepArgs& a, const RoundKeys& keys, int64_t first, int64_t chains) {
     Copies unused;
-    alignas(64) float noise[fold];
+    alignas(64) float noise[fold], grad[fold];
+    double squares[fold + tile];
+    Law law = a.law;
     Row row = open_row(a, first, 0, chains * a.d, unused);
-    if (a.law.noise_std != 0 && !row.noise) {
-        packed_normals(a.draw, keys, a.chain_ids, first, chains, a.d, noise);
+    const Row given = row;
+    if (law.noise_std != 0 && !row.noise) {
+        if (a.d < tile)
+            packed_normals(a.draw, keys, a.chain_ids, first, chains, a.d, noise);
+        else
+            for (int64_t c = 0; c < chains; ++c)
+                row_of_normals(a.draw, keys, chain_id(a.chain_ids, first + c), 0, a.d, noise + c * a.d);
         row.noise = noise;
     }
-    if (step_row(a, keys, row, 1, nullptr)) return;
-    for (int64_t e = 0; e < row.count; ++e) {
-        const float g = scalar_grad(row.grad, row.type, e);
+    if (needs_norm(a)) {
+        prepare_gradients(a, row, first, chains, grad);
+        row.grad = grad, row.type = GradType::float32;
+        law.inverse_temperature = 1, law.prior_precision = 0;
+        if (law.clip == Clip::norm) law.clip = Clip::none;
+    }
+    const bool finite = step_row(law, a.draw, keys, row, 1, a.displacement ? squares : nullptr);
+    for (int64_t c = 0; a.displacement && c < chains; ++c) {
+        double own[fold];
+        __builtin_memcpy(own, squares + c * a.d, a.d * sizeof(double));
+        a.displacement[first + c] = static_cast<float>(__builtin_sqrt(fold_run(own, a.d)));
+    }
+    for (int64_t e = 0; !finite && e < row.count; ++e) {
+        const float g = scalar_grad(given.grad, given.type, e);
         if (!(g - g == 0)) mark(a, first + e / a.d);
     }
 }
@@ -181,9 +217,8 @@ void langevin_step(const StepArgs& a) {
         return;
     }
     const RoundKeys keys = round_keys(a.draw.seed);
-    const bool per_sample = a.law.clip == Clip::norm || a.grad_norm || a.displacement;
     const int threads = a.n * a.d > 16384 ? a.threads : 1;
-    if (a.layout.dims == 0 && a.d < tile && !per_sample) {
+    if (a.layout.dims == 0 && 2 * a.d <= fold) {
         const int64_t run = fold / a.d, runs = (a.n + run - 1) / run;
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
         for (int64_t r = 0; r < runs; ++r) step_run(a, keys, r * run, r + 1 < runs ? run : a.n - r * run);
@@ -191,6 +226,7 @@ void langevin_step(const StepArgs& a) {
     }
     const bool across = a.n % threads == 0 || a.n >= 8 * threads;  // threads share the samples, else each sample's rows
     const int64_t runs = (a.d + fold - 1) / fold;
+    const bool per_sample = needs_norm(a) || a.displacement;
     auto* sums = per_sample ? static_cast<double*>(std::malloc((across ? a.n : 1) * runs * sizeof(double))) : nullptr;
 #pragma omp parallel for num_threads(threads) schedule(static) if (across && threads > 1)
     for (int64_t i = 0; i < a.n; ++i) step_sample(a, keys, i, across ? 1 : threads, across && sums ? sums + i * runs : sums);

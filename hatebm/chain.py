@@ -1,19 +1,23 @@
 """Chains that live: advance, save, restore, go on, bit for bit."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hatebm.checks import STEPS, check_state, checked_chain_ids, require
+from hatebm.checks import STEPS, check_like, check_state, checked_chain_ids, checked_draw, require
 from hatebm.dynamics import Dynamics
 from hatebm.freeze import MODES, frozen, modules_of
 from hatebm.gradient import energy_and_gradient, given_gradient
 from hatebm.health import Watch
-from hatebm.ops import langevin_step_
+from hatebm.library import langevin_step_
+from hatebm.ops import Purpose
 
 State = Tensor | tuple[Tensor, ...]
+OPEN = {"low": -math.inf, "high": math.inf}
+NOTHING = {"diverged": None, "grad_norm": None}
 
 
 class Chain:
@@ -65,17 +69,18 @@ class Chain:
             require(function is None or callable(function), "langevin", name, "callable", function, TypeError)
         require(mode in MODES, "langevin", "mode", f"one of {MODES}", mode)
         require(nan in ("raise", "ignore"), "langevin", "nan", "'raise' or 'ignore'", nan)
-        require(0 <= first_step < STEPS, "langevin", "first_step", "in [0, 2^40)", first_step)
         self.dynamics = Dynamics(**law) if dynamics is None else dynamics
         self.seed = int(torch.randint(1 << 62, ())) if seed is None else seed
-        self.step = first_step
         self._energy, self._grad_fn, self._noise = energy, grad_fn, noise
         self._kwargs = energy_kwargs if callable(energy_kwargs) else lambda t, given=dict(energy_kwargs or {}): given
         self._mode, self._nan, self._backend = mode, nan, backend
         self._single = isinstance(x, Tensor)
         self._state = _checked_state(x)
         self._laws = self.dynamics.for_blocks(len(self._state))
-        self._chain_ids = checked_chain_ids("langevin", chain_ids, len(self._state[0]), self._state[0].device)
+        self._settings = [law.settings() for law in self._laws]
+        n, device = len(self._state[0]), self._state[0].device
+        self._chain_ids = checked_chain_ids("langevin", chain_ids, n, device)
+        self.seed, self.step = checked_draw("langevin", self.seed, first_step, 0, 0, device)
 
     @property
     def state(self) -> State:
@@ -153,35 +158,36 @@ class Chain:
         self._chain_ids = None if default else ids
 
     def _advance(self, t: int, state: list[Tensor], watch: Watch | None, record: dict[str, Tensor] | None) -> None:
-        laws = [(*law.at(t), law) for law in self._laws]
-        moving = [k for k, (step_size, noise_std, _, _) in enumerate(laws) if step_size != 0 or noise_std != 0]
-        groups = [moving] if self.dynamics.blocks == "joint" else [[k] for k in moving]
-        drawn = None if self._noise is None else self._noise(t)
-        noise = (drawn,) if isinstance(drawn, Tensor) else drawn
-        before = [x.clone() for x in state] if record is not None else None
-        norms = []
-        for group in groups if moving else ():
+        """Step t in place: noise that comes first, gradient, move; all blocks at once, or one after the other."""
+        now = [law.at(t) for law in self._laws]
+        moving = [k for k, (step_size, noise_std, _) in enumerate(now) if step_size != 0 or noise_std != 0]
+        groups = ([moving] if self.dynamics.blocks == "joint" else [[k] for k in moving]) if moving else []
+        noise = self._given_noise(t, state)
+        before = None if record is None else [x.clone() for x in state]
+        grad_norms = [] if record is None else [x.new_zeros(len(x)) for x in state]
+        for group in groups:
             for k in group:
-                self._kick(t, k, state[k], laws[k], noise)
+                self._kick(t, k, state[k], now[k], noise[k])
             energies, grads = self._gradient(t, state, group)
             if watch is not None and energies is not None:
                 watch.see_energy(t, energies)
             for k, grad in zip(group, grads, strict=True):
-                norms.append(self._move(t, k, state[k], grad, laws[k], noise, watch, record is not None))
+                gathered = {"diverged": watch and watch.first, "grad_norm": grad_norms[k] if grad_norms else None}
+                self._move(t, k, state[k], grad, now[k], noise[k], gathered)
         if record is not None:
-            if moving and energies is not None:
+            if groups and energies is not None:
                 record["energy"] = energies.expand(len(state[0]))
-            zero = state[0].new_zeros(len(state[0]))
-            record["grad_norm"] = torch.stack([zero, *norms]).square().sum(0).sqrt()
+            record["grad_norm"] = torch.stack(grad_norms).norm(dim=0)
             moved = [(x - old).reshape(len(x), x[:1].numel()) for x, old in zip(state, before, strict=True)]
             record["displacement"] = torch.cat(moved, 1).norm(dim=1)
 
-    def _kick(self, t: int, k: int, x: Tensor, law: tuple, noise: Sequence[Tensor] | None) -> None:
-        """The noise of the laws that add it before the gradient is taken."""
-        _, noise_std, _, fields = law
-        if fields.noise_at == "before" and noise_std != 0:
-            box = fields.clamp if fields.clamp_at == "noise+step" else None
-            langevin_step_(x, None, step_size=0.0, noise_std=noise_std, clamp=box, **self._place(t, k, noise))
+    def _kick(self, t: int, k: int, x: Tensor, now: tuple[float, float, float], noise: Tensor | None) -> None:
+        """The noise of a law that adds it before the gradient is taken."""
+        law = self._laws[k]
+        if law.noise_at == "before" and now[1] != 0:
+            alone = {"step_size": 0.0, "noise_std": now[1], "inverse_temperature": 1.0, "add": "sequential"}
+            box = {} if law.clamp_at == "noise+step" else OPEN
+            self._step(t, k, x, None, noise, alone | box | NOTHING)
 
     def _move(
         self,
@@ -189,33 +195,32 @@ class Chain:
         k: int,
         x: Tensor,
         grad: Tensor,
-        law: tuple,
-        noise: Sequence[Tensor] | None,
-        watch: Watch | None,
-        gather: bool,
-    ) -> Tensor | None:
-        step_size, noise_std, temperature, fields = law
-        grad_norm = x.new_empty(len(x)) if gather else None
-        langevin_step_(
-            x,
-            grad,
-            step_size=step_size,
-            noise_std=noise_std if fields.noise_at == "after" else 0.0,
-            temperature=temperature,
-            prior_precision=fields.prior_precision,
-            add=fields.add,
-            clip=fields.clip,
-            clip_on=fields.clip_on,
-            clamp=fields.clamp if fields.clamp_at != "final" else None,
-            grad_norm=grad_norm,
-            diverged=None if watch is None else watch.first,
-            **self._place(t, k, noise),
-        )
-        return grad_norm
+        now: tuple[float, float, float],
+        noise: Tensor | None,
+        gathered: dict[str, Tensor | None],
+    ) -> None:
+        law, (step_size, noise_std, temperature) = self._laws[k], now
+        noise_std = noise_std if law.noise_at == "after" else 0.0
+        moves = {"step_size": step_size, "noise_std": noise_std, "inverse_temperature": 1.0 / temperature}
+        box = OPEN if law.clamp_at == "final" else {}
+        self._step(t, k, x, grad, noise, moves | box | gathered)
 
-    def _place(self, t: int, k: int, noise: Sequence[Tensor] | None) -> dict[str, Any]:
-        place = {"seed": self.seed, "step": t, "block": k, "chain_ids": self._chain_ids, "backend": self._backend}
-        return place | {"noise": None if noise is None else noise[k]}
+    def _step(
+        self, t: int, k: int, x: Tensor, grad: Tensor | None, noise: Tensor | None, changes: dict[str, Any]
+    ) -> None:
+        place = {"seed": self.seed, "step": t, "block": k, "purpose": Purpose.LANGEVIN, "chain_ids": self._chain_ids}
+        unused = {"gz": None, "image": None, "displacement": None}
+        settings = self._settings[k] | changes | place | unused | {"noise": noise}
+        langevin_step_(x, grad, self._backend, **settings)
+
+    def _given_noise(self, t: int, state: list[Tensor]) -> Sequence[Tensor | None]:
+        if self._noise is None:
+            return [None] * len(state)
+        drawn = self._noise(t)
+        noise = (drawn,) if isinstance(drawn, Tensor) else drawn
+        for eps, x in zip(noise, state, strict=True):
+            check_like("langevin", "noise", eps, x, (x.dtype,))
+        return noise
 
     def _gradient(self, t: int, state: list[Tensor], group: list[int]) -> tuple[Tensor | None, list[Tensor]]:
         if self._grad_fn is not None:

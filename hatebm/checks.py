@@ -10,6 +10,7 @@ from torch import Tensor
 STEPS = 1 << 40
 CHAINS = 1 << 40
 ELEMENTS = 1 << 34
+GRAD_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def checked_chain_ids(op: str, ids: Tensor | Sequence[int] | None, n: int, device: torch.device) -> Tensor | None:
@@ -70,12 +71,17 @@ def check_like(op: str, name: str, value: Tensor | None, x: Tensor, dtypes: tupl
     if value is None:
         return
     require(isinstance(value, Tensor), op, name, "a tensor", value, TypeError)
-    same = value.shape == x.shape and value.device == x.device
-    require(same, op, name, f"a tensor of shape {tuple(x.shape)} on {x.device} like x", value)
-    wanted = " or ".join(dict.fromkeys(str(dtype).removeprefix("torch.") for dtype in dtypes))
-    require(value.dtype in dtypes, op, name, wanted, value, TypeError)
-    if name == "image":
-        require(not overlaps(value), op, name, "a tensor whose elements do not overlap in memory", value)
+    if value.shape != x.shape or value.device != x.device:
+        require(False, op, name, f"a tensor of shape {tuple(x.shape)} on {x.device} like x", value)
+    if value.dtype not in dtypes:
+        wanted = " or ".join(dict.fromkeys(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        require(False, op, name, wanted, value, TypeError)
+
+
+def check_written(op: str, name: str, value: Tensor | None, n: int, dtype: torch.dtype, device: torch.device) -> None:
+    fits = value is None or (value.shape == (n,) and value.dtype == dtype and value.device == device)
+    if not fits or (value is not None and not value.is_contiguous()):
+        require(False, op, name, f"a contiguous {str(dtype).removeprefix('torch.')} tensor of shape ({n},)", value)
 
 
 def overlaps(x: Tensor) -> bool:
@@ -93,12 +99,13 @@ def checked_draw(
     """Seed, modulo 2^64 into the range of an int64, and step."""
     for name, value, low, high in (("seed", seed, -(1 << 63), 1 << 64), ("step", step, 0, STEPS)):
         if isinstance(value, Tensor):
-            fits = value.dtype == torch.int64 and value.numel() == 1 and value.device == device
-            require(fits, op, name, f"an int or a one-element int64 tensor on {device}", value)
+            if value.dtype != torch.int64 or value.numel() != 1 or value.device != device:
+                require(False, op, name, f"an int or a one-element int64 tensor on {device}", value)
         else:
             whole = isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
             require(whole, op, name, "an int or a one-element int64 tensor", value, TypeError)
-            require(low <= value < high, op, name, f"in [{low}, {high})", value)
+            if not low <= value < high:
+                require(False, op, name, f"in [{low}, {high})", value)
     require(0 <= block < 256, op, "block", "in [0, 256)", block)
     require(0 <= purpose < 256, op, "purpose", "in [0, 256)", purpose)
     return seed - (1 << 64) if isinstance(seed, int) and seed >= 1 << 63 else seed, step

@@ -12,7 +12,15 @@ from typing import NoReturn
 
 import torch
 
+from hatebm import data, pictures, presets, results
 from hatebm.errors import UsageError
+from hatebm.health import ChainDiverged
+from hatebm.progress import print_scores, progress
+from hatebm.runs import Run
+from hatebm.settings import parse_settings
+from hatebm.systems.hat import HatState
+from hatebm.training import TrainingDiverged
+from hatebm.training import train as train_run
 
 SYSTEMS = ("hat-synthesis",)
 
@@ -26,6 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return options.command(options)
     except UsageError as error:
         return _complain(error, 2)
+    except OSError as error:
+        return _complain(f"{error.strerror}: {error.filename}", 2)
+    except (ChainDiverged, TrainingDiverged) as error:
+        return _complain(error, 1)
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("hatebm"):
             raise
@@ -37,21 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def train(options: argparse.Namespace) -> int:
     """`hatebm train`: start or resume a run, then evaluate it and draw its pictures."""
     _need("sklearn", "PIL", "safetensors", "rich", "matplotlib")
-    from hatebm import results
-    from hatebm.progress import print_scores, progress
-    from hatebm.training import TrainingDiverged
-    from hatebm.training import train as train_run
-
-    _set_threads(options.threads)
     run, state, images = _resumed(options) if options.resume else _started(options)
+    _set_threads(options.threads, run)
     print(
         f"{run.system} on {run.data}: {len(images.train)} images, {run.config.iterations} iterations, in {run.folder}"
     )
-    try:
-        with progress(run.config.iterations, state.iteration) as show:
-            finished = train_run(run, state, images, show)
-    except TrainingDiverged as error:
-        return _complain(error, 1)
+    with progress(run.config.iterations, state.iteration) as show:
+        finished = train_run(run, state, images, show)
     if not finished:
         print(f"stopped after iteration {state.iteration} of {run.config.iterations}, and saved; go on with")
         print(f"  hatebm train {run.system} --out {run.folder} --resume")
@@ -68,19 +72,15 @@ def train(options: argparse.Namespace) -> int:
 def sample(options: argparse.Namespace) -> int:
     """`hatebm sample`: draw a grid of images from the newest checkpoint of a run."""
     _need("PIL", "safetensors")
-    from hatebm import pictures, results
-    from hatebm.data import to_bytes
-    from hatebm.runs import Run
-
-    _set_threads(options.threads)
     run = Run.open(options.run)
+    _set_threads(options.threads, run)
     state = run.load()
     steps = 2 * run.config.langevin_steps if options.steps is None else options.steps
     (images,) = results.sample(state, options.n, (steps,), seed=options.seed)
     out = options.out or run.folder / f"samples-{steps}-steps.png"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        pictures.save_grid(out, to_bytes(images), columns=max(1, round(options.n**0.5)))
+        pictures.save_grid(out, data.to_bytes(images), columns=max(1, round(options.n**0.5)))
     except (OSError, ValueError) as error:
         raise UsageError(f"--out: cannot write the picture {out}: {error}") from None
     print(f"{out}: {options.n} images after {steps} Langevin steps, iteration {state.iteration} of the training")
@@ -95,12 +95,8 @@ def info(options: argparse.Namespace) -> int:
     return 0
 
 
-def _started(options: argparse.Namespace):
+def _started(options: argparse.Namespace) -> tuple[Run, HatState, data.Images]:
     """A new run with its fresh state and its data; the folder is made last, so a refused run leaves none behind."""
-    from hatebm import data, presets
-    from hatebm.runs import Run
-    from hatebm.systems.hat import HatState
-
     settings = _settings(options)
     name = options.data or "digits"
     folder = options.out or _free_folder(f"{options.system}-{Path(name).resolve().name}")
@@ -110,27 +106,23 @@ def _started(options: argparse.Namespace):
     config = replace(presets.hat_synthesis(images.size, images.channels), **settings)
     if config.channels != images.channels:
         raise UsageError(f"--set: channels must be {images.channels} like the data, got {config.channels}")
-    place = name if name in data.NAMES else str(Path(options.data_root, name).resolve())
-    run = Run(folder, options.system, place, len(images.train), config)
+    run = Run(folder, options.system, _place(name, options.data_root), len(images.train), config)
     state = HatState.create(config)
     run.create()
     return run, state, images
 
 
-def _resumed(options: argparse.Namespace):
+def _resumed(options: argparse.Namespace) -> tuple[Run, HatState, data.Images]:
     """The run in --out with its state and data; its configuration stays, but --steps may move the end."""
-    from hatebm import data
-    from hatebm.runs import Run
-
     if options.out is None:
         raise UsageError("--resume: say with --out which run to go on with")
     run = Run.open(options.out)
     settings = _settings(options)
-    for key, value in settings.items():
-        if key != "iterations" and value != getattr(run.config, key):
-            raise UsageError(
-                f"--resume: the run in {run.folder} has {key} = {getattr(run.config, key)} and keeps it, got {value}"
-            )
+    begun = {**vars(run.config), "data": run.data}
+    asked = settings if options.data is None else {**settings, "data": _place(options.data, options.data_root)}
+    for key, value in asked.items():
+        if key != "iterations" and value != begun[key]:
+            raise UsageError(f"--resume: the run in {run.folder} has {key} = {begun[key]} and keeps it, got {value}")
     images = data.load(run.data, run.config.size)
     if len(images.train) != run.train_images:
         raise UsageError(
@@ -138,13 +130,17 @@ def _resumed(options: argparse.Namespace):
         )
     run = replace(run, config=replace(run.config, **settings))
     state = run.load()
+    if run.config.iterations < state.iteration:
+        raise UsageError(f"--steps: the run has {state.iteration} iterations already, got {run.config.iterations}")
     run.write_config()
     return run, state, images
 
 
-def _settings(options: argparse.Namespace) -> dict:
-    from hatebm.settings import parse_settings
+def _place(name: str, root: str) -> str:
+    return name if name in data.NAMES else str(Path(root, name).resolve())
 
+
+def _settings(options: argparse.Namespace) -> dict:
     flags = {"iterations": options.steps, "batch": options.batch, "size": options.size, "seed": options.seed}
     return parse_settings(options.set) | {key: value for key, value in flags.items() if value is not None}
 
@@ -154,9 +150,10 @@ def _free_folder(name: str) -> Path:
     return next(folder for folder in map(Path("runs").joinpath, names) if not folder.exists())
 
 
-def _set_threads(threads: int | None) -> None:
-    if threads is not None:
-        torch.set_num_threads(threads)
+def _set_threads(threads: int | None, run: Run) -> None:
+    """As asked; else one for the smallest images, whose layers are over before a second thread has joined in."""
+    if threads is not None or run.config.size <= 8:
+        torch.set_num_threads(threads or 1)
 
 
 def _need(*packages: str) -> None:
@@ -166,17 +163,15 @@ def _need(*packages: str) -> None:
 
 
 def _show_skipped_files() -> None:
-    from hatebm.data import SkippedFile
-
     show = warnings.showwarning
 
     def show_in_one_line(message, category, *place, **more):
-        if issubclass(category, SkippedFile):
+        if issubclass(category, data.SkippedFile):
             print(f"hatebm: warning: {message}", file=sys.stderr)
         else:
             show(message, category, *place, **more)
 
-    warnings.simplefilter("always", SkippedFile)
+    warnings.simplefilter("always", data.SkippedFile)
     warnings.showwarning = show_in_one_line
 
 
@@ -215,7 +210,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, metavar="N", help="decides every random number (default: 0)")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                          help="set any value of the configuration; may be given again")  # fmt: skip
-    command.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: as torch chooses)")
+    command.add_argument(
+        "--threads", type=_positive, metavar="N", help="CPU threads (default: 1 for 8 pixels, else as torch chooses)"
+    )
 
     command = commands.add_parser(
         "sample",
@@ -229,7 +226,9 @@ def _parser() -> argparse.ArgumentParser:
                          help="Langevin steps; 0 is G(z) alone (default: twice those of the training)")  # fmt: skip
     command.add_argument("--seed", type=int, default=0, metavar="N", help="which images (default: 0)")
     command.add_argument("--out", type=Path, metavar="FILE", help="picture to write (default: in RUN)")
-    command.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: as torch chooses)")
+    command.add_argument(
+        "--threads", type=_positive, metavar="N", help="CPU threads (default: 1 for 8 pixels, else as torch chooses)"
+    )
 
     command = commands.add_parser("info", help="versions, CPU features, devices and backends")
     command.set_defaults(command=info)

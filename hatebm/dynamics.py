@@ -86,6 +86,18 @@ class Dynamics:
         require(step_size >= 0, "Dynamics", "step_size", "a number >= 0 when noise_std is left out", step_size)
         return step_size, math.sqrt(2 * step_size), temperature
 
+    def settings(self) -> dict[str, Any]:
+        """What stays the same over the steps of one block, as the backends take it."""
+        kind, bound = checked_clip("Dynamics", self.clip) or (None, 0.0)
+        low, high = checked_clamp("Dynamics", self.clamp) or (-math.inf, math.inf)
+        clip = {"clip": kind, "bound": float(bound), "clip_on": self.clip_on}
+        return clip | {
+            "prior_precision": float(self.prior_precision),
+            "add": self.add,
+            "low": float(low),
+            "high": float(high),
+        }
+
     def check_length(self, end: int) -> None:
         """Raise unless every schedule that is a list or a tensor reaches step ``end`` - 1."""
         for name in SCHEDULED:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hatebm.checks import require
+from hatebm.checks import GRAD_DTYPES, check_like, require
 
 
 def energy_and_gradient(
@@ -41,4 +41,6 @@ def given_gradient(
     grads = (grads,) if isinstance(grads, Tensor) else tuple(grads)
     text = f"{len(state)} tensors, one per block"
     require(len(grads) == len(state), "langevin", "grad_fn's result", text, f"{len(grads)}")
+    for grad, x in zip(grads, state, strict=True):
+        check_like("langevin", "grad_fn's result", grad, x, (x.dtype, *GRAD_DTYPES))
     return [grads[k] for k in wanted]

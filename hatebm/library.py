@@ -1,5 +1,6 @@
 """The ops as ``torch.ops.hatebm.*``: schemas, fake tensors, autograd. Eager calls of hatebm.ops skip the dispatcher."""
 
+import math
 from typing import Any
 
 import torch
@@ -32,10 +33,23 @@ def place(seed: int | Tensor, step: int | Tensor) -> dict[str, Any]:
     return {"seed": seed, "step": step, **tensors}
 
 
-def langevin_step_(x: Tensor, grad: Tensor | None, backend: str | None, **settings: Any) -> None:
-    """Run the step on its backend and tell autograd what was written."""
-    module_for("langevin_step_", backend, x.device, x.dtype).langevin_step_(x, grad, **settings)
-    for tensor in (x, *(settings[name] for name in ("image", "grad_norm", "displacement", "diverged"))):
+def is_traced(tensor: Tensor) -> bool:
+    """Whether a call goes through the dispatcher: under torch.compile, and for fake and other tensor subclasses."""
+    return torch.compiler.is_compiling() or type(tensor) is not Tensor
+
+
+def langevin_step_(
+    x: Tensor, grad: Tensor | None, backend: str | None, *, seed: int | Tensor, step: int | Tensor, **settings: Any
+) -> None:
+    """Run a step whose arguments were checked, and tell autograd what was written."""
+    if is_traced(x):
+        low, high = settings["low"], settings["high"]
+        box = {"low": None if low == -math.inf else low, "high": None if high == math.inf else high}
+        torch.ops.hatebm.langevin_step_(x, grad, **place(seed, step), **settings | box, backend=backend)
+        return
+    run = module_for("langevin_step_", backend, x.device, x.dtype).langevin_step_
+    run(x, grad, seed=seed, step=step, **settings)
+    for tensor in (x, settings["image"], settings["grad_norm"], settings["displacement"], settings["diverged"]):
         if tensor is not None and not tensor.is_inference():
             torch.autograd.graph.increment_version(tensor)
 

@@ -16,18 +16,19 @@ from hatebm import library
 from hatebm.backend import module_for
 from hatebm.checks import (
     ELEMENTS,
+    GRAD_DTYPES,
     check_like,
     check_state,
+    check_written,
     checked_chain_ids,
     checked_clamp,
     checked_clip,
     checked_draw,
     describe,
+    overlaps,
     require,
 )
 from hatebm.native import ADD
-
-GRAD_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Purpose(IntEnum):
@@ -53,10 +54,12 @@ def philox(counter: Tensor, key: Tensor, *, backend: str | None = None) -> Tenso
     for name, value, width in (("counter", counter, 4), ("key", key, 2)):
         require(isinstance(value, Tensor) and value.dtype == torch.int64, "philox", name, "an int64 tensor", value)
         require(value.dim() > 0 and value.shape[-1] == width, "philox", name, f"shape (..., {width})", value)
-        in_range = _traced(value) or value.numel() == 0 or (int(value.min()) >= 0 and int(value.max()) < 1 << 32)
+        in_range = (
+            library.is_traced(value) or value.numel() == 0 or (int(value.min()) >= 0 and int(value.max()) < 1 << 32)
+        )
         require(in_range, "philox", name, "words in [0, 2^32)", value)
     require(counter.device == key.device, "philox", "key", f"a tensor on {counter.device} like counter", key)
-    if _traced(counter):
+    if library.is_traced(counter):
         return torch.ops.hatebm.philox(counter, key, backend)
     return module_for("philox", backend, counter.device).philox(counter, key)
 
@@ -108,7 +111,7 @@ def residual_add(gz: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor
     require(isinstance(gz, Tensor) and gz.is_floating_point(), "residual_add", "gz", "a floating-point tensor", gz)
     like = isinstance(y, Tensor) and y.shape == gz.shape and y.dtype == gz.dtype and y.device == gz.device
     require(like, "residual_add", "y", f"{describe(gz)} like gz", y)
-    if _traced(gz) or (torch.is_grad_enabled() and (gz.requires_grad or y.requires_grad)):
+    if library.is_traced(gz) or (torch.is_grad_enabled() and (gz.requires_grad or y.requires_grad)):
         return torch.ops.hatebm.residual_add(gz, y, backend)
     return library.residual_add(gz, y, backend)
 
@@ -174,13 +177,10 @@ def langevin_step_(
     check_like(name, "gz", gz, x, (x.dtype,))
     check_like(name, "image", image, x, (x.dtype,))
     require((gz is None) == (image is None), name, "image", "a tensor exactly when gz is one", image)
-    for label, value, dtype in (
-        ("grad_norm", grad_norm, x.dtype),
-        ("displacement", displacement, x.dtype),
-        ("diverged", diverged, torch.int64),
-    ):
-        fits = value is None or (value.shape == x.shape[:1] and value.dtype == dtype and value.device == x.device)
-        require(fits and (value is None or value.is_contiguous()), name, label, f"contiguous {dtype} of (n,)", value)
+    require(image is None or not overlaps(image), name, "image", "a tensor whose elements do not overlap", image)
+    for label, value in (("grad_norm", grad_norm), ("displacement", displacement)):
+        check_written(name, label, value, len(x), x.dtype, x.device)
+    check_written(name, "diverged", diverged, len(x), torch.int64, x.device)
     if noise_std is None:
         require(step_size >= 0, name, "step_size", "a number >= 0 when noise_std is left out", step_size)
         noise_std = math.sqrt(2 * step_size)
@@ -220,17 +220,8 @@ def langevin_step_(
         "displacement": displacement,
         "diverged": diverged,
     }
-    if _traced(x):
-        settings |= library.place(seed, step) | {"low": _finite(low), "high": _finite(high)}
-        torch.ops.hatebm.langevin_step_(x, grad, **settings, backend=backend)
-    else:
-        library.langevin_step_(x, grad, backend, seed=seed, step=step, **settings)
+    library.langevin_step_(x, grad, backend, seed=seed, step=step, **settings)
     return x
-
-
-def _traced(tensor: Tensor) -> bool:
-    """Whether a call goes through the dispatcher: under torch.compile, and for fake and other tensor subclasses."""
-    return torch.compiler.is_compiling() or type(tensor) is not Tensor
 
 
 def _place(device: torch.device | str | None, *operands: Any) -> torch.device:
@@ -240,7 +231,3 @@ def _place(device: torch.device | str | None, *operands: Any) -> torch.device:
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
     return device
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -10,7 +10,7 @@ from hatebm.systems.hat import HatConfig
 HAT_SYNTHESIS_DIGITS = HatConfig(
     size=8,
     channels=1,
-    energy_widths=(32, 64, 64),
+    energy_widths=(32, 64),
     energy_pools=2,
     latent_dim=32,
     generator_widths=(64, 64, 32),
@@ -18,14 +18,14 @@ HAT_SYNTHESIS_DIGITS = HatConfig(
     eps=2e-3,
     temperature=1e-6,
     max_displacement=1.0,
-    iterations=900,
+    iterations=800,
     batch=64,
     bank_size=640,
     data_noise=0.02,
     energy_lr=2e-3,
     energy_beta1=0.0,
     generator_lr=2e-3,
-    lr_drops=((540, 0.5), (720, 0.25), (810, 0.12)),
+    lr_drops=((480, 0.5), (640, 0.25), (720, 0.12)),
 )
 
 

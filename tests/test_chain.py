@@ -360,7 +360,7 @@ REFUSALS = [
     ({"mode": "test"}, "mode must be one of"),
     ({"nan": "warn"}, "nan must be"),
     ({"every": 0}, "every must be"),
-    ({"first_step": -1}, "first_step must be"),
+    ({"first_step": -1}, "step must be in"),
     ({"seed": 2**64}, "seed must be in"),
     ({"chain_ids": [1, 2]}, "chain_ids must be"),
     ({"energy": None}, "energy must be"),

@@ -312,7 +312,7 @@ X = torch.zeros(4, 3)
         (X, X, {"seed": None}, "seed must be a seed"),
         (X, X, {"step": None}, "step must be a step index"),
         (X, X, {"gz": X}, "image must be a tensor exactly when gz is one"),
-        (X, X, {"grad_norm": torch.zeros(3)}, "grad_norm must be"),
+        (X, X, {"grad_norm": torch.zeros(3)}, "grad_norm must be a contiguous"),
         (X, X, {"diverged": torch.zeros(4)}, "diverged must be"),
         (X, X, {"noise": X[:, :1]}, "noise must be"),
     ],

@@ -30,8 +30,9 @@ def conv_then_pool(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
     x: (n, c, 2h, 2w); result: (n, conv.out_channels, h, w).
     """
-    kernel = F.pad(conv.weight, (1, 1, 1, 1))
-    kernel = (kernel[..., 1:, 1:] + kernel[..., 1:, :-1] + kernel[..., :-1, 1:] + kernel[..., :-1, :-1]) / 4
+    unit_kernels = torch.eye(9, dtype=x.dtype, device=x.device).view(9, 1, 3, 3)
+    fold = F.avg_pool2d(unit_kernels, 2, stride=1, padding=1).view(9, 16)
+    kernel = (conv.weight.flatten(2) @ fold).unflatten(2, (4, 4))
     return F.conv2d(x, kernel, conv.bias, stride=2, padding=1)
 
 
