@@ -1,5 +1,6 @@
 """Which backends can run here, and which one a tensor takes."""
 
+import functools
 import importlib
 from types import ModuleType
 
@@ -16,6 +17,7 @@ def backends() -> dict[str, bool | str]:
     return {"reference": True} | {name: native.unavailable(name) or True for name in BACKENDS[1:]}
 
 
+@functools.cache
 def module_for(op: str, backend: str | None, device: torch.device, dtype: torch.dtype = torch.float32) -> ModuleType:
     chosen = backend or _fastest(device, dtype)
     require(chosen in BACKENDS, op, "backend", f"one of {BACKENDS} or None", backend)

@@ -114,7 +114,7 @@ REFUSED = [
     pytest.param(["train", "--set", "batch=2.5"], "batch wants a whole number, got '2.5'", id="wrong-type"),
     pytest.param(["train", "--set", "eps=-1"], "eps must be positive, got -1.0", id="out-of-range"),
     pytest.param(["train", "--set", "channels=3"], "channels must be 1 like the data, got 3", id="channels"),
-    pytest.param(["train", "--set", "energy_pools=5"], "pools must be 1 to 3", id="network"),
+    pytest.param(["train", "--set", "energy_pools=5"], "pools must be 1 to 2", id="network"),
     pytest.param(["train", "--size", "13"], "--size: wanted a multiple of 8", id="size"),
     pytest.param(["train", "--fast"], "unrecognized arguments: --fast", id="unknown-flag"),
     pytest.param(["train", "--resume"], "is not the folder of a run", id="nothing-to-resume"),
