@@ -1,46 +1,15 @@
 // What the CPU loops take. Each loop is compiled once per instruction set, in a namespace of that name.
 #pragma once
 
-#include "langevin.h"
+#include "args.h"
 
 namespace hatebm {
 
-constexpr int max_dims = 8;  // of one sample, after adjacent dimensions have been merged
-
-// Strides in elements; [0] is the chain's, the rest belong to the sample's dimensions.
-struct Strides {
-    int64_t x[max_dims + 1], grad[max_dims + 1], noise[max_dims + 1], gz[max_dims + 1], image[max_dims + 1];
-};
-
-struct Layout {
-    int dims = 0;  // 0: every tensor is row-major
-    int64_t sizes[max_dims];
-    Strides strides;
-};
-
-struct StepArgs {
-    float* x;                  // (n, d), updated in place
-    const void* grad;          // (n, d), of grad_type
-    GradType grad_type;
-    const float* noise;        // (n, d) standard normals, or null: drawn
-    const float* gz;           // (n, d) or null
-    float* image;              // (n, d): receives gz + x
-    int64_t n, d;
-    Law law;
-    Draw draw;
-    const int64_t* chain_ids;  // (n,), or null: 0..n-1
-    float* grad_norm;          // (n,) or null
-    float* displacement;       // (n,) or null
-    int64_t* diverged;         // (n,) or null: the first step at which a gradient was not finite
-    Layout layout;
+struct StepArgs : Step {
     int threads;
 };
 
-struct NormalArgs {
-    float* out;  // (n, d)
-    int64_t n, d;
-    Draw draw;
-    const int64_t* chain_ids;
+struct NormalArgs : Normals {
     int threads;
 };
 

@@ -1,15 +1,10 @@
 // Binds the kernels to Python: pointers, sizes and numbers. The checks stand in hatebm/ops.py.
 
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
 #include <stdexcept>
 #include <string>
-#include <vector>
 
+#include "bind.h"
 #include "cpu.h"
-
-namespace py = pybind11;
 
 namespace hatebm {
 namespace {
@@ -39,42 +34,12 @@ void use_instruction_set(const std::string& name) {
     throw std::invalid_argument("use_instruction_set: this machine has no " + name);
 }
 
-template <class T>
-T* at(uintptr_t address) {
-    return reinterpret_cast<T*>(address);
-}
-
-// sizes of the sample's dimensions, then the strides of x, grad, noise, gz and image (chain first; empty: no such tensor)
-Layout layout_of(const std::vector<std::vector<int64_t>>& rows) {
-    Layout layout;
-    if (rows.empty()) return layout;
-    layout.dims = static_cast<int>(rows[0].size());
-    if (layout.dims > max_dims) throw std::invalid_argument("langevin_step_: more than 8 sample dimensions");
-    int64_t* strides[] = {layout.strides.x, layout.strides.grad, layout.strides.noise, layout.strides.gz, layout.strides.image};
-    for (int k = 0; k < layout.dims; ++k) layout.sizes[k] = rows[0][k];
-    for (size_t tensor = 1; tensor < rows.size(); ++tensor)
-        for (size_t k = 0; k < rows[tensor].size(); ++k) strides[tensor - 1][k] = rows[tensor][k];
-    return layout;
-}
-
-void langevin_step(uintptr_t x, uintptr_t grad, int grad_type, uintptr_t noise, uintptr_t gz, uintptr_t image, int64_t n,
-                   int64_t d, float step_size, float noise_std, float inverse_temperature, float prior_precision, int add,
-                   int clip, bool clip_on_update, float bound, float low, float high, uint64_t seed, uint64_t step,
-                   uint32_t block, uint32_t purpose, uintptr_t chain_ids, uintptr_t grad_norm, uintptr_t displacement,
-                   uintptr_t diverged, const std::vector<std::vector<int64_t>>& layout, int threads) {
-    const Law law{step_size, noise_std, inverse_temperature, prior_precision, static_cast<Add>(add), static_cast<Clip>(clip),
-                  clip_on_update, bound, low, high};
-    const StepArgs args{at<float>(x), at<void>(grad), static_cast<GradType>(grad_type), at<float>(noise), at<float>(gz),
-                        at<float>(image), n, d, law, {seed, step, block, purpose}, at<int64_t>(chain_ids),
-                        at<float>(grad_norm), at<float>(displacement), at<int64_t>(diverged), layout_of(layout), threads};
-    py::gil_scoped_release release;
-    chosen->langevin_step(args);
-}
+void langevin_step(const Step& step, int threads) { chosen->langevin_step({step, threads}); }
 
 void normal(uintptr_t out, int64_t n, int64_t d, uint64_t seed, uint64_t step, uint32_t block, uint32_t purpose,
             uintptr_t chain_ids, int threads) {
     py::gil_scoped_release release;
-    chosen->normal({at<float>(out), n, d, {seed, step, block, purpose}, at<int64_t>(chain_ids), threads});
+    chosen->normal({{at<float>(out), n, d, {seed, step, block, purpose}, at<int64_t>(chain_ids)}, threads});
 }
 
 void residual_add(uintptr_t gz, uintptr_t y, uintptr_t out, int64_t numel, int threads) {
@@ -98,7 +63,7 @@ void philox_words(uintptr_t counters, uintptr_t keys, uintptr_t words, int64_t m
 
 PYBIND11_MODULE(_C, m) {
     using namespace hatebm;
-    m.def("langevin_step", &langevin_step);
+    m.def("langevin_step", taking_numbers(&langevin_step));
     m.def("normal", &normal);
     m.def("residual_add", &residual_add);
     m.def("philox", &philox_words);

@@ -32,7 +32,7 @@ HATEBM_HD RoundKeys round_keys(uint64_t seed) {
 
 template <class Word>
 HATEBM_HD void philox(Word& c0, Word& c1, Word& c2, Word& c3, const RoundKeys& keys) {
-#pragma GCC unroll 10
+    HATEBM_UNROLL(10)
     for (int round = 0; round < 10; ++round) {
         auto p0 = multiply(c0, 0xD2511F53u);
         auto p1 = multiply(c2, 0xCD9E8D57u);

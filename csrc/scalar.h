@@ -8,8 +8,11 @@
 
 #ifdef __CUDACC__
 #define HATEBM_HD __host__ __device__ __forceinline__
+#define HATEBM_UNROLL(times) _Pragma("unroll")
 #else
 #define HATEBM_HD inline __attribute__((always_inline))
+#define HATEBM_PRAGMA(text) _Pragma(#text)
+#define HATEBM_UNROLL(times) HATEBM_PRAGMA(GCC unroll times)
 #endif
 
 namespace hatebm {
@@ -45,11 +48,17 @@ HATEBM_HD float float_of_bits(int32_t bits) {
 
 // float16 to float32, exact: a normal number by shifting its fields, a subnormal one by a product.
 HATEBM_HD float float_of_half(uint16_t half) {
+#ifdef __CUDA_ARCH__
+    float v;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(v) : "h"(half));
+    return v;
+#else
     const uint32_t sign = (half & 0x8000u) << 16, exponent = half >> 10 & 0x1F, mantissa = half & 0x3FFu;
     const float subnormal = static_cast<float>(mantissa) * 0x1p-24f;
     uint32_t bits = exponent == 31 ? 0x7F800000u | mantissa << 13 : (exponent + 112) << 23 | mantissa << 13;
     if (exponent == 0) bits = static_cast<uint32_t>(bits_of(subnormal));
     return float_of_bits(static_cast<int32_t>(sign | bits));
+#endif
 }
 
 HATEBM_HD float to_float(int32_t v) { return static_cast<float>(v); }

@@ -9,7 +9,7 @@ namespace {
 template <class T>
 struct Twice {
     T a, b;
-    HATEBM_HD Twice() = default;
+    Twice() = default;
     HATEBM_HD Twice(T a, T b) : a(a), b(b) {}
     template <class Number>
     HATEBM_HD explicit Twice(Number s) : a(s), b(a) {}

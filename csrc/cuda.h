@@ -1,0 +1,25 @@
+// What the CUDA launches take: everything lies on the device, nothing waits for it.
+#pragma once
+
+#include <string>
+
+#include "args.h"
+
+namespace hatebm::cuda {
+
+struct Launch {
+    int device;
+    void* stream;
+    const int64_t* seed_at;  // where the device reads the seed and the step, or null: they are the Draw's
+    const int64_t* step_at;
+};
+
+std::string unavailable();  // why no device answers; empty when one does
+
+int64_t workspace(int64_t n, int64_t d);  // elements of `sums` for a step that gathers norms; 0 where a sample fits on chip
+void langevin_step(const Step& step, double* sums, const Launch& launch);
+void normal(const Normals& normals, const Launch& launch);
+void residual_add(const float* gz, const float* y, float* out, int64_t numel, const Launch& launch);
+void philox(const int64_t* counters, const int64_t* keys, int64_t* words, int64_t m, const Launch& launch);
+
+}  // namespace hatebm::cuda
