@@ -12,13 +12,14 @@ CELL = 48  # about the side in pixels at which one small image is shown
 
 
 def grid(images: Tensor, columns: int) -> Tensor:
-    """Images side by side, each enlarged by a whole factor, on grey.
+    """Images side by side, each enlarged smoothly by a whole factor, on grey.
 
-    images: (n, channels, size, size) uint8; result: (3, height, width) uint8.
+    images: (n, channels, size, size) uint8; result: (channels, height, width) uint8.
     """
     scale = max(1, round(CELL / images.shape[-1]))
     gap = max(2, scale)
-    images = images.expand(-1, 3, -1, -1).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    images = F.interpolate(images.float(), scale_factor=scale, mode="bilinear", align_corners=False)
+    images = images.round().byte()
     images = F.pad(images, (0, gap, 0, gap), value=BACKGROUND)
     blank = torch.full_like(images[:1], BACKGROUND).expand(-len(images) % columns, -1, -1, -1)
     rows = torch.cat((images, blank)).unflatten(0, (-1, columns))
@@ -37,7 +38,7 @@ def save_panels(path: Path, panels: dict[str, Tensor], columns: int) -> None:
 
     sheets = [_picture(grid(images, columns)) for images in panels.values()]
     width, height, header = max(s.width for s in sheets), max(s.height for s in sheets), 28
-    canvas = Image.new("RGB", (2 * width, (len(sheets) + 1) // 2 * (height + header)), "white")
+    canvas = Image.new(sheets[0].mode, (2 * width, (len(sheets) + 1) // 2 * (height + header)), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(16)
     for i, (title, sheet) in enumerate(zip(panels, sheets, strict=True)):
         left, top = i % 2 * width, i // 2 * (height + header)
@@ -60,7 +61,7 @@ def save_strip(path: Path, frames: Sequence[Tensor], chains: int = 8) -> None:
 
 
 def save_curves(path: Path, rows: Sequence[dict], labels: dict[str, str]) -> None:
-    """Write one curve over the iterations for each metric: every row thin, their running mean thick.
+    """Write one curve for each metric: every row thin, their running mean thick, the axis fitted to the last 90 %.
 
     rows: dicts with `step` and the metrics; labels: metric -> the words on its axis.
     """
@@ -71,6 +72,9 @@ def save_curves(path: Path, rows: Sequence[dict], labels: dict[str, str]) -> Non
         steps, values = [row["step"] for row in rows], torch.tensor([row[metric] for row in rows])
         axis.plot(steps, values, linewidth=0.5, color="0.7")
         axis.plot(steps, _running_mean(values), color="C0")
+        settled = values[len(values) // 10 :]  # the first steps of an untrained energy would flatten all the rest
+        margin = float(settled.max() - settled.min()) / 10 or 1.0
+        axis.set_ylim(float(settled.min()) - margin, float(settled.max()) + margin)
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
     axis.set_xlabel("iteration")
@@ -88,4 +92,4 @@ def _running_mean(values: Tensor) -> Tensor:
 def _picture(sheet: Tensor):
     from PIL import Image
 
-    return Image.fromarray(sheet.permute(1, 2, 0).contiguous().numpy())
+    return Image.fromarray((sheet[0] if len(sheet) == 1 else sheet.permute(1, 2, 0).contiguous()).numpy())

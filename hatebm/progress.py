@@ -20,7 +20,6 @@ def progress(total: int, done: int) -> Iterator[Callable[[dict], None]]:
         yield _line_printer(total)
         return
     columns = (
-        TextColumn("training"),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TextColumn("{task.fields[measured]}"),
@@ -55,7 +54,8 @@ def print_scores(scores: list[Score], reference: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"Frechet distance to {reference} (less is better)", title_justify="left")
+    print(f"Frechet distance to {reference} (less is better)")
+    table = Table()
     table.add_column("samples")
     table.add_column("pixels", justify="right")
     with_classes = scores[0].feature_frechet is not None

@@ -95,11 +95,11 @@ def write_pictures(run: Run, state: HatState, images: Images) -> dict[str, str]:
         f"after {2 * k} Langevin steps": path[2 * k],
     }
     pictures.save_panels(run.folder / "samples.png", panels, columns=10)
-    pictures.save_film(run.folder / "path.gif", [x[:36] for x in path], columns=6)
+    pictures.save_film(run.folder / "path.gif", [x[:25] for x in path], columns=5)
     pictures.save_strip(run.folder / "path.png", path[: k + 1])
     shown = {
         "samples.png": f"data, G(z) alone, after {k} and {2 * k} Langevin steps",
-        "path.gif": f"36 chains from step 0 to {2 * k}",
+        "path.gif": f"25 chains from step 0 to {2 * k}",
         "path.png": f"8 chains from step 0 to {k}",
     }
     rows = run.metrics()
