@@ -22,13 +22,15 @@ T* at(uintptr_t address) {
     return reinterpret_cast<T*>(address);
 }
 
-// sizes of the sample's dimensions, then the strides of x, grad, noise, gz and image (chain first; empty: no such tensor)
+// The sizes of the sample's dimensions, then the strides of x, grad, noise, gz and image, the chain's first; no strides:
+// no such tensor.
 inline Layout layout_of(const std::vector<std::vector<int64_t>>& rows) {
     Layout layout{};
     if (rows.empty()) return layout;
     layout.dims = static_cast<int>(rows[0].size());
     if (layout.dims > max_dims) throw std::invalid_argument("langevin_step_: more than 8 sample dimensions");
-    int64_t* strides[] = {layout.strides.x, layout.strides.grad, layout.strides.noise, layout.strides.gz, layout.strides.image};
+    Strides& s = layout.strides;
+    int64_t* strides[] = {s.x, s.grad, s.noise, s.gz, s.image};
     for (int k = 0; k < layout.dims; ++k) layout.sizes[k] = rows[0][k];
     for (size_t tensor = 1; tensor < rows.size(); ++tensor)
         for (size_t k = 0; k < rows[tensor].size(); ++k) strides[tensor - 1][k] = rows[tensor][k];
@@ -40,8 +42,8 @@ template <class... Where>
 auto taking_numbers(void (*langevin_step)(const Step&, Where...)) {
     return [langevin_step](uintptr_t x, uintptr_t grad, int grad_type, uintptr_t noise, uintptr_t gz, uintptr_t image,
                            int64_t n, int64_t d, float step_size, float noise_std, float inverse_temperature,
-                           float prior_precision, int add, int clip, bool clip_on_update, float bound, float low, float high,
-                           uint64_t seed, uint64_t step, uint32_t block, uint32_t purpose, uintptr_t chain_ids,
+                           float prior_precision, int add, int clip, bool clip_on_update, float bound, float low,
+                           float high, uint64_t seed, uint64_t step, uint32_t block, uint32_t purpose, uintptr_t chain_ids,
                            uintptr_t grad_norm, uintptr_t displacement, uintptr_t diverged,
                            const std::vector<std::vector<int64_t>>& layout, Where... where) {
         const Law law{step_size, noise_std, inverse_temperature, prior_precision, static_cast<Add>(add),

@@ -16,7 +16,9 @@ struct Launch {
 
 std::string unavailable();  // why no device answers; empty when one does
 
-int64_t workspace(int64_t n, int64_t d);  // elements of `sums` for a step that gathers norms; 0 where a sample fits on chip
+
+// Elements of `sums` for a step that gathers norms; 0 where a sample fits on chip.
+int64_t workspace(int64_t n, int64_t d);
 void langevin_step(const Step& step, double* sums, const Launch& launch);
 void normal(const Normals& normals, const Launch& launch);
 void residual_add(const float* gz, const float* y, float* out, int64_t numel, const Launch& launch);

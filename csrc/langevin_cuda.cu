@@ -32,7 +32,7 @@ void langevin_step(const Step& a, double* sums, const Launch& launch) {
     const OnDevice device("langevin_step_", launch.device);
     if (a.n == 0 || a.d == 0) {
         for (float* norms : {a.grad_norm, a.displacement})
-            if (norms && a.n > 0) check(cudaMemsetAsync(norms, 0, a.n * sizeof(float), stream_of(launch)), "langevin_step_");
+            if (norms) check(cudaMemsetAsync(norms, 0, a.n * sizeof(float), stream_of(launch)), "langevin_step_");
         return;
     }
     if ((a.grad && (a.law.clip == Clip::norm || a.grad_norm)) || a.displacement) {

@@ -10,7 +10,8 @@ cuda::Launch launch(int device, uintptr_t stream, uintptr_t seed_at = 0, uintptr
     return {device, at<void>(stream), at<int64_t>(seed_at), at<int64_t>(step_at)};
 }
 
-void langevin_step(const Step& step, uintptr_t sums, int device, uintptr_t stream, uintptr_t seed_at, uintptr_t step_at) {
+void langevin_step(const Step& step, uintptr_t sums, int device, uintptr_t stream, uintptr_t seed_at,
+                   uintptr_t step_at) {
     cuda::langevin_step(step, at<double>(sums), launch(device, stream, seed_at, step_at));
 }
 

@@ -59,7 +59,9 @@ __device__ __forceinline__ void visit_elements(const Step& a, Place place, Visit
     }
 }
 
-__device__ __forceinline__ float float_of_bfloat16(uint32_t half) { return float_of_bits(static_cast<int32_t>(half << 16)); }
+__device__ __forceinline__ float float_of_bfloat16(uint32_t half) {
+    return float_of_bits(static_cast<int32_t>(half << 16));
+}
 
 __device__ __forceinline__ float load_gradient(const Step& a, int64_t i) {
     if (a.grad_type == GradType::float32) return static_cast<const float*>(a.grad)[i];
@@ -116,8 +118,8 @@ __device__ __forceinline__ Moving load_moving(const Step& a, const Draw& draw, P
 }
 
 // Moves a quad, writes it, and gz + x where that is wanted, and returns how far it went.
-__device__ __forceinline__ Quad step_quad(const Step& a, const Draw& draw, const RoundKeys& keys, Place place, const Moving& m,
-                                          float factor) {
+__device__ __forceinline__ Quad step_quad(const Step& a, const Draw& draw, const RoundKeys& keys, Place place,
+                                          const Moving& m, float factor) {
     const int64_t i = place.sample * a.d + 4 * place.quad;
     Quad eps{}, moved, way;
     if (a.law.noise_std != 0) eps = a.noise ? load_quad(a.noise + i) : normals_of(draw, keys, a.chain_ids, place);
@@ -148,7 +150,8 @@ __device__ __forceinline__ Quad step_elements(const Step& a, const Draw& draw, c
             unclean += grad - grad;
             grad = total_gradient(a.law, x, grad);
         }
-        const float moved = moved_by(a, x, grad, a.law.noise_std != 0 && a.noise ? a.noise[at.noise] : eps.v[k], factor);
+        const bool given = a.law.noise_std != 0 && a.noise;
+        const float moved = moved_by(a, x, grad, given ? a.noise[at.noise] : eps.v[k], factor);
         a.x[at.x] = moved;
         if (a.gz) a.image[at.image] = a.gz[at.gz] + moved;
         way.v[k] = moved - x;

@@ -50,7 +50,8 @@ __device__ __forceinline__ Draw draw_of(const Draw& draw, const Launch& launch) 
     return here;
 }
 
-__device__ __forceinline__ Quad normals_of(const Draw& draw, const RoundKeys& keys, const int64_t* chain_ids, Place at) {
+__device__ __forceinline__ Quad normals_of(const Draw& draw, const RoundKeys& keys, const int64_t* chain_ids,
+                                           Place at) {
     const auto chain = static_cast<uint64_t>(chain_ids ? chain_ids[at.sample] : at.sample);
     Quad n;
     quad_of_normals(static_cast<uint32_t>(at.quad), static_cast<uint32_t>(chain), static_cast<uint32_t>(draw.step),

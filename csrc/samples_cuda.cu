@@ -2,6 +2,8 @@
 
 #include "samples_cuda.h"
 
+#include <algorithm>
+
 #include "launch_cuda.h"
 #include "operands_cuda.h"
 #include "tree_cuda.h"
@@ -18,13 +20,14 @@ int64_t runs_of(int64_t d) { return (d + fold - 1) / fold; }
 // One pass over samples, `pieces` blocks to each. `sums` receives or holds the squared norms, a sample's runs in a row.
 template <bool vector>
 __global__ void __maxnreg__(144)
-    langevin_step_samples(const __grid_constant__ Step a, const __grid_constant__ Launch launch, Pass pass, double* sums,
-                          int64_t runs, int64_t pieces) {
+    langevin_step_samples(const __grid_constant__ Step a, const __grid_constant__ Launch launch, Pass pass,
+                          double* sums, int64_t runs, int64_t pieces) {
     constexpr int held = vector ? quads_a_lane : 1;  // quads in registers; others are loaded again
     const Draw draw = draw_of(a.draw, launch);
     const RoundKeys keys = round_keys(draw.seed);
     const bool first_lane = threadIdx.x == 0;
-    for (int64_t first = int64_t(blockIdx.x) * blockDim.z; first < a.n * pieces; first += int64_t(gridDim.x) * blockDim.z) {
+    const int64_t jobs = a.n * pieces, stride = int64_t(gridDim.x) * blockDim.z;
+    for (int64_t first = int64_t(blockIdx.x) * blockDim.z; first < jobs; first += stride) {
         const int64_t job = first + threadIdx.z, sample = pieces == 1 ? job : job / pieces;
         const int64_t run = (job - sample * pieces) * blockDim.y + threadIdx.y;
         const bool live = sample < a.n && run < runs;
@@ -117,7 +120,7 @@ void step_samples(const Step& a, bool vector, double* sums, const Launch& launch
     const cudaStream_t stream = stream_of(launch);
     const int64_t runs = runs_of(a.d);
     if (runs <= runs_on_chip) {
-        const auto samples = static_cast<unsigned>(runs_on_chip / 2 / runs > 1 ? runs_on_chip / 2 / runs : 1);  // to a block
+        const auto samples = static_cast<unsigned>(std::max<int64_t>(1, 4 / runs));  // to a block
         const dim3 block(warp, static_cast<unsigned>(runs), samples);
         kernel<<<blocks_for(launch, a.n, samples), block, 0, stream>>>(a, launch, Pass::whole, nullptr, runs, 1);
         return;

@@ -13,7 +13,7 @@ static_assert(quads_a_lane == 8);
 // Quads that meet in the tree come one after the other: 0, 4, 2, 6, 1, 5, 3, 7.
 __device__ __forceinline__ int in_tree_order(int p) { return (p & 1) << 2 | (p & 2) | p >> 2; }
 
-// What all lanes' values sum to, lane l first meeting lane l + 16, then l + 8, ...; a power of two of lanes, the rest 0.
+// The sum of all lanes' values, lane l first meeting lane l + 16, then l + 8, ...
 __device__ __forceinline__ double sum_over_lanes(double v) {
 #pragma unroll
     for (int half = warp / 2; half > 0; half /= 2) v += __shfl_xor_sync(~0u, v, half);

@@ -1,0 +1,52 @@
+"""Steps that every backend takes to the same bits, and how the bits are compared."""
+
+import torch
+
+import hatebm
+
+LAWS = {
+    "plain": {},
+    "descent": {"noise_std": 0.0},
+    "increment": {"add": "increment"},
+    "fma": {"add": "fma"},
+    "tempered": {"temperature": 0.3, "prior_precision": 0.7},
+    "value": {"clip": ("value", 0.4), "clamp": (-1.0, 1.0)},
+    "value update": {"clip": ("value", 0.03), "clip_on": "update", "add": "fma"},
+    "norm": {"clip": ("norm", 1.5), "prior_precision": 0.2},
+    "norm update": {"clip": ("norm", 0.2), "clip_on": "update", "add": "fma", "clamp": (None, 0.5)},
+}
+
+
+def run(x, grad, backend, **law):
+    """A step on a copy of x: the new state and everything that was gathered on the way."""
+    n = x.shape[0]
+    out = {
+        "x": x.clone(),
+        "image": torch.empty_like(x),
+        "grad_norm": torch.full((n,), -1.0, dtype=x.dtype),
+        "displacement": torch.full((n,), -1.0, dtype=x.dtype),
+        "diverged": torch.full((n,), 2**62),
+    }
+    gathered = {k: v for k, v in out.items() if k != "x"}
+    if grad is None:
+        del gathered["grad_norm"], out["grad_norm"]
+    law = {"step_size": 0.1, "seed": 3, "step": 2**34 + 9} | law
+    hatebm.ops.langevin_step_(out["x"], grad, gz=torch.ones_like(x), backend=backend, **gathered, **law)
+    return out
+
+
+def assert_same_bits(got, want):
+    for name in want:
+        left, right = got[name], want[name]
+        if left.is_floating_point():
+            left, right = (v.contiguous().view(torch.int32) for v in (left, right))
+        assert torch.equal(left, right), f"{name}: {(got[name] != want[name]).sum()} elements differ"
+
+
+def layouts(x):
+    """The same values in other memory orders."""
+    yield "channels_last", x.to(memory_format=torch.channels_last)
+    yield "transposed", x.transpose(0, 2).contiguous().transpose(0, 2)
+    yield "flipped dims", x.permute(0, 3, 2, 1).contiguous().permute(0, 3, 2, 1)
+    yield "slice", torch.stack([x, x], -1)[..., 0]
+    yield "chain inside", x.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)

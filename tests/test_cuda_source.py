@@ -1,0 +1,174 @@
+"""The CUDA sources themselves, run thread by thread on the CPU: their bits are the reference's.
+
+``cuda_on_cpu.h`` stands in for nvcc's own headers, so this needs a C++ compiler and no GPU.
+"""
+
+import importlib.machinery
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from parity import LAWS, assert_same_bits, layouts, run
+
+import hatebm
+from hatebm import native, reference
+
+TESTS = Path(__file__).parent
+CSRC = TESTS.parent / "csrc"
+COMPILER = shutil.which(os.environ.get("CXX", "c++"))
+pybind11 = pytest.importorskip("pybind11", reason="binding the emulated kernels needs pybind11")
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="compiling the emulated kernels needs a C++ compiler")
+
+
+@pytest.fixture(scope="module")
+def cuda(tmp_path_factory):
+    """``_C.cuda``, compiled for the CPU."""
+    folder = tmp_path_factory.mktemp("cuda_on_cpu")
+    sources = [folder / "module.cpp"]
+    binding = f'#define HATEBM_CUDA\n#include "{CSRC}/module_cuda.cpp"\n'
+    sources[0].write_text(binding + "PYBIND11_MODULE(emulated, m) { hatebm::bind_cuda(m); }\n")
+    for path in CSRC.glob("*.cu"):
+        sources.append(folder / f"{path.stem}.cpp")
+        launches = re.sub(r"(\w+)<<<(.+?)>>>\(", r"emulation::launch(+\1, \2)(", path.read_text())
+        sources[-1].write_text('#include "cuda_on_cpu.h"\n' + launches)
+    includes = [f"-I{path}" for path in (CSRC, TESTS, sysconfig.get_path("include"), pybind11.get_include())]
+    flags = ["-O1", "-std=c++17", "-fPIC", "-ffp-contract=off", "-Wno-unknown-pragmas", *includes]
+    commands = [[COMPILER, *flags, "-c", str(source), "-o", str(source.with_suffix(".o"))] for source in sources]
+    compilers = [subprocess.Popen(command) for command in commands]
+    assert [compiler.wait() for compiler in compilers] == [0] * len(sources)
+    library = folder / "emulated.so"
+    objects = [str(source.with_suffix(".o")) for source in sources]
+    subprocess.run([COMPILER, "-shared", *objects, "-o", str(library)], check=True)
+    loader = importlib.machinery.ExtensionFileLoader("emulated", str(library))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("emulated", loader))
+    loader.exec_module(module)
+    return module.cuda
+
+
+@pytest.fixture(autouse=True)
+def in_place_of_the_cpu(cuda, monkeypatch):
+    """Sends what the backend "cpu" would run to the emulated kernels."""
+
+    def langevin_step(*arguments):
+        n, d = arguments[6:8]
+        emulated.sums = sums = torch.full((cuda.workspace(n, d),), torch.nan, dtype=torch.float64)
+        cuda.langevin_step(*arguments[:-1], sums.data_ptr(), 0, 0, 0, 0)
+
+    emulated = SimpleNamespace(
+        langevin_step=langevin_step,
+        normal=lambda *arguments: cuda.normal(*arguments[:-1], 0, 0, 0, 0),
+        residual_add=lambda *arguments: cuda.residual_add(*arguments[:-1], 0, 0),
+        philox=lambda *arguments: cuda.philox(*arguments, 0, 0),
+    )
+    monkeypatch.setattr(native, "_C", emulated)
+    return emulated
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+@pytest.mark.parametrize("shape", [(3, 3, 4, 8), (2, 3, 17, 19), (9, 2), (3, 1028), (1, 9001), (2, 12288)], ids=str)
+def test_the_step_has_the_reference_bits(shape, law):
+    x, grad = torch.randn(shape), torch.randn(shape)
+    assert_same_bits(run(x, grad, "cpu", **law), run(x, grad, "reference", **law))
+
+
+@pytest.mark.parametrize("d", [9000, 9001, 1_100_000])
+def test_sums_are_taken_in_the_order_of_the_tree(d, in_place_of_the_cpu):
+    x, grad = torch.zeros(2, d), torch.randn(2, d) * 10 ** torch.empty(2, d).uniform_(-3, 3)
+    moved = x.clone()
+    norms = {"grad_norm": torch.empty(2), "displacement": torch.empty(2)}
+    hatebm.ops.langevin_step_(moved, grad, step_size=0.3, noise_std=0.0, backend="cpu", **norms)
+    of_gradient, of_way = in_place_of_the_cpu.sums.view(2, 2, -1)[..., 0]
+    assert torch.equal(of_gradient, reference.tree_sum(grad.double().square()))
+    assert torch.equal(of_way, reference.tree_sum(moved.double().square()))
+
+
+@pytest.mark.parametrize("gathered", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, None], ids=str)
+@pytest.mark.parametrize("shape", [(3, 64), (2, 1025)], ids=str)
+def test_gradients_of_every_type(shape, dtype, gathered):
+    x = torch.randn(shape)
+    grad = None if dtype is None else (torch.randn(shape) * 10 ** torch.empty(shape).uniform_(-8, 4)).to(dtype)
+    law = {"step_size": 0.1, "seed": 3, "step": 9, "prior_precision": 0.5}
+    results = []
+    for backend in ("cpu", "reference"):
+        out = x.clone()
+        extra = {"displacement": torch.empty(len(x))} if gathered else {}
+        hatebm.ops.langevin_step_(out, grad, backend=backend, **extra, **law)
+        results.append({"x": out, **extra})
+    assert_same_bits(*results)
+
+
+@pytest.mark.parametrize("clip", [None, ("norm", 1.5)], ids=["streamed", "summed"])
+def test_the_element_decides_not_the_strides(clip):
+    x, grad, gz = torch.randn(2, 3, 33, 15), torch.randn(2, 3, 33, 15), torch.randn(2, 3, 33, 15)
+    law = {"step_size": 0.1, "seed": 3, "step": 9, "clip": clip}
+    want, want_image = x.clone(), torch.empty_like(x)
+    hatebm.ops.langevin_step_(want, grad, gz=gz, image=want_image, backend="reference", **law)
+    for (name, y), (_, other_grad) in zip(layouts(x), reversed(list(layouts(grad))), strict=True):
+        image = torch.empty_like(y)
+        hatebm.ops.langevin_step_(y, other_grad, gz=gz, image=image, backend="cpu", **law)
+        assert torch.equal(y, want), name
+        assert torch.equal(image, want_image), name
+
+
+@pytest.mark.parametrize("clip", [None, ("norm", 1.5)], ids=["streamed", "summed"])
+def test_a_misaligned_state(clip):
+    x, grad = torch.randn(4 * 64 + 1)[1:].view(4, 64), torch.randn(4, 64)
+    law = {"step_size": 0.1, "seed": 3, "step": 9, "clip": clip}
+    want = hatebm.ops.langevin_step_(x.clone(), grad, backend="reference", **law)
+    assert torch.equal(hatebm.ops.langevin_step_(x, grad, backend="cpu", **law), want)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (5, 7), (5, 700)], ids=str)
+@pytest.mark.parametrize("clip", [("value", 1.0), ("norm", 1.0)], ids=str)
+def test_a_bad_gradient_is_recorded_with_its_first_step(shape, clip):
+    grad = torch.zeros(shape)
+    grad[1, -1], grad[3, 0] = torch.nan, torch.inf
+    first = torch.tensor([2**62, 2**62, 2**62, 4, 2**62])
+    law = {"step_size": 1.0, "noise_std": 0.0, "clip": clip, "step": 9}
+    hatebm.ops.langevin_step_(torch.zeros(shape), grad, diverged=first, backend="cpu", **law)
+    assert first.tolist() == [2**62, 9, 2**62, 4, 2**62]
+
+
+def test_noise_given_and_chains_named():
+    x, grad = torch.randn(4, 50), torch.randn(4, 50)
+    ids = torch.tensor([5, 2**40 - 1, 0, 2**33])
+    at = {"seed": -7, "step": 2**35 + 1, "block": 3, "purpose": 2, "chain_ids": ids}
+    eps = hatebm.normal((4, 50), **at, backend="reference")
+    assert torch.equal(hatebm.normal((4, 50), **at, backend="cpu"), eps)
+    want = run(x, grad, "reference", **at)
+    assert_same_bits(run(x, grad, "cpu", **at), want)
+    assert_same_bits(run(x, grad, "cpu", noise=eps), want)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 8), (2, 4099), (0, 3), (3, 0)], ids=str)
+def test_normal(shape):
+    at = {"seed": 2**64 - 3, "step": 2**39}
+    assert torch.equal(hatebm.normal(shape, **at, backend="cpu"), hatebm.normal(shape, **at, backend="reference"))
+
+
+def test_seed_and_step_are_read_where_they_lie(cuda):
+    seed, step, out = torch.tensor([-5]), torch.tensor([2**33]), torch.empty(3, 9)
+    cuda.normal(out.data_ptr(), 3, 9, 0, 0, 0, 0, 0, 0, 0, seed.data_ptr(), step.data_ptr())
+    assert torch.equal(out, hatebm.normal((3, 9), seed=-5, step=2**33, backend="reference"))
+
+
+def test_philox_and_residual_add():
+    counter, key = torch.randint(2**32, (700, 4)), torch.randint(2**32, (700, 2))
+    want = hatebm.philox(counter, key, backend="reference")
+    assert torch.equal(hatebm.philox(counter, key, backend="cpu"), want)
+    for numel in (1, 4, 1027):
+        gz, y = torch.randn(numel), torch.randn(numel)
+        assert torch.equal(hatebm.ops.residual_add(gz, y, backend="cpu"), gz + y)
+
+
+def test_empty_samples_have_no_norm():
+    out = run(torch.empty(3, 0), torch.empty(3, 0), "cpu")
+    assert out["grad_norm"].tolist() == out["displacement"].tolist() == [0, 0, 0]
