@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 
+#include "parallel.h"
 #include "rows_cpu.h"
 #include "tree.h"
 
@@ -16,14 +17,15 @@ HATEBM_HD Tile load_grad(const void* grad, int64_t i) {
 }
 
 template <GradType G>
-HATEBM_HD void step_tile(const Law& law, const Row& row, int64_t i, Tile eps, Tile factor, Tile& unclean, double* squares) {
+HATEBM_HD void step_tile(const Law& law, const Row& row, int64_t i, Tile eps, Tile factor, bool watched, Tile& unclean,
+                         double* squares) {
     const Tile x = load_tile(row.x + i);
     Tile moved;
     if constexpr (G == GradType::none) {
         moved = noise_element(law, x, eps);
     } else {
         const Tile grad = load_grad<G>(row.grad, i);
-        unclean = fma(grad, Tile(0.0f), unclean);  // stays 0 while all is finite
+        if (watched) unclean = fma(grad, Tile(0.0f), unclean);  // stays 0 while all is finite
         moved = step_element(law, x, total_gradient(law, x, grad), eps, factor);
     }
     store(row.x + i, moved);
@@ -65,10 +67,10 @@ bool is_plain(const Law& law, const Row& row, const double* squares) {
            law.inverse_temperature == 1 && !row.noise && !row.gz && !squares;
 }
 
-// Steps a row; `squares`, if any, receives the squared displacements. False where a gradient was not finite.
+// Steps a row; `squares`, if any, receives the squared displacements. False where a `watched` gradient is not finite.
 // Plain rows get a loop of their own, in which the compiler knows the options.
 template <GradType G, bool plain>
-bool step_row(Law law, const Draw draw, const RoundKeys keys, Row row, float clip_factor, double* squares) {
+bool step_row(Law law, const Draw draw, const RoundKeys keys, Row row, float clip_factor, bool watched, double* squares) {
     if constexpr (plain) {
         law.add = Add::sequential, law.clip = Clip::none, law.prior_precision = 0, law.inverse_temperature = 1;
         row.noise = nullptr, row.gz = nullptr, squares = nullptr;
@@ -80,34 +82,36 @@ bool step_row(Law law, const Draw draw, const RoundKeys keys, Row row, float cli
     if (Vector::two_tiles && law.noise_std != 0 && !row.noise)
         for (; i + 2 * tile <= row.count; i += 2 * tile) {
             const Twice<Tile> eps = tiles_of_normals(draw, keys, row.chain, static_cast<uint32_t>((row.first + i) / 4));
-            step_tile<G>(law, row, i, eps.a, factor, unclean, squares);
-            step_tile<G>(law, row, i + tile, eps.b, factor, unclean, squares);
+            step_tile<G>(law, row, i, eps.a, factor, watched, unclean, squares);
+            step_tile<G>(law, row, i + tile, eps.b, factor, watched, unclean, squares);
         }
     for (; i + tile <= row.count; i += tile)
-        step_tile<G>(law, row, i, tile_of_noise(law, draw, keys, row, i), factor, unclean, squares);
+        step_tile<G>(law, row, i, tile_of_noise(law, draw, keys, row, i), factor, watched, unclean, squares);
     if (i < row.count) {
         Tail tail;
         const Row last = tail.open(row, i);
         constexpr GradType in_tail = G == GradType::none ? G : GradType::float32;
         const Tile eps = tile_of_noise(law, draw, keys, last, 0);
-        step_tile<in_tail>(law, last, 0, eps, factor, unclean, squares ? squares + i : nullptr);
+        step_tile<in_tail>(law, last, 0, eps, factor, watched, unclean, squares ? squares + i : nullptr);
         tail.close(row, i);
     }
     return all_zero(unclean);
 }
 
 template <GradType G>
-bool step_row(const Law& law, const Draw& draw, const RoundKeys& keys, const Row& row, float factor, double* squares) {
-    if (is_plain(law, row, squares)) return step_row<G, true>(law, draw, keys, row, factor, squares);
-    return step_row<G, false>(law, draw, keys, row, factor, squares);
+bool step_row(const Law& law, const Draw& draw, const RoundKeys& keys, const Row& row, float factor, bool watched,
+              double* squares) {
+    if (is_plain(law, row, squares)) return step_row<G, true>(law, draw, keys, row, factor, watched, squares);
+    return step_row<G, false>(law, draw, keys, row, factor, watched, squares);
 }
 
-bool step_row(const Law& law, const Draw& draw, const RoundKeys& keys, const Row& row, float factor, double* squares) {
+bool step_row(const Law& law, const Draw& draw, const RoundKeys& keys, const Row& row, float factor, bool watched,
+              double* squares) {
     switch (row.type) {
-        case GradType::float32: return step_row<GradType::float32>(law, draw, keys, row, factor, squares);
-        case GradType::bfloat16: return step_row<GradType::bfloat16>(law, draw, keys, row, factor, squares);
-        case GradType::float16: return step_row<GradType::float16>(law, draw, keys, row, factor, squares);
-        default: return step_row<GradType::none>(law, draw, keys, row, factor, squares);
+        case GradType::float32: return step_row<GradType::float32>(law, draw, keys, row, factor, watched, squares);
+        case GradType::bfloat16: return step_row<GradType::bfloat16>(law, draw, keys, row, factor, watched, squares);
+        case GradType::float16: return step_row<GradType::float16>(law, draw, keys, row, factor, watched, squares);
+        default: return step_row<GradType::none>(law, draw, keys, row, factor, watched, squares);
     }
 }
 
@@ -131,31 +135,30 @@ void step_sample(const StepArgs& a, const RoundKeys& keys, int64_t i, int thread
     const int64_t runs = (a.d + fold - 1) / fold;
     float factor = 1;
     if (needs_norm(a)) {
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-        for (int64_t r = 0; r < runs; ++r) {
+        for_each(runs, threads, [&](int64_t r) {
             Copies copies;
             const int64_t first = r * fold, count = r + 1 < runs ? fold : a.d - first;
             sums[r] = squared_gradient(a.law, open_row(a, i, first, count, copies));
-        }
+        });
         const float norm = static_cast<float>(__builtin_sqrt(tree_sum(sums, runs)));
         if (a.grad_norm) a.grad_norm[i] = norm;
         if (a.law.clip == Clip::norm) factor = clip_factor(a.law, norm);
     }
     const bool short_rows = a.displacement || a.layout.dims != 0;  // those that must pass through buffers
     const int64_t length = short_rows ? fold : 16 * fold, rows = (a.d + length - 1) / length;
-    bool finite = true;
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1) reduction(&& : finite)
-    for (int64_t r = 0; r < rows; ++r) {
+    bool broken = false;
+    for_each(rows, threads, [&](int64_t r) {
         Copies copies;
         double squares[fold + tile];
         const int64_t first = r * length, count = r + 1 < rows ? length : a.d - first;
         const Row row = open_row(a, i, first, count, copies);
-        finite = step_row(a.law, a.draw, keys, row, factor, a.displacement ? squares : nullptr) && finite;
+        const bool finite = step_row(a.law, a.draw, keys, row, factor, a.diverged, a.displacement ? squares : nullptr);
+        if (!finite) __atomic_store_n(&broken, true, __ATOMIC_RELAXED);
         close_row(a, i, row, copies);
         if (a.displacement) sums[r] = fold_run(squares, row.count);
-    }
+    });
     if (a.displacement) a.displacement[i] = static_cast<float>(__builtin_sqrt(tree_sum(sums, runs)));
-    if (!finite) mark(a, i);
+    if (broken) mark(a, i);
 }
 
 // The gradients of several small chains, total and clipped, in `out`: what is left is a step without those options.
@@ -196,7 +199,7 @@ void step_run(const StepArgs& a, const RoundKeys& keys, int64_t first, int64_t c
         law.inverse_temperature = 1, law.prior_precision = 0;
         if (law.clip == Clip::norm) law.clip = Clip::none;
     }
-    const bool finite = step_row(law, a.draw, keys, row, 1, a.displacement ? squares : nullptr);
+    const bool finite = step_row(law, a.draw, keys, row, 1, a.diverged, a.displacement ? squares : nullptr);
     for (int64_t c = 0; a.displacement && c < chains; ++c) {
         double own[fold];
         __builtin_memcpy(own, squares + c * a.d, a.d * sizeof(double));
@@ -217,19 +220,19 @@ void langevin_step(const StepArgs& a) {
         return;
     }
     const RoundKeys keys = round_keys(a.draw.seed);
-    const int threads = a.n * a.d > 16384 ? a.threads : 1;
+    const int threads = a.n * a.d > worth_sharing ? a.threads : 1;
     if (a.layout.dims == 0 && 2 * a.d <= fold) {
         const int64_t run = fold / a.d, runs = (a.n + run - 1) / run;
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-        for (int64_t r = 0; r < runs; ++r) step_run(a, keys, r * run, r + 1 < runs ? run : a.n - r * run);
+        for_each(runs, threads, [&](int64_t r) { step_run(a, keys, r * run, r + 1 < runs ? run : a.n - r * run); });
         return;
     }
     const bool across = a.n % threads == 0 || a.n >= 8 * threads;  // threads share the samples, else each sample's rows
     const int64_t runs = (a.d + fold - 1) / fold;
     const bool per_sample = needs_norm(a) || a.displacement;
     auto* sums = per_sample ? static_cast<double*>(std::malloc((across ? a.n : 1) * runs * sizeof(double))) : nullptr;
-#pragma omp parallel for num_threads(threads) schedule(static) if (across && threads > 1)
-    for (int64_t i = 0; i < a.n; ++i) step_sample(a, keys, i, across ? 1 : threads, across && sums ? sums + i * runs : sums);
+    for_each(a.n, across ? threads : 1, [&](int64_t i) {
+        step_sample(a, keys, i, across ? 1 : threads, across && sums ? sums + i * runs : sums);
+    });
     std::free(sums);
 }
 

@@ -1,4 +1,5 @@
 #include "normal_cpu.h"
+#include "parallel.h"
 
 namespace hatebm::HATEBM_ISA {
 
@@ -8,8 +9,7 @@ void normal(const NormalArgs& a) {
     const int64_t run = packed ? (a.d > 0 ? fold / a.d : 1) : 1;  // chains that are drawn together
     const int64_t length = 16 * fold, pieces = packed ? 1 : (a.d + length - 1) / length;
     const int64_t jobs = (a.n + run - 1) / run * pieces;
-#pragma omp parallel for num_threads(a.threads) schedule(static) if (a.n * a.d > 16384)
-    for (int64_t job = 0; job < jobs; ++job) {
+    for_each(jobs, a.n * a.d > worth_sharing ? a.threads : 1, [&](int64_t job) {
         const int64_t chain = job / pieces * run, first = job % pieces * length;
         float* out = a.out + chain * a.d + first;
         if (packed) {
@@ -18,7 +18,7 @@ void normal(const NormalArgs& a) {
             const int64_t count = first + length < a.d ? length : a.d - first;
             row_of_normals(a.draw, keys, chain_id(a.chain_ids, chain), first, count, out);
         }
-    }
+    });
 }
 
 }  // namespace hatebm::HATEBM_ISA

@@ -130,7 +130,7 @@ struct Word {
 };
 struct Vector {
     static constexpr int lanes = 8;
-    static constexpr bool two_tiles = false;
+    static constexpr bool two_tiles = true;
 };
 
 HATEBM_INLINE Float operator+(Float a, Float b) { return _mm256_add_ps(a.v, b.v); }
