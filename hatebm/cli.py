@@ -207,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--size", type=_positive, metavar="PIXELS",
                          help="side of the square images (default: 8 for digits, 32 for a folder)")  # fmt: skip
     command.add_argument("--batch", type=_positive, metavar="N", help="images and chains in one iteration")
-    command.add_argument("--seed", type=int, metavar="N", help="decides every random number (default: 0)")
+    command.add_argument("--seed", type=_seed, metavar="N", help="decides every random number (default: 0)")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                          help="set any value of the configuration; may be given again")  # fmt: skip
     command.add_argument(
@@ -224,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--n", type=_positive, default=64, metavar="N", help="number of images (default: 64)")
     command.add_argument("--steps", type=_natural, metavar="K",
                          help="Langevin steps; 0 is G(z) alone (default: twice those of the training)")  # fmt: skip
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="which images (default: 0)")
+    command.add_argument("--seed", type=_seed, default=0, metavar="N", help="which images (default: 0)")
     command.add_argument("--out", type=Path, metavar="FILE", help="picture to write (default: in RUN)")
     command.add_argument(
         "--threads", type=_positive, metavar="N", help="CPU threads (default: 1 for 8 pixels, else as torch chooses)"
@@ -233,6 +233,16 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("info", help="versions, CPU features, devices and backends")
     command.set_defaults(command=info)
     return parser
+
+
+def _seed(text: str) -> int:
+    try:
+        seed = int(text)
+    except ValueError:
+        seed = 1 << 64
+    if not -(1 << 63) <= seed < (1 << 63) - 1:  # a run draws its samples with the next seed
+        raise argparse.ArgumentTypeError(f"wanted a whole number of 64 bits, got {text!r}")
+    return seed
 
 
 def _natural(text: str) -> int:

@@ -54,7 +54,7 @@ def evaluate(state: HatState, images: Images) -> list[Score]:
     """
     k = state.config.langevin_steps
     reference = images.held_out if len(images.held_out) else images.train
-    n = min(1000, max(100, 2 * len(reference)))
+    n = min(1000 if images.size <= 16 else 200, max(100, 2 * len(reference)))
     drawn = sample(state, n, (0, k, 2 * k), seed=state.config.seed + 1)
     sets = {"training images": images.train}
     names = ("G(z) alone", f"K = {k} steps", f"2K = {2 * k} steps")

@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
+from tiny import one_thread  # noqa: F401
 
 from hatebm import checkpoints
 from hatebm.cli import main
@@ -108,6 +109,7 @@ REFUSED = [
     pytest.param(["train", "--data", "mnist"], "wanted digits or the path of a folder", id="unknown-data"),
     pytest.param(["train", "--steps", "-3"], "argument --steps: wanted a whole number of at least 1", id="steps"),
     pytest.param(["train", "--steps", "many"], "got 'many'", id="steps-word"),
+    pytest.param(["train", "--seed", "9" * 30], "argument --seed: wanted a whole number of 64 bits", id="seed"),
     pytest.param(["train", "stylegan"], "stylegan", id="unknown-system"),
     pytest.param(["train", "--set", "speed=3"], "unknown key 'speed'; known are size, channels", id="unknown-key"),
     pytest.param(["train", "--set", "batch"], "wanted key=value, got 'batch'", id="no-value"),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny import one_thread  # noqa: F401
 
 from hatebm.data import digits, to_pixels
 from hatebm.evaluation import Classifier, class_shares, frechet_distance, gaussian_frechet, pixel_features

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
+from tiny import one_thread  # noqa: F401
 from torch import nn
 
 from hatebm.chain import Chain

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
+from tiny import one_thread  # noqa: F401
 
 from hatebm import checkpoints
 from hatebm.errors import UsageError

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from hatebm.data import Images
@@ -28,3 +29,12 @@ def images(n: int = 10) -> Images:
     generator = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (n, 1, 8, 8), generator=generator, dtype=torch.uint8)
     return Images(pictures, pictures[:0])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """So small a network is done before a second thread has joined in, and on a busy machine waiting takes seconds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
