@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _complain(error, 2)
     except OSError as error:
-        return _complain(f"{error.strerror}: {error.filename}", 2)
+        return _complain(error, 2)
     except (ChainDiverged, TrainingDiverged) as error:
         return _complain(error, 1)
     except ModuleNotFoundError as error:

@@ -2,7 +2,7 @@
 
 import ast
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 
 from hatebm.errors import UsageError
 from hatebm.systems.hat import HatConfig
@@ -13,11 +13,6 @@ WANTED = {int: "a whole number", float: "a number", tuple: "a tuple such as (32,
 def parse_settings(pairs: Sequence[str]) -> dict:
     """Values of `key=value` words, each of the type that its key has in HatConfig; raises UsageError."""
     return dict(_parse(pair) for pair in pairs)
-
-
-def override(config: HatConfig, settings: dict) -> HatConfig:
-    """The configuration with some of its values replaced; raises UsageError for a value out of range."""
-    return replace(config, **settings)
 
 
 def _parse(pair: str) -> tuple[str, object]:

@@ -13,7 +13,7 @@ from hatebm.health import ChainDiverged
 from hatebm.runs import Run
 from hatebm.systems.hat import HatState, cooperative_iteration
 
-SECONDS_BETWEEN_CHECKPOINTS = 8.0
+SECONDS_BETWEEN_CHECKPOINTS = 8.0  # or twenty times what one takes to write, whichever is more
 
 
 class TrainingDiverged(RuntimeError):  # noqa: N818 - beside ChainDiverged
@@ -23,22 +23,20 @@ class TrainingDiverged(RuntimeError):  # noqa: N818 - beside ChainDiverged
 def train(run: Run, state: HatState, images: Images, on_iteration: Callable[[dict], None]) -> bool:
     """Iterate up to `config.iterations`; returns True when it got there, False when a signal stopped it before.
 
-    Every iteration adds a row to metrics.jsonl and hands it to `on_iteration`. A checkpoint is written at the start, at
-    least every ten seconds that are not one single iteration, and at the end; SIGINT and SIGTERM end the current
-    iteration and write one too. Raises TrainingDiverged without touching the last good checkpoint.
+    Every iteration adds a row to metrics.jsonl and hands it to `on_iteration`. A checkpoint is written at the start,
+    every few seconds (seldom enough to cost at most a twentieth of the time) and at the end; SIGINT and SIGTERM end the
+    current iteration and write one too. Raises TrainingDiverged without touching the last good checkpoint.
     """
     run.cut_metrics(state.iteration)
-    saved = time.monotonic()
-    _save(run, state)
+    due = _save(run, state)
     with run.metrics_file.open("a") as metrics, _stop_on_signals() as stopped:
         while state.iteration < run.config.iterations and not stopped.is_set():
             row = _measured_iteration(run, state, images)
             metrics.write(json.dumps(row) + "\n")
             metrics.flush()
             on_iteration(row)
-            if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
-                _save(run, state)
-                saved = time.monotonic()
+            if time.monotonic() >= due:
+                due = _save(run, state)
         _save(run, state)
     return state.iteration >= run.config.iterations
 
@@ -60,11 +58,14 @@ def _measured_iteration(run: Run, state: HatState, images: Images) -> dict:
     }
 
 
-def _save(run: Run, state: HatState) -> None:
+def _save(run: Run, state: HatState) -> float:
+    """Write a checkpoint of finite weights; returns the time at which the next one is due."""
+    start = time.monotonic()
     broken = [name for name, tensor in state.tensors().items() if not tensor.isfinite().all()]
     if broken:
         raise _diverged(run, state.iteration, f"not finite: {', '.join(broken[:3])}")
     run.save(state)
+    return time.monotonic() + max(SECONDS_BETWEEN_CHECKPOINTS, 20 * (time.monotonic() - start))
 
 
 def _chains(ids: list[int]) -> str:
