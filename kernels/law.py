@@ -1,0 +1,58 @@
+"""One Langevin step of blocks of elements: the formulas of csrc/langevin.h in Triton."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def clamp(v, low, high):
+    """NaN and the sign of zero pass through."""
+    v = tl.where(v < low, low, v)
+    return tl.where(v > high, high, v)
+
+
+@triton.jit
+def total_gradient(x, grad, inverse_temperature, prior_precision, PRIOR: tl.constexpr):
+    """What the clip sees: grad E / T + prior_precision x."""
+    g = grad.to(tl.float32) * inverse_temperature
+    if PRIOR:
+        g = g + prior_precision * x
+    return g
+
+
+@triton.jit
+def clip_factor(norm, step_size, bound, CLIP_ON: tl.constexpr):
+    """The factor of a norm clip: exactly 1 below the cap."""
+    length = norm * tl.abs(step_size) if CLIP_ON == "update" else norm
+    return tl.where(length <= bound, 1.0, tl.div_rn(bound, length))
+
+
+@triton.jit
+def moved(
+    x, g, eps, factor, step_size, noise_std, bound, low, high,
+    GRAD: tl.constexpr, NOISY: tl.constexpr, ADD: tl.constexpr, CLIP: tl.constexpr, CLIP_ON: tl.constexpr,
+):  # fmt: skip
+    """X after the step; ``factor`` scales the gradient of a sample whose norm is clipped."""
+    if CLIP == "norm":
+        g = g * factor
+    if CLIP == "value" and CLIP_ON == "grad":
+        g = clamp(g, -bound, bound)
+    free = step_size * g
+    drift = free
+    if CLIP == "value" and CLIP_ON == "update":
+        drift = clamp(free, -bound, bound)
+    if not GRAD:
+        new = x + noise_std * eps if NOISY else x
+    elif ADD == "increment":
+        new = x + (noise_std * eps - drift) if NOISY else x - drift
+    elif ADD == "sequential":
+        new = x - drift
+        if NOISY:
+            new = new + noise_std * eps
+    else:
+        new = tl.fma(-step_size, g, x)
+        if CLIP == "value" and CLIP_ON == "update":
+            new = tl.where(tl.abs(free) > bound, x - drift, new)
+        if NOISY:
+            new = tl.fma(noise_std, eps, new)
+    return clamp(new, low, high)
