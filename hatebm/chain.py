@@ -130,7 +130,7 @@ class Chain:
                 watch.see_state(end - 1, state)
                 watch.check(self._chain_ids)
             self._state, self.step = state, end
-            result = self._shaped([self._boxed(x, law) for x, law in zip(state, self._laws, strict=True)])
+            result = self._shaped([self._boxed(k, x) for k, x in enumerate(state)])
         return (result, self._gathered(kept)) if return_info else result
 
     def state_dict(self) -> dict[str, Any]:
@@ -227,8 +227,9 @@ class Chain:
             return None, given_gradient(self._grad_fn, state, group, self._kwargs(t))
         return energy_and_gradient(self._energy, state, group, self._kwargs(t))
 
-    def _boxed(self, x: Tensor, law: Dynamics) -> Tensor:
-        return x.clamp(*law.clamp) if law.clamp is not None and law.clamp_at == "final" else x.clone()
+    def _boxed(self, k: int, x: Tensor) -> Tensor:
+        low, high = self._settings[k]["low"], self._settings[k]["high"]
+        return x.clamp(low, high) if self._laws[k].clamp_at == "final" else x.clone()
 
     def _shaped(self, state: list[Tensor]) -> State:
         return state[0] if self._single else tuple(state)
