@@ -28,7 +28,7 @@ SYSTEMS = ("hat-synthesis",)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 when a training diverged, 2 for bad input, 130 when interrupted."""
     try:
-        options = _parser().parse_args(arguments)
+        options = parser().parse_args(arguments)
         with warnings.catch_warnings():
             _show_skipped_files()
             return options.command(options)
@@ -185,9 +185,10 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="hatebm", description="Train and sample energy-based models.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def parser() -> argparse.ArgumentParser:
+    """The arguments of every command; the chosen one's function stands in `command`."""
+    root = _Parser(prog="hatebm", description="Train and sample energy-based models.")
+    commands = root.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser(
         "train",
@@ -232,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("info", help="versions, CPU features, devices and backends")
     command.set_defaults(command=info)
-    return parser
+    return root
 
 
 def _seed(text: str) -> int:
