@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hatebm.kernels.law import clip_factor, moved, total_gradient
-from hatebm.kernels.normal import chain_of, normals_of
+from hatebm.kernels.noise import chain_of, normals_of
 from hatebm.kernels.quads import (
     EXACT,
     QUADS,
