@@ -17,11 +17,9 @@ def residual_elements(gz, y, out, numel, BLOCK: tl.constexpr):
 
 def residual_add(gz: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
     """Twin of :func:`hatebm.reference.residual_add`."""
-    dense = torch._prims_common.is_non_overlapping_and_dense(gz)
-    if not dense or any(v is not None and v.stride() != gz.stride() for v in (y, out)):
-        gz, y = gz.contiguous(), y.contiguous()
-    result = torch.empty_like(gz) if out is None or out.stride() != gz.stride() else out
+    total = torch.empty_like(gz if gz.stride() == y.stride() else gz.contiguous())  # dense, whatever gz is
+    gz, y = (v if v.stride() == total.stride() else torch.empty_like(total).copy_(v) for v in (gz, y))
     if gz.numel() > 0:
         with torch.cuda.device_of(gz):
-            residual_elements[(triton.cdiv(gz.numel(), BLOCK),)](gz, y, result, gz.numel(), BLOCK=BLOCK)
-    return result if out is None or result is out else out.copy_(result)
+            residual_elements[(triton.cdiv(gz.numel(), BLOCK),)](gz, y, total, gz.numel(), BLOCK=BLOCK)
+    return total if out is None else out.copy_(total)

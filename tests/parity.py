@@ -23,9 +23,9 @@ def run(x, grad, backend, **law):
     out = {
         "x": x.clone(),
         "image": torch.empty_like(x),
-        "grad_norm": torch.full((n,), -1.0, dtype=x.dtype),
-        "displacement": torch.full((n,), -1.0, dtype=x.dtype),
-        "diverged": torch.full((n,), 2**62),
+        "grad_norm": torch.full((n,), -1.0, dtype=x.dtype, device=x.device),
+        "displacement": torch.full((n,), -1.0, dtype=x.dtype, device=x.device),
+        "diverged": torch.full((n,), 2**62, device=x.device),
     }
     gathered = {k: v for k, v in out.items() if k != "x"}
     if grad is None:
@@ -37,10 +37,10 @@ def run(x, grad, backend, **law):
 
 def assert_same_bits(got, want):
     for name in want:
-        left, right = got[name], want[name]
+        left, right = got[name].cpu(), want[name].cpu()
         if left.is_floating_point():
             left, right = (v.contiguous().view(torch.int32) for v in (left, right))
-        assert torch.equal(left, right), f"{name}: {(got[name] != want[name]).sum()} elements differ"
+        assert torch.equal(left, right), f"{name}: {(left != right).sum()} elements differ"
 
 
 def layouts(x):

@@ -1,0 +1,118 @@
+"""The Triton kernels against the reference, run by Triton's interpreter.
+
+test_kernels.py runs this file in a process where TRITON_INTERPRET=1 was set before Triton was imported.
+"""
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from parity import LAWS, assert_same_bits, layouts, run
+
+import hatebm
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of inf - inf and 0 / 0
+
+
+@triton.jit
+def fma_of_one(a, b, c, out):
+    tl.store(out, tl.fma(tl.load(a), tl.load(b), tl.load(c)))
+
+
+@pytest.fixture(scope="module")
+def fused():
+    """Whether this interpreter rounds tl.fma once, as every GPU does."""
+    a, b, c, out = (torch.full((1,), v) for v in (1 + 2.0**-12, 1 + 2.0**-12, -1 - 2.0**-11, 0.0))
+    fma_of_one[(1,)](a, b, c, out)
+    return float(out) == 2.0**-24
+
+
+@pytest.fixture
+def assert_same(fused):
+    """Bit for bit, or within two units in the last place where the interpreter rounds twice."""
+
+    def assert_close(got, want):
+        for name in want:
+            torch.testing.assert_close(got[name], want[name], rtol=3e-7, atol=3e-7, equal_nan=True)
+
+    return assert_same_bits if fused else assert_close
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+@pytest.mark.parametrize("shape", [(2, 3, 4, 8), (1, 1030)], ids=str)
+def test_samples_in_one_pass(shape, law, assert_same):
+    x, grad = torch.randn(shape), torch.randn(shape)
+    assert_same(run(x, grad, "triton", **law), run(x, grad, "reference", **law))
+
+
+@pytest.mark.parametrize("law", [LAWS["tempered"], LAWS["norm"], LAWS["norm update"]], ids=str)
+def test_samples_in_two_passes(law, assert_same):
+    x, grad = torch.randn(1, 9001), torch.randn(1, 9001)
+    assert_same(run(x, grad, "triton", **law), run(x, grad, "reference", **law))
+
+
+@pytest.mark.parametrize("law", [law for name, law in LAWS.items() if "norm" not in name], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, None], ids=str)
+def test_streams(dtype, law, assert_same):
+    shape = (5, 7) if dtype is torch.float16 else (3, 2, 8)
+    x, grad = torch.randn(shape), None if dtype is None else torch.randn(shape).to(dtype)
+    results = []
+    for backend in ("triton", "reference"):
+        out, image = x.clone(), torch.empty_like(x)
+        settings = {"step_size": 0.1, "seed": 3, "step": 9, "gz": x, "image": image, "backend": backend} | law
+        results.append({"x": hatebm.ops.langevin_step_(out, grad, **settings), "image": image})
+    assert_same(*results)
+
+
+@pytest.mark.parametrize("clip", [None, ("norm", 1.5)], ids=["streamed", "summed"])
+def test_the_element_decides_not_the_strides(clip, assert_same):
+    x, grad, gz = (torch.randn(2, 3, 4, 5) for _ in range(3))
+    law = {"step_size": 0.1, "seed": 3, "step": 9, "clip": clip}
+    want = {"x": x.clone(), "image": torch.empty_like(x)}
+    hatebm.ops.langevin_step_(want["x"], grad, gz=gz, image=want["image"], backend="reference", **law)
+    for (_, y), (_, other_grad) in zip(layouts(x), reversed(list(layouts(grad))), strict=True):
+        got = {"x": y, "image": torch.empty_like(y)}
+        hatebm.ops.langevin_step_(y, other_grad, gz=gz, image=got["image"], backend="triton", **law)
+        assert_same({name: v.contiguous() for name, v in got.items()}, want)
+
+
+@pytest.mark.parametrize("clip", [("value", 1.0), ("norm", 1.0)], ids=str)
+def test_a_bad_gradient_is_recorded_with_its_first_step(clip):
+    grad = torch.zeros(5, 6)
+    grad[1, -1], grad[3, 0] = torch.nan, torch.inf
+    first = torch.tensor([2**62, 2**62, 2**62, 4, 2**62])
+    law = {"step_size": 1.0, "noise_std": 0.0, "clip": clip, "step": 9}
+    hatebm.ops.langevin_step_(torch.zeros(5, 6), grad, diverged=first, backend="triton", **law)
+    assert first.tolist() == [2**62, 9, 2**62, 4, 2**62]
+
+
+def test_noise_given_and_chains_named(assert_same):
+    x, grad = torch.randn(4, 50), torch.randn(4, 50)
+    at = {"seed": -7, "step": 2**35 + 1, "block": 3, "purpose": 2, "chain_ids": torch.tensor([5, 2**40 - 1, 0, 2**33])}
+    eps = hatebm.normal((4, 50), **at, backend="reference")
+    assert_same({"eps": hatebm.normal((4, 50), **at, backend="triton")}, {"eps": eps})
+    want = run(x, grad, "reference", **at)
+    assert_same(run(x, grad, "triton", **at), want)
+    assert_same(run(x, grad, "triton", noise=eps), want)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 8), (2, 4099), (0, 3), (3, 0)], ids=str)
+def test_normal(shape, assert_same):
+    for seed, step in ((2**64 - 3, 2**39), (torch.tensor(-5), torch.tensor([2**33]))):
+        got, want = (hatebm.normal(shape, seed=seed, step=step, backend=name) for name in ("triton", "reference"))
+        assert_same({"eps": got}, {"eps": want})
+
+
+def test_philox_and_residual_add():
+    counter, key = torch.randint(2**32, (300, 4)), torch.randint(2**32, (300, 2))
+    want = hatebm.philox(counter, key, backend="reference")
+    assert torch.equal(hatebm.philox(counter, key, backend="triton"), want)
+    gz = torch.randn(3, 4, 5)
+    for y in (torch.randn(3, 4, 5), torch.randn(3, 5, 4).transpose(1, 2)):
+        assert torch.equal(hatebm.ops.residual_add(gz, y, backend="triton"), gz + y)
+        assert torch.equal(hatebm.ops.residual_add(y, y, backend="triton"), y + y)
+
+
+def test_empty_samples_have_no_norm():
+    out = run(torch.empty(3, 0), torch.empty(3, 0), "triton")
+    assert out["grad_norm"].tolist() == out["displacement"].tolist() == [0, 0, 0]

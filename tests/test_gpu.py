@@ -1,0 +1,101 @@
+"""The GPU backends on a GPU: their bits are the CPU's, whatever the law, the shape and the strides."""
+
+import pytest
+import torch
+from parity import LAWS, assert_same_bits, layouts, run
+
+import hatebm
+from hatebm import native, reference
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+STEP = {"step_size": 0.1, "seed": 3, "step": 9}
+
+
+@pytest.fixture(params=["cuda", "triton"])
+def backend(request):
+    if reason := native.unavailable(request.param):
+        pytest.skip(f"{request.param}: {reason}")
+    return request.param
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+@pytest.mark.parametrize(
+    "shape", [(3, 3, 17, 19), (5, 2), (1, 1), (128, 3, 32, 32), (300, 784), (2, 9001), (1, 1_050_001)], ids=str
+)
+def test_the_step_has_the_cpu_bits(shape, law, backend):
+    x, grad = torch.randn(shape), torch.randn(shape)
+    assert_same_bits(run(x.cuda(), grad.cuda(), backend, **law), run(x, grad, "cpu", **law))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, None], ids=str)
+@pytest.mark.parametrize("shape", [(64, 3, 32, 32), (7, 33)], ids=str)
+def test_gradients_of_every_type_in_one_stream(shape, dtype, backend):
+    x = torch.randn(shape)
+    grad = None if dtype is None else (torch.randn(shape) * 10 ** torch.empty(shape).uniform_(-8, 4)).to(dtype)
+    want = hatebm.ops.langevin_step_(x.clone(), grad, backend="cpu", **STEP)
+    got = hatebm.ops.langevin_step_(x.cuda(), None if grad is None else grad.cuda(), backend=backend, **STEP)
+    assert_same_bits({"x": got}, {"x": want})
+
+
+@pytest.mark.parametrize("clip", [None, ("norm", 1.5)], ids=["streamed", "summed"])
+def test_the_element_decides_not_the_strides(clip, backend):
+    x, grad = torch.randn(5, 3, 33, 35), torch.randn(5, 3, 33, 35)
+    want = hatebm.ops.langevin_step_(x.clone(), grad, clip=clip, backend="cpu", **STEP)
+    for (name, y), (_, other_grad) in zip(layouts(x.cuda()), reversed(list(layouts(grad.cuda()))), strict=True):
+        hatebm.ops.langevin_step_(y, other_grad, clip=clip, backend=backend, **STEP)
+        assert torch.equal(y.cpu(), want), name
+
+
+def test_a_bad_gradient_is_recorded_with_its_first_step(backend):
+    grad = torch.zeros(5, 700)
+    grad[1, -1], grad[3, 0] = torch.nan, torch.inf
+    first = torch.tensor([2**62, 2**62, 2**62, 4, 2**62], device="cuda")
+    hatebm.ops.langevin_step_(torch.zeros(5, 700).cuda(), grad.cuda(), diverged=first, backend=backend, **STEP)
+    assert first.tolist() == [2**62, 9, 2**62, 4, 2**62]
+
+
+def test_noise_philox_and_hat(backend):
+    at = {"seed": 2**64 - 3, "step": 2**39, "block": 3, "purpose": 2}
+    for shape in ((1000, 784), (3, 4099), (0, 3), (3, 0)):
+        want = hatebm.normal(shape, **at, backend="cpu")
+        assert torch.equal(hatebm.normal(shape, **at, backend=backend, device="cuda").cpu(), want)
+    counter, key = torch.randint(2**32, (3000, 4)), torch.randint(2**32, (3000, 2))
+    want = hatebm.philox(counter, key, backend="cpu")
+    assert torch.equal(hatebm.philox(counter.cuda(), key.cuda(), backend=backend).cpu(), want)
+    gz, y = torch.randn(3, 4, 5).cuda(), torch.randn(3, 4, 5).cuda()
+    assert torch.equal(hatebm.ops.residual_add(gz, y, backend=backend), gz + y)
+
+
+def test_a_graph_reads_seed_and_step_where_they_lie(backend):
+    x, grad = torch.randn(16, 3, 32, 32), torch.randn(16, 3, 32, 32)
+    state, gradient = x.cuda(), grad.cuda()
+    seed, step = torch.tensor(7, device="cuda"), torch.tensor(100, device="cuda")
+
+    def advance():
+        hatebm.ops.langevin_step_(state, gradient, step_size=0.1, seed=seed, step=step, backend=backend)
+        step.add_(1)
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        advance()  # compiles
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        advance()
+    for _ in range(3):
+        graph.replay()
+    for t in range(100, 104):
+        hatebm.ops.langevin_step_(x, grad, step_size=0.1, seed=7, step=t, backend="cpu")
+    assert torch.equal(state.cpu(), x)
+
+
+def test_more_than_2_to_the_31_elements(backend):
+    d = 2**31 + 12
+    if torch.cuda.mem_get_info()[0] < 4 * d * 1.2:
+        pytest.skip("needs 10 GB of free GPU memory")
+    noise = hatebm.normal((1, d), seed=5, step=6, backend=backend, device="cuda")[0, -12:].cpu()
+    quads = torch.arange(d // 4 - 3, d // 4)
+    counter = torch.stack([quads, *(torch.full_like(quads, v) for v in (0, 6, 0))], -1)
+    words = reference.philox(counter, torch.tensor([5, 0]))
+    pairs = reference.box_muller(words[:, 0], words[:, 1]) + reference.box_muller(words[:, 2], words[:, 3])
+    assert torch.equal(noise, torch.stack(pairs, -1).flatten())

@@ -1,0 +1,234 @@
+"""What the compilers make of the kernels, read from the machine code: no GPU needed, and nothing measured."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+triton = pytest.importorskip("triton", reason="Triton compiles its kernels here and brings the disassembler")
+
+CSRC = Path(__file__).parent.parent / "csrc"
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+ARCHITECTURES = (80, 90, 100)
+FMAS_A_QUAD = 2 * 17  # of Box-Muller
+FMAS_OF_ADD = 4 * 2  # of add="fma"
+PRODUCTS_A_QUAD = 2 * 6 + 4 * 4  # of Box-Muller, and of a sequential step with a prior
+SUMS_A_QUAD = 2 + 4 * 5  # the same, gz + x, and grad - grad, which is 0 where it is finite
+MULTIPLIES_A_QUAD = 20  # 32 x 32 -> 64 bits, of one Philox call
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="the disassembler comes with Triton for Linux"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:triton"),
+]
+
+
+def instructions(sass):
+    """How often each instruction stands in a disassembly."""
+    return Counter(re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", sass))
+
+
+def count(counts, pattern):
+    return sum(times for opcode, times in counts.items() if re.fullmatch(pattern, opcode))
+
+
+def assert_no_spill(counts):
+    assert sum(counts.values()) > 10, "the disassembly was not understood"
+    assert count(counts, r"(LDL|STL).*") == 0
+
+
+def assert_vectorised(counts, quads):
+    """16 bytes a load and store of float32, and one Philox call a quad."""
+    assert_no_spill(counts)
+    assert count(counts, r"LDG\.E\.128.*") >= quads
+    assert count(counts, r"STG\.E\.128.*") >= quads
+    assert count(counts, r"LDG\.E(\.U16)?") == 0
+    multiplies = count(counts, r"IMAD\.(WIDE|HI)\.U32(\.X)?")
+    assert 0.8 * MULTIPLIES_A_QUAD * quads <= multiplies <= 1.5 * MULTIPLIES_A_QUAD * quads
+
+
+def tool(name, *arguments):
+    return subprocess.run([TOOLS / name, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Instructions and resources of every CUDA kernel, by kernel and architecture."""
+    folder = tmp_path_factory.mktemp("fatbin")
+    codes = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in ARCHITECTURES]
+    command = ["nvcc", "-O3", "-std=c++17", "-fmad=false", "-fatbin", *codes]
+    running = {p.stem: subprocess.Popen([*command, p, "-o", folder / p.stem]) for p in sorted(CSRC.glob("*.cu"))}
+    assert {name: process.wait() for name, process in running.items()} == dict.fromkeys(running, 0)
+    found = {}
+    for name in running:
+        for section in tool("cuobjdump", "-sass", folder / name).split("arch = ")[1:]:
+            for function, code in re.findall(r"Function : (\S+)\n(.*?)\n\s+\.{10}", section, re.S):
+                found[section.split()[0], function] = [instructions(code)]
+        for section in tool("cuobjdump", "-res-usage", folder / name).split("arch = ")[1:]:
+            for function, usage in re.findall(r"Function (\S+):\n\s*(REG:.*)", section):
+                resources = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", usage)}
+                found[section.split()[0], function].append(resources)
+    return found
+
+
+def kernel(compiled, name, architecture):
+    """The only kernel whose mangled name holds ``name``."""
+    (match,) = (key for key in compiled if key[0] == f"sm_{architecture}" and name in key[1])
+    return compiled[match]
+
+
+@needs_nvcc
+def test_no_cuda_kernel_spills(compiled):
+    assert len(compiled) == 8 * len(ARCHITECTURES)
+    for (architecture, name), (counts, resources) in compiled.items():
+        assert_no_spill(counts)
+        assert (resources["STACK"], resources["LOCAL"]) == (0, 0), f"{name} on {architecture}"
+
+
+@needs_nvcc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_cuda_step_moves_16_bytes_and_draws_once_a_quad(compiled, architecture):
+    counts, resources = kernel(compiled, "langevin_step_quadsILb1E", architecture)
+    assert_vectorised(counts, 1)
+    assert count(counts, r"LDG\.E\.128.*") == 4  # x, grad, noise, gz
+    assert count(counts, r"STG\.E\.128.*") == 2  # x, image
+    assert count(counts, r"STG\.E(\.64)?") == 0
+    assert resources["REG"] <= 40
+
+
+@needs_nvcc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_cuda_samples_stay_in_registers(compiled, architecture):
+    counts, resources = kernel(compiled, "langevin_step_samplesILb1E", architecture)
+    assert_vectorised(counts, 8)
+    assert count(counts, r"LDG\.E\.128.*") == 8 * 4  # each tensor is read once
+    assert resources["REG"] <= 144
+
+
+@needs_nvcc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_cuda_noise_and_hat(compiled, architecture):
+    counts, _ = kernel(compiled, "normal_quads", architecture)
+    assert count(counts, r"STG\.E\.128.*") >= 1
+    roots = count(counts, r"MUFU\.RSQ")  # two for four normals, in as many copies of the loop as the compiler makes
+    assert count(counts, r"IMAD\.(WIDE|HI)\.U32.*") <= 1.2 * MULTIPLIES_A_QUAD * roots / 2
+    counts, _ = kernel(compiled, "residual_quads", architecture)
+    assert count(counts, r"LDG\.E\.128.*") == 2
+    assert count(counts, r"STG\.E\.128.*") == 1
+
+
+@needs_nvcc
+def test_cuda_contracts_nothing(tmp_path):
+    target = tmp_path / "langevin.ptx"
+    command = ["nvcc", "-O3", "-std=c++17", "-fmad=false", "-ptx", "-arch=sm_90", CSRC / "langevin_cuda.cu"]
+    subprocess.run([*command, "-o", target], check=True)
+    ptx = target.read_text()
+    assert ptx.count("fma.rn.f32") == 2 * (FMAS_A_QUAD + FMAS_OF_ADD)  # of two instantiations
+    assert not re.search(r"\b(mad|fma)\.(?!rn\.f32|lo|wide)", ptx)
+    assert not re.search(r"\.(approx|ftz)", ptx)
+
+
+STEP = {
+    **{"x": "*fp32", "grad": "*fp32", "diverged": "*i64", "n": "i32", "d": "i32"},
+    **{"seed": "i64", "step": "i64", "purpose_and_block": "i64"},
+    **dict.fromkeys(("step_size", "noise_std", "inverse_temperature", "prior_precision"), "fp32"),
+    **dict.fromkeys(("bound", "low", "high"), "fp32"),
+}
+LAW = {"NOISY": True, "PRIOR": True, "ADD": "sequential", "CLIP": "value", "CLIP_ON": "grad", "WIDE": False}
+
+
+def compile_triton(function, architecture, signature, constants, num_warps=4):
+    """A kernel compiled ahead of time for aligned tensors; arguments without a type are constants, None if absent."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = dict(enumerate(function.arg_names))
+    aligned = {name for name, kind in signature.items() if kind[0] == "*"} | {"numel"}
+    source = ASTSource(
+        fn=function,
+        signature={name: signature.get(name, "constexpr") for name in names.values()},
+        constexprs={(i,): constants.get(name) for i, name in names.items() if name not in signature},
+        attrs={(i,): [["tt.divisibility", 16]] for i, name in names.items() if name in aligned},
+    )
+    options = {"num_warps": num_warps, "enable_fp_fusion": False}
+    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+
+
+def compile_step(architecture, kind, elements, signature, constants, vector=True):
+    from hatebm.kernels import langevin
+
+    sharing = langevin.sharing(kind, elements)
+    num_warps = sharing.pop("num_warps")
+    settings = LAW | {"VECTOR": vector} | sharing | constants
+    return compile_triton(langevin.langevin_step, architecture, STEP | signature, settings, num_warps)
+
+
+def lanes(kernel, operation):
+    """How many float32 operations of a kind a thread does; some architectures do two at a time."""
+    return sum(2 if packed else 1 for packed in re.findall(rf"\b{operation}\.rn\.f32(x2)?\b", kernel.asm["ptx"]))
+
+
+@pytest.fixture
+def disassembled(tmp_path):
+    def disassembled(kernel):
+        path = tmp_path / "kernel.cubin"
+        path.write_bytes(kernel.asm["cubin"])
+        return instructions(tool("nvdisasm", path))
+
+    return disassembled
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("grad", ["*fp32", "*bf16", "*fp16"])
+def test_triton_step_moves_16_bytes_and_draws_once_a_quad(disassembled, architecture, grad):
+    image = {"gz": "*fp32", "image": "*fp32"}
+    step = compile_step(architecture, "stream", 1024, {"grad": grad, **image}, {})
+    quads = 1024 // 4 // 128  # of a thread
+    counts = disassembled(step)
+    assert_vectorised(counts, quads)
+    assert count(counts, r"LDG\.E\.128.*") == quads * (3 if grad == "*fp32" else 2)
+    assert count(counts, r"STG\.E\.128.*") == quads * 2
+    assert count(counts, r"(LDS|STS).*") == 0
+    assert sum(counts.values()) < 90 * 4 * quads
+    assert lanes(step, "mul") == quads * PRODUCTS_A_QUAD
+    assert lanes(step, "add") + lanes(step, "sub") == quads * SUMS_A_QUAD
+    assert quads * FMAS_A_QUAD <= lanes(step, "fma") <= quads * FMAS_A_QUAD + 2  # a pair may be half used
+    assert not re.search(r"\b(mul|add|sub|div|sqrt)\.(f32|approx|full|ftz)", step.asm["ptx"])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("elements", [784, 8192])
+def test_triton_samples_stay_in_registers(disassembled, architecture, elements):
+    norms = {"grad_norm": "*fp32", "displacement": "*fp32"}
+    step = compile_step(architecture, "whole", elements, norms, {"CLIP": "norm"})
+    counts = disassembled(step)
+    assert_vectorised(counts, 8)
+    assert count(counts, r"LDG\.E\.128.*") == 2 * 8
+    assert not re.search(r"sqrt\.approx", step.asm["ptx"])
+
+
+def test_triton_strided_and_long_samples_compile():
+    strides = dict.fromkeys(("x_strides", "grad_strides"), ("i64", "i32", "i32"))
+    strided = {"shape": ("i32", "i32"), **strides}
+    compile_step(90, "stream", 1024, strided, {"WIDE": True}, vector=False)
+    sums = {"sums": "*fp64", "way_sums": "*fp64", "displacement": "*fp32"}
+    compile_step(90, "measure", 8192, sums, {"CLIP": "norm"}, vector=False)
+    compile_step(90, "move", 8192, sums, {"CLIP": "norm", "CLIP_ON": "update"}, vector=False)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_triton_noise_and_hat(disassembled, architecture):
+    from hatebm.kernels import noise, residual
+
+    place = {"n": "i32", "d": "i32", "seed": "i64", "step": "i64", "purpose_and_block": "i64"}
+    constants = {"VECTOR": True, "WIDE": False, "QUADS": 256}
+    counts = disassembled(compile_triton(noise.normal_quads, architecture, {"out": "*fp32", **place}, constants))
+    assert_no_spill(counts)
+    assert count(counts, r"STG\.E\.128.*") == 2
+    assert count(counts, r"IMAD\.(WIDE|HI)\.U32.*") <= 1.5 * MULTIPLIES_A_QUAD * 2
+    tensors = {**dict.fromkeys(("gz", "y", "out"), "*fp32"), "numel": "i32"}
+    counts = disassembled(compile_triton(residual.residual_elements, architecture, tensors, {"BLOCK": 1024}))
+    assert count(counts, r"LDG\.E\.128.*") == 4
