@@ -50,7 +50,6 @@ def train(options: argparse.Namespace) -> int:
     """`hatebm train`: start or resume a run, then evaluate it and draw its pictures."""
     _need("sklearn", "PIL", "safetensors", "rich", "matplotlib")
     run, state, images = _resumed(options) if options.resume else _started(options)
-    _set_threads(options.threads, run)
     print(
         f"{run.system} on {run.data}: {len(images.train)} images, {run.config.iterations} iterations, in {run.folder}"
     )
@@ -107,6 +106,7 @@ def _started(options: argparse.Namespace) -> tuple[Run, HatState, data.Images]:
     if config.channels != images.channels:
         raise UsageError(f"--set: channels must be {images.channels} like the data, got {config.channels}")
     run = Run(folder, options.system, _place(name, options.data_root), len(images.train), config)
+    _set_threads(options.threads, run)
     state = HatState.create(config)
     run.create()
     return run, state, images
@@ -129,6 +129,7 @@ def _resumed(options: argparse.Namespace) -> tuple[Run, HatState, data.Images]:
             f"--resume: the run began with {run.train_images} training images, {run.data} now gives {len(images.train)}"
         )
     run = replace(run, config=replace(run.config, **settings))
+    _set_threads(options.threads, run)
     state = run.load()
     if run.config.iterations < state.iteration:
         raise UsageError(f"--steps: the run has {state.iteration} iterations already, got {run.config.iterations}")

@@ -157,8 +157,11 @@ class HatState:
         for part in ("energy", "generator"):
             getattr(self, part).load_state_dict(_below(f"{part}.", named))
             optimizer, moments = getattr(self, f"{part}_optimizer"), {}
+            parameters = optimizer.param_groups[0]["params"]
             for name, tensor in _below(f"{part}_optimizer.", named).items():
                 index, moment = name.split(".")
+                if tensor.dim():  # in its parameter's memory order: Adam rounds by it
+                    tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
                 moments.setdefault(int(index), {})[moment] = tensor
             optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
         self.bank.z.copy_(named["bank.z"])
