@@ -11,6 +11,7 @@ from hatebm.kernels.law import clip_factor, moved, total_gradient
 from hatebm.kernels.noise import chain_of, normals_of
 from hatebm.kernels.quads import (
     EXACT,
+    NUMBERS,
     QUADS,
     elements_of,
     is_wide,
@@ -41,7 +42,7 @@ def quads_of_program(
     return sample, quad, flat, (sample < n) & (quad < quads)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NUMBERS)
 def langevin_step(
     x, grad, noise, gz, image, chain_ids, grad_norm, displacement, diverged, sums, way_sums, n, d, pieces,
     shape, x_strides, grad_strides, noise_strides, gz_strides, image_strides,

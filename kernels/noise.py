@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hatebm.kernels.quads import (
     EXACT,
+    NUMBERS,
     QUADS,
     elements_of,
     is_wide,
@@ -86,7 +87,7 @@ def chain_of(chain_ids, sample, live):
     return chain
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NUMBERS)
 def normal_quads(
     out, chain_ids, seed: tl.int64, step: tl.int64, seed_at, step_at, purpose_and_block: tl.int64, n, d,
     VECTOR: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr,
@@ -148,5 +149,5 @@ def philox(counter: Tensor, key: Tensor) -> Tensor:
     m = math.prod(shape)
     if m > 0:
         with torch.cuda.device_of(words):
-            philox_words[(triton.cdiv(m, QUADS),)](counter, key, words, m, BLOCK=QUADS)
+            philox_words[(triton.cdiv(m, QUADS),)](counter, key, words, m, BLOCK=QUADS, **EXACT)
     return words

@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 QUADS = 256  # a program's share
+NUMBERS = ["n", "seed", "step", "purpose_and_block"]  # one compilation serves all their values
 EXACT = {"enable_fp_fusion": False}  # every operation is rounded once
 
 

@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hatebm.kernels.quads import EXACT
+
 BLOCK = 1024
 
 
@@ -21,5 +23,5 @@ def residual_add(gz: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
     gz, y = (v if v.stride() == total.stride() else torch.empty_like(total).copy_(v) for v in (gz, y))
     if gz.numel() > 0:
         with torch.cuda.device_of(gz):
-            residual_elements[(triton.cdiv(gz.numel(), BLOCK),)](gz, y, total, gz.numel(), BLOCK=BLOCK)
+            residual_elements[(triton.cdiv(gz.numel(), BLOCK),)](gz, y, total, gz.numel(), BLOCK=BLOCK, **EXACT)
     return total if out is None else out.copy_(total)

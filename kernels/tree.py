@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hatebm.kernels.quads import EXACT
+
 RUN = 1024
 RUN_LEVELS = 10
 
@@ -60,6 +62,6 @@ def tree_sum(sums: Tensor, norms: Tensor | None) -> Tensor:
         folded = torch.empty(n, triton.cdiv(runs, RUN), dtype=torch.float64, device=sums.device)
         roots = norms if folded.shape[1] == 1 else None
         with torch.cuda.device_of(sums):
-            fold_runs[tuple(folded.shape)](sums, folded, roots, runs, LEVELS=RUN_LEVELS)
+            fold_runs[tuple(folded.shape)](sums, folded, roots, runs, LEVELS=RUN_LEVELS, **EXACT)
         sums = folded
     return sums
