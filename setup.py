@@ -26,6 +26,7 @@ if X86:
         "avx2": "-mavx2 -mfma -mf16c",
         "avx512": "-mavx512f -mavx512dq -mavx2 -mfma -mf16c -mprefer-vector-width=512",
     }
+LIBRARY = "_C.so"
 ARCHITECTURES = "8.0;9.0;10.0;12.0+PTX"
 
 
@@ -52,9 +53,11 @@ def gencode() -> str:
 
 def cuda_lib(compiler: str) -> str:
     """Where the toolkit that nvcc belongs to keeps its libraries."""
-    dry = subprocess.run([compiler, "--dryrun", "-c", "-x", "cu", os.devnull], capture_output=True, text=True).stderr
-    top = next(line.split("=", 1)[1].strip() for line in dry.splitlines() if line.startswith("#$ TOP="))
-    return str(Path(top, "lib64"))
+    dry = subprocess.run(
+        [compiler, "--dryrun", "-c", "-x", "cu", os.devnull], capture_output=True, text=True, check=True
+    )
+    tops = [line.split("=", 1)[1].strip() for line in dry.stderr.splitlines() if line.startswith("#$ TOP=")]
+    return str(Path(tops[0] if tops else Path(compiler).resolve().parents[1], "lib64"))
 
 
 class NinjaBuild(build_ext):
@@ -77,11 +80,14 @@ class NinjaBuild(build_ext):
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(self.build_temp).resolve() / ("cuda" if compiler else "cpu")
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "build.ninja").write_text(self.recipe(target, compiler))
+        (folder / "build.ninja").write_text(self.recipe(compiler))
         command = [str(Path(ninja.BIN_DIR) / "ninja"), "-C", str(folder)]
         subprocess.run(command, check=True, stdout=sys.stderr if self.verbose else None)
+        partial = target.with_suffix(".partial")  # each folder keeps its own library: no switch finds a stale one
+        shutil.copyfile(folder / LIBRARY, partial)
+        partial.replace(target)
 
-    def recipe(self, target: Path, compiler: str | None) -> str:
+    def recipe(self, compiler: str | None) -> str:
         """The build.ninja: one object per loop and instruction set, one per .cu file, one shared library."""
         includes = [sysconfig.get_path("include"), pybind11.get_include(), CSRC]
         apple = sys.platform == "darwin"
@@ -115,7 +121,7 @@ class NinjaBuild(build_ext):
         for source in sorted(CSRC.glob("*.cu")) if compiler else []:
             lines.append(f"build {source.stem}.cu.o: nvcc {quote(source)}")
             objects.append(f"{source.stem}.cu.o")
-        lines.append(f"build {quote(target)}: link {' '.join(objects)}")
+        lines.append(f"build {LIBRARY}: link {' '.join(objects)}")
         return "\n".join(lines) + "\n"
 
 
@@ -124,10 +130,15 @@ def quote(path: object) -> str:
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
+def sources(pattern: str) -> list[str]:
+    """Files of csrc/, as a source distribution carries them."""
+    return sorted(str(path.relative_to(ROOT)) for path in CSRC.glob(pattern))
+
+
 setup(
     packages=["hatebm", "hatebm.nets", "hatebm.evaluation", "hatebm.systems", "hatebm.kernels"],
     package_dir={"hatebm.kernels": "kernels"},
     package_data={"hatebm": ["py.typed"]},
-    ext_modules=[Extension("hatebm._C", [str(p.relative_to(ROOT)) for p in sorted(CSRC.glob("*.cpp"))])],
+    ext_modules=[Extension("hatebm._C", sources("*.cpp"), depends=sources("*.h") + sources("*.cu"))],
     cmdclass={"build_ext": NinjaBuild},
 )
