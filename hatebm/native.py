@@ -159,7 +159,7 @@ def _stream(tensor: Tensor) -> tuple[int, int]:
 
 
 def _is_dense(tensor: Tensor) -> bool:
-    return tensor.is_contiguous() or torch._prims_common.is_non_overlapping_and_dense(tensor)
+    return tensor.stride() == torch.empty_like(tensor).stride()
 
 
 def _layout(operands: tuple[Tensor | None, ...]) -> list[list[int]]:
