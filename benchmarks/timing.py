@@ -12,24 +12,30 @@ import torch
 
 
 def interleave(contenders: dict[str, Callable[[], object]], seconds: float = 2.0) -> dict[str, tuple[float, ...]]:
-    """Seconds per call as (20 %, median, 80 %) of each contender, its calls alternating with the others'."""
-    for call in contenders.values():
-        call()
-        call()
+    """Seconds per call as (20 %, median, 80 %) of each contender, in turns.
+
+    A turn is as many calls as fill 10 ms, so that nobody pays for the caches and the clock that the one before it left.
+    """
+    calls = {name: max(1, min(100, int(0.01 / _seconds(call, 2)))) for name, call in contenders.items()}
     times: dict[str, list[float]] = {name: [] for name in contenders}
     end = time.perf_counter() + seconds * len(contenders)
     while time.perf_counter() < end or len(next(iter(times.values()))) < 5:
         for name, call in contenders.items():
-            start = time.perf_counter()
-            call()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(_seconds(call, calls[name]))
     marks = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
     return {
         name: tuple(torch.quantile(torch.tensor(values, dtype=torch.float64), marks).tolist())
         for name, values in times.items()
     }
+
+
+def _seconds(call: Callable[[], object], count: int) -> float:
+    start = time.perf_counter()
+    for _ in range(count):
+        call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / count
 
 
 def machine() -> dict[str, str]:
