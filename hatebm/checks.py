@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ def checked_chain_ids(op: str, ids: Tensor | Sequence[int] | None, n: int, devic
         return None
     if not isinstance(ids, Tensor):
         ids = torch.tensor(list(ids), dtype=torch.int64)
-    require(ids.dtype == torch.int64, op, "chain_ids", "int64", ids)
+    whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
+    require(whole, op, "chain_ids", "integers", ids, TypeError)
+    ids = ids.long()
     require(ids.shape == (n,), op, "chain_ids", f"shape ({n},), one id a chain", ids)
     if not torch.compiler.is_compiling():
         low, high = (int(v) for v in ids.aminmax()) if n else (0, 0)
@@ -97,6 +100,7 @@ def checked_draw(
     op: str, seed: int | Tensor, step: int | Tensor, block: int, purpose: int, device: torch.device
 ) -> tuple[int | Tensor, int | Tensor]:
     """Seed, modulo 2^64 into the range of an int64, and step."""
+    seed, step = (int(v) if isinstance(v, Integral) and not isinstance(v, bool) else v for v in (seed, step))
     for name, value, low, high in (("seed", seed, -(1 << 63), 1 << 64), ("step", step, 0, STEPS)):
         if isinstance(value, Tensor):
             if value.dtype != torch.int64 or value.numel() != 1 or value.device != device:
@@ -108,4 +112,5 @@ def checked_draw(
                 require(False, op, name, f"in [{low}, {high})", value)
     require(0 <= block < 256, op, "block", "in [0, 256)", block)
     require(0 <= purpose < 256, op, "purpose", "in [0, 256)", purpose)
-    return seed - (1 << 64) if isinstance(seed, int) and seed >= 1 << 63 else seed, step
+    wraps = not isinstance(seed, Tensor) and seed >= 1 << 63
+    return seed - (1 << 64) if wraps else seed, step

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy
 import pytest
 import torch
 from scipy import stats
@@ -123,6 +124,14 @@ def test_negative_seeds_are_taken_modulo_2_to_64():
     assert torch.equal(
         hatebm.normal((2, 9), seed=-1, step=0), hatebm.normal((2, 9), seed=2**64 - 1, step=0, backend="reference")
     )
+
+
+def test_any_kind_of_integer_will_do():
+    want = hatebm.normal((2, 9), seed=2**63 + 5, step=3, chain_ids=[4, 5])
+    ids = torch.tensor([4, 5], dtype=torch.int32)
+    for backend in ("cpu", "reference"):
+        got = hatebm.normal((2, 9), seed=numpy.uint64(2**63 + 5), step=numpy.int32(3), chain_ids=ids, backend=backend)
+        assert torch.equal(got, want)
 
 
 def test_seed_and_step_may_be_tensors():
