@@ -100,7 +100,8 @@ def checked_draw(
     op: str, seed: int | Tensor, step: int | Tensor, block: int, purpose: int, device: torch.device
 ) -> tuple[int | Tensor, int | Tensor]:
     """Seed, modulo 2^64 into the range of an int64, and step."""
-    seed, step = (int(v) if isinstance(v, Integral) and not isinstance(v, bool) else v for v in (seed, step))
+    if type(seed) is not int or type(step) is not int:
+        seed, step = (int(v) if isinstance(v, Integral) and not isinstance(v, bool) else v for v in (seed, step))
     for name, value, low, high in (("seed", seed, -(1 << 63), 1 << 64), ("step", step, 0, STEPS)):
         if isinstance(value, Tensor):
             if value.dtype != torch.int64 or value.numel() != 1 or value.device != device:

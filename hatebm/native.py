@@ -72,13 +72,11 @@ def langevin_step_(
     diverged: Tensor | None = None,
 ) -> None:
     """Twin of :func:`hatebm.reference.langevin_step_`."""
-    n = x.shape[0]
-    d = math.prod(x.shape[1:])
-    operands = (x, grad, noise, gz, image)
+    n, d = x.shape[0], math.prod(x.shape[1:])
+    layout = _layout((x, grad, noise, gz, image))
     grad_type = GRAD_TYPES[None if grad is None else grad.dtype]
-    (x_at, grad_at, noise_at, gz_at, image_at), layout = map(_address, operands), _layout(operands)
     arguments = (
-        *(x_at, grad_at, grad_type, noise_at, gz_at, image_at, n, d),
+        *(_address(x), _address(grad), grad_type, _address(noise), _address(gz), _address(image), n, d),
         *(step_size, noise_std, inverse_temperature, prior_precision),
         *(ADD[add], CLIP[clip], clip_on == "update", bound, low, high),
     )
@@ -167,7 +165,10 @@ def _layout(operands: tuple[Tensor | None, ...]) -> list[list[int]]:
 
     Neighbouring dimensions that lie as one in every tensor are merged.
     """
-    if all(v is None or v.is_contiguous() for v in operands):
+    for operand in operands:
+        if operand is not None and not operand.is_contiguous():
+            break
+    else:
         return []
     x = operands[0]
     dims = []  # (size, stride in each tensor)

@@ -188,7 +188,7 @@ def langevin_step_(
         require(math.isfinite(value), name, label, "a finite number", value)
     require(0 <= noise_std < math.inf, name, "noise_std", "a finite number >= 0", noise_std)
     require(0 < temperature < math.inf, name, "temperature", "a finite number > 0", temperature)
-    require(add in ADD, name, "add", f"one of {tuple(ADD)}", add)
+    require(add in ADD, name, "add", "one of 'sequential', 'increment', 'fma'", add)
     require(clip_on in ("grad", "update"), name, "clip_on", "'grad' or 'update'", clip_on)
     kind, bound = checked_clip(name, clip) or (None, 0.0)
     low, high = checked_clamp(name, clamp) or (-math.inf, math.inf)
