@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 import hatebm
-from hatebm import native, reference
+from hatebm import reference
 
 RANDOM123 = [  # counter, key, words: the known answers that Random123 publishes for philox4x32-10
     ([0, 0, 0, 0], [0, 0], [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
@@ -19,14 +19,6 @@ RANDOM123 = [  # counter, key, words: the known answers that Random123 publishes
         [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
     ),
 ]
-
-
-@pytest.fixture(params=native._C.instruction_sets())
-def instruction_set(request):
-    """Runs a test once for each set of CPU kernels that this machine has."""
-    native._C.use_instruction_set(request.param)
-    yield request.param
-    native._C.use_instruction_set(native._C.instruction_sets()[0])
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])

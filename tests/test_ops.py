@@ -9,15 +9,7 @@ from hypothesis import strategies as st
 from parity import LAWS, assert_same_bits, layouts, run
 
 import hatebm
-from hatebm import native, reference
-
-
-@pytest.fixture(params=native._C.instruction_sets())
-def instruction_set(request):
-    """Runs a test once for each set of CPU kernels that this machine has."""
-    native._C.use_instruction_set(request.param)
-    yield request.param
-    native._C.use_instruction_set(native._C.instruction_sets()[0])
+from hatebm import reference
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, None], ids=str)

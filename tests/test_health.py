@@ -1,0 +1,42 @@
+"""Chains that break are named, and keep their last good state."""
+
+import math
+
+import pytest
+import torch
+
+import hatebm
+
+
+def broken_at(step, chain, value, in_energy):
+    """An energy or gradient that breaks in one chain at one step."""
+    calls = iter(range(10**6))
+
+    def energy(x):
+        bad = torch.zeros(len(x))
+        if next(calls) == step:
+            bad[chain] = value
+        return (x.sum(1) + bad) if in_energy else x.sum(1) + x.sum(1) * bad
+
+    return energy
+
+
+@pytest.mark.parametrize("in_energy", [True, False], ids=["energy", "gradient"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("d", [2, 300])
+def test_a_diverged_chain_is_named_with_its_step_and_the_state_is_kept(value, in_energy, d):
+    x = torch.ones(6, d)
+    law = {"step_size": 0.1, "clip": ("value", 1.0), "clamp": (-2, 2), "seed": 0}
+    chain = hatebm.Chain(broken_at(3, 4, value, in_energy), x, chain_ids=range(10, 16), first_step=100, **law)
+    with pytest.raises(hatebm.ChainDiverged, match="step 103 in chain 14") as error:
+        chain.run(8)
+    assert (error.value.step, error.value.chains) == (103, [14])
+    assert torch.equal(chain.state, x)
+    assert chain.step == 100
+    chain.run(2)
+    hatebm.langevin(broken_at(3, 4, value, in_energy), x, 8, nan="ignore", **law)
+
+
+def test_a_state_that_overflows_in_the_last_step_is_reported():
+    with pytest.raises(hatebm.ChainDiverged, match="step 1 "):
+        hatebm.langevin(lambda x: 1e38 * x.sum(1), torch.zeros(2, 3), 2, step_size=3.0, noise_std=0)
