@@ -81,10 +81,11 @@ def check_like(op: str, name: str, value: Tensor | None, x: Tensor, dtypes: tupl
         require(False, op, name, wanted, value, TypeError)
 
 
-def check_written(op: str, name: str, value: Tensor | None, n: int, dtype: torch.dtype, device: torch.device) -> None:
-    fits = value is None or (value.shape == (n,) and value.dtype == dtype and value.device == device)
-    if not fits or (value is not None and not value.is_contiguous()):
-        require(False, op, name, f"a contiguous {str(dtype).removeprefix('torch.')} tensor of shape ({n},)", value)
+def check_written(op: str, name: str, value: Tensor, x: Tensor, dtype: torch.dtype) -> None:
+    n = len(x)
+    fits = value.shape == (n,) and value.dtype == dtype and value.device == x.device and value.is_contiguous()
+    wanted = f"a contiguous {str(dtype).removeprefix('torch.')} tensor of shape ({n},) on {x.device}"
+    require(fits, op, name, wanted, value)
 
 
 def overlaps(x: Tensor) -> bool:

@@ -173,14 +173,15 @@ def langevin_step_(
     name = "langevin_step_"
     check_state(name, x)
     check_like(name, "grad", grad, x, (x.dtype, *GRAD_DTYPES))
-    check_like(name, "noise", noise, x, (x.dtype,))
-    check_like(name, "gz", gz, x, (x.dtype,))
-    check_like(name, "image", image, x, (x.dtype,))
+    for label, value in (("noise", noise), ("gz", gz), ("image", image)):
+        if value is not None:
+            check_like(name, label, value, x, (x.dtype,))
     require((gz is None) == (image is None), name, "image", "a tensor exactly when gz is one", image)
-    require(image is None or not overlaps(image), name, "image", "a tensor whose elements do not overlap", image)
-    for label, value in (("grad_norm", grad_norm), ("displacement", displacement)):
-        check_written(name, label, value, len(x), x.dtype, x.device)
-    check_written(name, "diverged", diverged, len(x), torch.int64, x.device)
+    if image is not None:
+        require(not overlaps(image), name, "image", "a tensor whose elements do not overlap in memory", image)
+    for label, value in (("grad_norm", grad_norm), ("displacement", displacement), ("diverged", diverged)):
+        if value is not None:
+            check_written(name, label, value, x, torch.int64 if label == "diverged" else x.dtype)
     if noise_std is None:
         require(step_size >= 0, name, "step_size", "a number >= 0 when noise_std is left out", step_size)
         noise_std = math.sqrt(2 * step_size)
@@ -197,7 +198,8 @@ def langevin_step_(
         require(step is not None, name, "step", "a step index", step)
     if drawn:
         require(seed is not None, name, "seed", "a seed, since noise is drawn", seed)
-    seed, step = checked_draw(name, 0 if seed is None else seed, 0 if step is None else step, block, purpose, x.device)
+    purpose, seed, step = int(purpose), 0 if seed is None else seed, 0 if step is None else step
+    seed, step = checked_draw(name, seed, step, block, purpose, x.device)
     chain_ids = checked_chain_ids(name, chain_ids, x.shape[0], x.device)
     settings = {
         "step_size": float(step_size),
@@ -211,7 +213,7 @@ def langevin_step_(
         "low": float(low),
         "high": float(high),
         "block": block,
-        "purpose": int(purpose),
+        "purpose": purpose,
         "chain_ids": chain_ids,
         "noise": noise,
         "gz": gz,
