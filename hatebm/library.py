@@ -61,10 +61,9 @@ def residual_add(gz: Tensor, y: Tensor, backend: str | None) -> Tensor:
 
 
 def _langevin_step(x, grad, *, seed, step, seed_at=None, step_at=None, low=None, high=None, backend=None, **settings):
-    given = {"image": None, "grad_norm": None, "displacement": None, "diverged": None} | settings
     at = {"seed": seed if seed_at is None else seed_at, "step": step if step_at is None else step_at}
     box = {"low": float("-inf") if low is None else low, "high": float("inf") if high is None else high}
-    module_for("langevin_step_", backend, x.device, x.dtype).langevin_step_(x, grad, **at, **box, **given)
+    module_for("langevin_step_", backend, x.device, x.dtype).langevin_step_(x, grad, **at, **box, **settings)
 
 
 def _normal(shape, *, seed, step, seed_at=None, step_at=None, chain_ids=None, device=None, backend=None, **settings):

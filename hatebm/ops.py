@@ -111,6 +111,8 @@ def residual_add(gz: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor
     require(isinstance(gz, Tensor) and gz.is_floating_point(), "residual_add", "gz", "a floating-point tensor", gz)
     like = isinstance(y, Tensor) and y.shape == gz.shape and y.dtype == gz.dtype and y.device == gz.device
     require(like, "residual_add", "y", f"{describe(gz)} like gz", y)
+    read = gz.dtype == torch.float32 or backend in (None, "reference")
+    require(read, "residual_add", "gz", f"float32 on backend {backend!r}", gz)
     if library.is_traced(gz) or (torch.is_grad_enabled() and (gz.requires_grad or y.requires_grad)):
         return torch.ops.hatebm.residual_add(gz, y, backend)
     return library.residual_add(gz, y, backend)

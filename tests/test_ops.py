@@ -188,6 +188,8 @@ def test_residual_add():
     turned = [v.transpose(1, 2).contiguous().transpose(1, 2) for v in plain]
     for a, b in (plain, turned, (plain[0], turned[1]), (gz[:0], y[:0]), [v[..., ::2] for v in plain]):
         assert torch.equal(hatebm.ops.residual_add(a, b), a + b)
+    with pytest.raises(ValueError, match="residual_add: gz must be float32 on backend 'cpu'"):
+        hatebm.ops.residual_add(plain[0].double(), plain[1].double(), backend="cpu")
     with pytest.raises(ValueError, match="residual_add: y must be"):
         hatebm.ops.residual_add(gz, y[:2])
 
