@@ -6,6 +6,6 @@ from hatebm.chain import Chain
 from hatebm.dynamics import Dynamics
 from hatebm.health import ChainDiverged
 from hatebm.langevin import langevin
-from hatebm.ops import Purpose, normal, philox
+from hatebm.noise import Purpose, normal, philox
 
 __all__ = ["Chain", "ChainDiverged", "Dynamics", "Purpose", "backends", "langevin", "normal", "ops", "philox"]

@@ -13,7 +13,7 @@ from hatebm.freeze import MODES, frozen, modules_of
 from hatebm.gradient import energy_and_gradient, given_gradient
 from hatebm.health import Watch
 from hatebm.library import langevin_step_
-from hatebm.ops import Purpose
+from hatebm.noise import Purpose
 
 State = Tensor | tuple[Tensor, ...]
 OPEN = {"low": -math.inf, "high": math.inf}

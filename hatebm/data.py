@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hatebm.errors import UsageError
-from hatebm.ops import Purpose, normal
+from hatebm.noise import Purpose, normal
 
 NAMES = ("digits",)
 HELD_OUT_DIGITS = 500

@@ -12,7 +12,7 @@ from torch import nn
 from hatebm.chain import Chain
 from hatebm.data import batch_indices
 from hatebm.errors import UsageError
-from hatebm.ops import Purpose, normal
+from hatebm.noise import Purpose, normal
 from hatebm.systems.hat import (
     Bank,
     HatConfig,

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LEVELS = [
     {"checks", "errors"},
     {"native", "reference", "kernels"},
-    {"backend", "library", "ops"},
+    {"backend", "library", "noise", "ops"},
     {"dynamics", "freeze", "gradient", "health", "info"},
     {"chain", "langevin", "nets", "data", "evaluation", "pictures"},
     {"systems"},

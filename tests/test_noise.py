@@ -9,6 +9,7 @@ from scipy import stats
 
 import hatebm
 from hatebm import reference
+from hatebm.noise import uniform, words
 
 RANDOM123 = [  # counter, key, words: the known answers that Random123 publishes for philox4x32-10
     ([0, 0, 0, 0], [0, 0], [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
@@ -181,3 +182,17 @@ def test_a_chosen_backend_that_is_missing_says_why():
 def test_philox_refuses_what_is_no_word(word):
     with pytest.raises(ValueError, match="words in"):
         hatebm.philox(torch.tensor([0, 0, 0, word]), torch.tensor([0, 0]))
+
+
+def test_words_and_uniforms_go_by_the_counter_of_the_contract():
+    place = {"seed": 2**63 + 5, "step": 2**33 + 1, "block": 3, "purpose": 9}
+    got = words((2, 6), chain_ids=[7, 2**32 + 8], **place)
+    for row, chain in zip(got, (7, 2**32 + 8), strict=True):
+        last = 3 | 9 << 8 | (chain >> 32) << 16 | 2 << 24
+        counter = torch.tensor([[quad, chain % 2**32, 1, last] for quad in (0, 1)])
+        assert torch.equal(row, hatebm.philox(counter, torch.tensor([5, 2**31])).flatten()[:6])
+    drawn = uniform((2, 6), chain_ids=[7, 2**32 + 8], **place)
+    assert torch.equal(drawn.double() * 2**24, (got >> 8).double())
+    assert uniform((3, 0), **place).shape == (3, 0)
+    assert uniform((4,), **place).shape == (4,)
+    assert stats.kstest(uniform((100, 100), **place).flatten().double().numpy(), "uniform").pvalue > 1e-3

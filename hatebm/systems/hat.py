@@ -17,7 +17,7 @@ from hatebm.data import Images, batch_indices, to_pixels
 from hatebm.dynamics import Dynamics
 from hatebm.errors import UsageError
 from hatebm.nets import ResidualEnergy, ResidualGenerator
-from hatebm.ops import Purpose, normal
+from hatebm.noise import Purpose, normal
 
 
 @dataclass(frozen=True)
