@@ -23,6 +23,12 @@ LIBRARY.define(
     "Tensor? noise=None, Tensor? gz=None, Tensor(b!)? image=None, Tensor(c!)? grad_norm=None, "
     "Tensor(d!)? displacement=None, Tensor(e!)? diverged=None, str? backend=None) -> ()"
 )
+LIBRARY.define(
+    "langevin_ratio(Tensor x, Tensor grad, Tensor proposal, Tensor proposal_grad, *, float step_size, "
+    "float noise_std, float inverse_temperature=1.0, float prior_precision=0.0, str? clip=None, "
+    'str clip_on="grad", float bound=0.0, str? backend=None) -> Tensor'
+)
+LIBRARY.define(f"metropolis(Tensor log_ratio, *, {PLACE}, Tensor? chain_ids=None, str? backend=None) -> Tensor")
 
 
 def place(seed: int | Tensor, step: int | Tensor) -> dict[str, Any]:
@@ -54,6 +60,25 @@ def langevin_step_(
             torch.autograd.graph.increment_version(tensor)
 
 
+def langevin_ratio(
+    x: Tensor, grad: Tensor, proposal: Tensor, proposal_grad: Tensor, backend: str | None, **settings: Any
+) -> Tensor:
+    """Run a ratio whose arguments were checked: (n,) float64, without a graph."""
+    tensors = (x, grad, proposal, proposal_grad)
+    if is_traced(x):
+        return torch.ops.hatebm.langevin_ratio(*(v.detach() for v in tensors), **settings, backend=backend)
+    return module_for("langevin_ratio", backend, x.device, x.dtype).langevin_ratio(*tensors, **settings)
+
+
+def metropolis(
+    log_ratio: Tensor, backend: str | None, *, seed: int | Tensor, step: int | Tensor, **settings: Any
+) -> Tensor:
+    """Run a Metropolis decision whose arguments were checked: (n,) bool."""
+    if is_traced(log_ratio):
+        return torch.ops.hatebm.metropolis(log_ratio.detach(), **place(seed, step), **settings, backend=backend)
+    return module_for("metropolis", backend, log_ratio.device).metropolis(log_ratio, seed=seed, step=step, **settings)
+
+
 def residual_add(gz: Tensor, y: Tensor, backend: str | None) -> Tensor:
     """Run G(z) + y on its backend; dtypes other than float32 take the reference."""
     chosen = backend or ("reference" if gz.dtype != torch.float32 else None)
@@ -64,6 +89,15 @@ def _langevin_step(x, grad, *, seed, step, seed_at=None, step_at=None, low=None,
     at = {"seed": seed if seed_at is None else seed_at, "step": step if step_at is None else step_at}
     box = {"low": float("-inf") if low is None else low, "high": float("inf") if high is None else high}
     module_for("langevin_step_", backend, x.device, x.dtype).langevin_step_(x, grad, **at, **box, **settings)
+
+
+def _langevin_ratio(x, grad, proposal, proposal_grad, *, backend=None, **settings):
+    return langevin_ratio(x, grad, proposal, proposal_grad, backend, **settings)
+
+
+def _metropolis(log_ratio, *, seed, step, seed_at=None, step_at=None, backend=None, **settings):
+    at = {"seed": seed if seed_at is None else seed_at, "step": step if step_at is None else step_at}
+    return metropolis(log_ratio, backend, **at, **settings)
 
 
 def _normal(shape, *, seed, step, seed_at=None, step_at=None, chain_ids=None, device=None, backend=None, **settings):
@@ -78,6 +112,8 @@ def _philox(counter, key, backend=None):
 
 
 LIBRARY.impl("langevin_step_", _langevin_step, "CompositeExplicitAutograd")
+LIBRARY.impl("langevin_ratio", _langevin_ratio, "CompositeExplicitAutograd")
+LIBRARY.impl("metropolis", _metropolis, "CompositeExplicitAutograd")
 LIBRARY.impl("normal", _normal, "CompositeExplicitAutograd")
 LIBRARY.impl("philox", _philox, "CompositeExplicitAutograd")
 for device_key in ("CPU", "CUDA"):
@@ -87,6 +123,16 @@ for device_key in ("CPU", "CUDA"):
 @torch.library.register_fake("hatebm::langevin_step_", lib=LIBRARY)
 def _(x, grad, **settings):
     return None
+
+
+@torch.library.register_fake("hatebm::langevin_ratio", lib=LIBRARY)
+def _(x, grad, proposal, proposal_grad, **settings):
+    return x.new_empty(x.shape[0], dtype=torch.float64)
+
+
+@torch.library.register_fake("hatebm::metropolis", lib=LIBRARY)
+def _(log_ratio, **settings):
+    return torch.empty_like(log_ratio, dtype=torch.bool, memory_format=torch.contiguous_format)
 
 
 @torch.library.register_fake("hatebm::normal", lib=LIBRARY)

@@ -6,6 +6,8 @@ import os
 import torch
 from torch import Tensor
 
+from hatebm.reference import langevin_ratio, metropolis  # noqa: F401
+
 try:
     from hatebm import _C
 

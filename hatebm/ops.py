@@ -12,12 +12,13 @@ from torch import Tensor
 
 from hatebm import library
 from hatebm.checks import (
+    ELEMENTS,
     GRAD_DTYPES,
     check_like,
     check_state,
     check_written,
+    checked_box,
     checked_chain_ids,
-    checked_clamp,
     checked_clip,
     checked_draw,
     describe,
@@ -116,7 +117,7 @@ def langevin_step_(
     require(add in ADD, name, "add", "one of 'sequential', 'increment', 'fma'", add)
     require(clip_on in ("grad", "update"), name, "clip_on", "'grad' or 'update'", clip_on)
     kind, bound = checked_clip(name, clip) or (None, 0.0)
-    low, high = checked_clamp(name, clamp) or (-math.inf, math.inf)
+    low, high = checked_box(name, "clamp", clamp) or (-math.inf, math.inf)
     drawn = noise_std != 0 and noise is None
     if drawn or diverged is not None:
         require(step is not None, name, "step", "a step index", step)
@@ -148,3 +149,104 @@ def langevin_step_(
     }
     library.langevin_step_(x, grad, backend, seed=seed, step=step, **settings)
     return x
+
+
+def langevin_ratio(
+    x: Tensor,
+    grad: Tensor,
+    proposal: Tensor,
+    proposal_grad: Tensor,
+    *,
+    step_size: float,
+    noise_std: float,
+    temperature: float = 1.0,
+    prior_precision: float = 0.0,
+    clip: tuple[str, float] | None = None,
+    clip_on: str = "grad",
+    backend: str | None = None,
+) -> Tensor:
+    r"""What a Metropolis-Hastings log ratio of Langevin proposals sums over elements: (n,), float64, without a graph.
+
+    log q(x | x') - log q(x' | x) - prior_precision (|x'|^2 - |x|^2) / 2, where x' is the proposal and
+    q(b | a) = N(b; a - drift(a), noise_std^2) with the drift of :func:`langevin_step_`, rounded like there:
+    drift(a) = step_size * clip(grad(a) / temperature + prior_precision * a). Add (E(x) - E(x')) / temperature for the
+    log ratio of exp(-E / temperature - prior_precision |x|^2 / 2). A step_size of 0 leaves its last term alone.
+
+    Source: Roberts & Tweedie, "Exponential convergence of Langevin distributions and their discrete approximations"
+    (1996).
+
+    Args:
+        x: (n, \*sample), float32 (float64 on the reference), where the proposal was made.
+        grad: gradient of the energy at x, shaped like x, float32, bfloat16 or float16.
+        proposal: shaped like x, of its dtype.
+        proposal_grad: gradient of the energy at the proposal, shaped like x, of the dtype of grad.
+        step_size, temperature, prior_precision, clip, clip_on: of the step that proposed, see :func:`langevin_step_`.
+        noise_std: its noise, > 0.
+        backend: one of ``hatebm.backends()``; None takes the fastest that can run.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was wanted and what came.
+        RuntimeError: a chosen backend that cannot run here, with the reason.
+    """
+    name = "langevin_ratio"
+    require(isinstance(x, Tensor), name, "x", "a tensor", x, TypeError)
+    require(x.dtype in (torch.float32, torch.float64), name, "x", "float32 (or float64 on the reference)", x, TypeError)
+    require(x.dim() > 0, name, "x", "(n, *sample) with a leading chain dimension", x)
+    require(math.prod(x.shape[1:]) < ELEMENTS, name, "x", "fewer than 2^34 elements a chain", x)
+    for label, value in (("grad", grad), ("proposal", proposal), ("proposal_grad", proposal_grad)):
+        require(isinstance(value, Tensor), name, label, "a tensor", value, TypeError)
+    check_like(name, "grad", grad, x, (x.dtype, *GRAD_DTYPES))
+    check_like(name, "proposal", proposal, x, (x.dtype,))
+    check_like(name, "proposal_grad", proposal_grad, x, (grad.dtype,))
+    for label, value in (("step_size", step_size), ("prior_precision", prior_precision)):
+        require(math.isfinite(value), name, label, "a finite number", value)
+    for label, value in (("noise_std", noise_std), ("temperature", temperature)):
+        require(0 < value < math.inf, name, label, "a finite number > 0", value)
+    require(clip_on in ("grad", "update"), name, "clip_on", "'grad' or 'update'", clip_on)
+    kind, bound = checked_clip(name, clip) or (None, 0.0)
+    settings = {
+        "step_size": float(step_size),
+        "noise_std": float(noise_std),
+        "inverse_temperature": 1.0 / temperature,
+        "prior_precision": float(prior_precision),
+        "clip": kind,
+        "clip_on": clip_on,
+        "bound": float(bound),
+    }
+    return library.langevin_ratio(x, grad, proposal, proposal_grad, backend, **settings)
+
+
+def metropolis(
+    log_ratio: Tensor,
+    *,
+    seed: int | Tensor,
+    step: int | Tensor,
+    block: int = 0,
+    purpose: int = Purpose.METROPOLIS,
+    chain_ids: Tensor | Sequence[int] | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Which proposals are accepted: log u < log_ratio, (n,) bool, u ~ U(0, 1] a number of each chain's own.
+
+    u = (float32(w >> 1) + 1/2) / 2^31 with w the first Philox word of the chain at this step, and log u is Box-Muller's
+    polynomial, so that every backend decides alike. A NaN is refused.
+
+    Source: Metropolis et al., "Equation of state calculations by fast computing machines" (1953).
+
+    Args:
+        log_ratio: (n,), float64.
+        seed, step, block, purpose, chain_ids: where the numbers are drawn, see :func:`hatebm.normal`.
+        backend: one of ``hatebm.backends()``; None takes the fastest that can run.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was wanted and what came.
+        RuntimeError: a chosen backend that cannot run here, with the reason.
+    """
+    name = "metropolis"
+    require(isinstance(log_ratio, Tensor), name, "log_ratio", "a tensor", log_ratio, TypeError)
+    require(log_ratio.dtype == torch.float64, name, "log_ratio", "float64", log_ratio, TypeError)
+    require(log_ratio.dim() == 1, name, "log_ratio", "(n,), one number a chain", log_ratio)
+    seed, step = checked_draw(name, seed, step, block, purpose, log_ratio.device)
+    chain_ids = checked_chain_ids(name, chain_ids, len(log_ratio), log_ratio.device)
+    place = {"block": block, "purpose": int(purpose), "chain_ids": chain_ids}
+    return library.metropolis(log_ratio, backend, seed=seed, step=step, **place)

@@ -49,14 +49,18 @@ def fma(a: Tensor | float, b: Tensor, c: Tensor | float) -> Tensor:
     return (bits + towards * inexact).view(torch.float64).float()
 
 
-def box_muller(even: Tensor, odd: Tensor) -> tuple[Tensor, Tensor]:
-    """Two float32 normals from two 32-bit words: r cos(pi a / 2) with a sign bit of its own, and r sin(pi a / 2)."""
-    u = ((even >> 1).float() + 0.5) * 2.0**-31
+def minus_2_ln(word: Tensor) -> Tensor:
+    """-2 ln u in float32, u in (0, 1] from the upper 31 bits of a word."""
+    u = ((word >> 1).float() + 0.5) * 2.0**-31
     bits = u.view(torch.int32)
     exponent = bits - TWO_THIRDS_BITS >> 23
     t = (bits - (exponent << 23)).view(torch.float32) - 1.0
-    minus_2_ln_u = fma(exponent.float(), torch.full_like(t, MINUS_2_LN2), t * _horner(LOG, t))
-    r = minus_2_ln_u.double().sqrt().float()
+    return fma(exponent.float(), torch.full_like(t, MINUS_2_LN2), t * _horner(LOG, t))
+
+
+def box_muller(even: Tensor, odd: Tensor) -> tuple[Tensor, Tensor]:
+    """Two float32 normals from two 32-bit words: r cos(pi a / 2) with a sign bit of its own, and r sin(pi a / 2)."""
+    r = minus_2_ln(even).double().sqrt().float()
     a = _signed(odd).float() * 2.0**-31
     square = a * a
     cosine = r * _horner(COS, square)
@@ -75,15 +79,7 @@ def normal(
 ) -> Tensor:
     r"""Standard normals of the noise contract, float32 of ``shape`` (n, \*sample): see :func:`hatebm.normal`."""
     n, numel = shape[0], math.prod(shape[1:])
-    seed, step = (torch.as_tensor(v, dtype=torch.int64, device=device).reshape(()) for v in (seed, step))
-    chain = torch.arange(n, device=device) if chain_ids is None else chain_ids.to(device)
-    quad = torch.arange((numel + 3) // 4, device=device)
-    last = block | purpose << 8 | (chain >> 32 & 0xFF) << 16 | (step >> 32 & 0xFF) << 24
-    counter = torch.stack(
-        torch.broadcast_tensors(quad, chain[:, None] & MASK, step & MASK, last[:, None]),
-        -1,
-    )
-    words = philox(counter, torch.stack([seed & MASK, seed >> 32 & MASK]))
+    words = _words(n, (numel + 3) // 4, seed, step, block, purpose, chain_ids, device)
     pairs = box_muller(words[..., 0], words[..., 1]) + box_muller(words[..., 2], words[..., 3])
     return torch.stack(pairs, -1).flatten(1)[:, :numel].reshape(shape)
 
@@ -146,32 +142,21 @@ def langevin_step_(
     if grad is None:
         new = new + kick if noise_std != 0 else new
     else:
-        g = grad.to(x.dtype) * inverse_temperature
-        if prior_precision != 0:
-            g = g + prior_precision * x
+        g = _total_gradient(x, grad, inverse_temperature, prior_precision)
         norm = sample_norm(g) if clip == "norm" or grad_norm is not None else None
         if diverged is not None:
             bad = ~_rows(grad).isfinite().all(1)
             diverged.copy_(torch.where(bad, diverged.clamp(max=step), diverged))
-        if clip == "norm":
-            length = norm * abs(step_size) if clip_on == "update" else norm
-            factor = torch.where(length <= bound, 1.0, torch.full_like(length, bound) / length)
-            g = g * factor.view(len(g), *[1] * (x.dim() - 1))
-        elif clip == "value" and clip_on == "grad":
-            g = _clamp(g, -bound, bound)
-        drift = step_size * g
-        beyond = torch.zeros((), dtype=torch.bool, device=x.device)
-        if clip == "value" and clip_on == "update":
-            beyond = drift.abs() > bound
-            drift = _clamp(drift, -bound, bound)
+        g, drift = _clipped(g, norm, step_size, clip, clip_on, bound)
         if add == "increment":
             new = x + (kick - drift if noise_std != 0 else -drift)
         elif add == "sequential":
             new = x - drift
             new = new + kick if noise_std != 0 else new
         else:
-            exact = _fma(-step_size, g, x)
-            new = torch.where(beyond, x - drift, exact)
+            new = _fma(-step_size, g, x)
+            if clip == "value" and clip_on == "update":
+                new = torch.where((step_size * g).abs() > bound, x - drift, new)
             new = _fma(noise_std, noise.to(x.dtype), new) if noise_std != 0 else new
         if grad_norm is not None:
             grad_norm.copy_(norm)
@@ -183,9 +168,100 @@ def langevin_step_(
         residual_add(gz, x, out=image)
 
 
+def langevin_ratio(
+    x: Tensor,
+    grad: Tensor,
+    proposal: Tensor,
+    proposal_grad: Tensor,
+    *,
+    step_size: float,
+    noise_std: float,
+    inverse_temperature: float = 1.0,
+    prior_precision: float = 0.0,
+    clip: str | None = None,
+    clip_on: str = "grad",
+    bound: float = 0.0,
+) -> Tensor:
+    """Each sample's log q(x | x') - log q(x' | x) - prior_precision (|x'|^2 - |x|^2) / 2, x' = proposal, in float64.
+
+    q(b | a) = N(b; a - drift(a), noise_std^2): with w = x' - x, the logarithms of an element differ by
+    ((w + drift(x))^2 - (w - drift(x'))^2) / (2 noise_std^2), factored here.
+    """
+    drifts = []
+    for at, gradient in ((x.detach(), grad.detach()), (proposal.detach(), proposal_grad.detach())):
+        g = _total_gradient(at, gradient, inverse_temperature, prior_precision)
+        norm = sample_norm(g) if clip == "norm" else None
+        drifts.append(_clipped(g, norm, step_size, clip, clip_on, bound)[1].double())
+    half_precision, half_prior = ratio_coefficients(noise_std, prior_precision)
+    there, back = drifts
+    start, end = x.detach().double(), proposal.detach().double()
+    way = end - start
+    kernels = (there + back) * (way + way + there - back) * half_precision
+    return tree_sum(_rows(kernels - half_prior * way * (end + start)))
+
+
+def ratio_coefficients(noise_std: float, prior_precision: float) -> tuple[float, float]:
+    """The two numbers of :func:`langevin_ratio`, 1 / (2 noise_std^2) and prior_precision / 2, rounded as here."""
+    return 0.5 / noise_std / noise_std, 0.5 * prior_precision
+
+
+def metropolis(
+    log_ratio: Tensor,
+    *,
+    seed: int | Tensor,
+    step: int | Tensor,
+    block: int = 0,
+    purpose: int = 0,
+    chain_ids: Tensor | None = None,
+) -> Tensor:
+    """Whether log u < log_ratio, float64 (n,), u the uniform of each chain: word 0 of its Philox block 0."""
+    log_ratio = log_ratio.detach()
+    words = _words(len(log_ratio), 1, seed, step, block, purpose, chain_ids, log_ratio.device)
+    return minus_2_ln(words[:, 0, 0]).double() > -2 * log_ratio
+
+
 def residual_add(gz: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
     """The hat's input G(z) + y."""
     return torch.add(gz, y, out=out)
+
+
+def _words(
+    n: int,
+    quads: int,
+    seed: int | Tensor,
+    step: int | Tensor,
+    block: int,
+    purpose: int,
+    chain_ids: Tensor | None,
+    device: torch.device | str | None,
+) -> Tensor:
+    """The Philox words (n, quads, 4) of the first quads of n chains."""
+    seed, step = (torch.as_tensor(v, dtype=torch.int64, device=device).reshape(()) for v in (seed, step))
+    chain = torch.arange(n, device=device) if chain_ids is None else chain_ids.to(device)
+    quad = torch.arange(quads, device=device)
+    last = block | purpose << 8 | (chain >> 32 & 0xFF) << 16 | (step >> 32 & 0xFF) << 24
+    counter = torch.stack(torch.broadcast_tensors(quad, chain[:, None] & MASK, step & MASK, last[:, None]), -1)
+    return philox(counter, torch.stack([seed & MASK, seed >> 32 & MASK]))
+
+
+def _total_gradient(x: Tensor, grad: Tensor, inverse_temperature: float, prior_precision: float) -> Tensor:
+    """What the clip sees: grad E / T + prior_precision x."""
+    g = grad.to(x.dtype) * inverse_temperature
+    return g + prior_precision * x if prior_precision != 0 else g
+
+
+def _clipped(
+    g: Tensor, norm: Tensor | None, step_size: float, clip: str | None, clip_on: str, bound: float
+) -> tuple[Tensor, Tensor]:
+    """The gradient after the clip, and the drift."""
+    if clip == "norm":
+        length = norm * abs(step_size) if clip_on == "update" else norm
+        factor = torch.where(length <= bound, 1.0, torch.full_like(length, bound) / length)
+        g = g * factor.view(len(g), *[1] * (g.dim() - 1))
+    elif clip == "value" and clip_on == "grad":
+        g = _clamp(g, -bound, bound)
+    drift = step_size * g
+    return g, _clamp(drift, -bound, bound) if clip == "value" and clip_on == "update" else drift
 
 
 def _rows(v: Tensor) -> Tensor:

@@ -3,5 +3,6 @@
 from hatebm.kernels.langevin import langevin_step_
 from hatebm.kernels.noise import normal, philox
 from hatebm.kernels.residual import residual_add
+from hatebm.reference import langevin_ratio, metropolis
 
-__all__ = ["langevin_step_", "normal", "philox", "residual_add"]
+__all__ = ["langevin_ratio", "langevin_step_", "metropolis", "normal", "philox", "residual_add"]
