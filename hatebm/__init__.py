@@ -5,7 +5,8 @@ from hatebm.backend import backends
 from hatebm.chain import Chain
 from hatebm.dynamics import Dynamics
 from hatebm.health import ChainDiverged
+from hatebm.hmc import hmc
 from hatebm.langevin import langevin
 from hatebm.noise import Purpose, normal, philox
 
-__all__ = ["Chain", "ChainDiverged", "Dynamics", "Purpose", "backends", "langevin", "normal", "ops", "philox"]
+__all__ = ["Chain", "ChainDiverged", "Dynamics", "Purpose", "backends", "hmc", "langevin", "normal", "ops", "philox"]

@@ -1,23 +1,22 @@
 """Chains that live: advance, save, restore, go on, bit for bit."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hatebm.checks import STEPS, check_like, check_state, checked_chain_ids, checked_draw, require
+from hatebm.blocks import Blocks
+from hatebm.checks import STEPS, check_state, checked_chain_ids, checked_draw, checked_mask, require
 from hatebm.dynamics import Dynamics
-from hatebm.freeze import MODES, frozen, modules_of
-from hatebm.gradient import energy_and_gradient, given_gradient
+from hatebm.freeze import MODES, bare, frozen, modules_of
+from hatebm.gradient import Potential
 from hatebm.health import Watch
-from hatebm.library import langevin_step_
-from hatebm.noise import Purpose
+from hatebm.noise import Purpose, normal
+from hatebm.transitions import Adjusted, Hamiltonian, Overdamped
 
 State = Tensor | tuple[Tensor, ...]
-OPEN = {"low": -math.inf, "high": math.inf}
-NOTHING = {"diverged": None, "grad_norm": None}
+COMPILE = {"auto": False, "off": False, False: False, "max": True, True: True}
 
 
 class Chain:
@@ -39,7 +38,15 @@ class Chain:
         mode: "eval", "train" or "keep": in which mode modules run; put back afterwards.
         noise: callable of the step that returns the standard normals, a tuple for a tuple state.
         nan: "raise" :class:`hatebm.ChainDiverged` at the end of a run, or "ignore".
+        correct: None, or "mala": a Metropolis test after each step makes exp(-E / T - prior_precision |x|^2 / 2) exact
+            at any step size, see :class:`hatebm.transitions.Adjusted`; a proposal outside the clamp is refused.
+        leapfrog_steps: Hamiltonian Monte Carlo: each step is a corrected trajectory of so many leapfrog steps of length
+            noise_std, see :class:`hatebm.transitions.Hamiltonian`.
+        mask: where the state may move: bool, broadcastable to x, one per block of a tuple state (None: everywhere).
+            What it leaves out keeps its bits.
         backend: one of ``hatebm.backends()``; None takes the fastest that can run.
+        compile: "auto" does what needs no compile time, "off" (False) is the loop's own autograd and nothing else,
+            "max" (True) runs the energy through torch.compile.
 
     Raises:
         TypeError, ValueError: naming the argument, what was wanted and what came.
@@ -59,33 +66,50 @@ class Chain:
         mode: str = "eval",
         noise: Callable[[int], Any] | None = None,
         nan: str = "raise",
+        correct: str | None = None,
+        leapfrog_steps: int | None = None,
+        mask: Tensor | tuple[Tensor | None, ...] | None = None,
         backend: str | None = None,
+        compile: str | bool = "auto",
         **law: Any,
     ) -> None:
-        require(dynamics is None or not law, "langevin", "dynamics", f"given alone, without {sorted(law)}", dynamics)
-        require(isinstance(dynamics, Dynamics | None), "langevin", "dynamics", "a Dynamics", dynamics, TypeError)
-        require(energy is not None or grad_fn is not None, "langevin", "energy", "a callable, or grad_fn one", energy)
-        for name, function in (("energy", energy), ("grad_fn", grad_fn), ("noise", noise)):
-            require(function is None or callable(function), "langevin", name, "callable", function, TypeError)
-        require(mode in MODES, "langevin", "mode", f"one of {MODES}", mode)
-        require(nan in ("raise", "ignore"), "langevin", "nan", "'raise' or 'ignore'", nan)
+        name = "langevin"
+        require(dynamics is None or not law, name, "dynamics", f"given alone, without {sorted(law)}", dynamics)
+        require(isinstance(dynamics, Dynamics | None), name, "dynamics", "a Dynamics", dynamics, TypeError)
+        require(energy is not None or grad_fn is not None, name, "energy", "a callable, or grad_fn one", energy)
+        for label, function in (("energy", energy), ("grad_fn", grad_fn), ("noise", noise)):
+            require(function is None or callable(function), name, label, "callable", function, TypeError)
+        require(mode in MODES, name, "mode", f"one of {MODES}", mode)
+        require(nan in ("raise", "ignore"), name, "nan", "'raise' or 'ignore'", nan)
+        require(compile in COMPILE, name, "compile", "'auto', 'off' or 'max'", compile)
         self.dynamics = Dynamics(**law) if dynamics is None else dynamics
-        self.seed = int(torch.randint(1 << 62, ())) if seed is None else seed
-        self._energy, self._grad_fn, self._noise = energy, grad_fn, noise
-        self._kwargs = energy_kwargs if callable(energy_kwargs) else lambda t, given=dict(energy_kwargs or {}): given
-        self._mode, self._nan, self._backend = mode, nan, backend
         self._single = isinstance(x, Tensor)
         self._state = _checked_state(x)
-        self._laws = self.dynamics.for_blocks(len(self._state))
-        self._settings = [law.settings() for law in self._laws]
-        n, device = len(self._state[0]), self._state[0].device
-        self._chain_ids = checked_chain_ids("langevin", chain_ids, n, device)
-        self.seed, self.step = checked_draw("langevin", self.seed, first_step, 0, 0, device)
+        self._mask = mask
+        masks = checked_mask(name, mask, self._state)
+        energy, grad_fn = bare(energy), bare(grad_fn)
+        self._modules = modules_of(energy, grad_fn)
+        energy = torch.compile(energy) if COMPILE[compile] and energy is not None else energy
+        self._potential = Potential(energy, grad_fn, energy_kwargs, masks)
+        self._blocks = Blocks(self.dynamics, len(self._state), masks, noise, backend)
+        _check_transition(self.dynamics, self._blocks.laws, correct, leapfrog_steps, energy)
+        self._correct, self._leapfrog_steps = correct, leapfrog_steps
+        self._mode, self._nan = mode, nan
+        device = self._state[0].device
+        seed = int(torch.randint(1 << 62, ())) if seed is None else seed
+        self._blocks.chain_ids = checked_chain_ids(name, chain_ids, len(self._state[0]), device)
+        self._blocks.seed, self.step = checked_draw(name, seed, first_step, 0, 0, device)
+        self._velocity = self._fresh_velocity()
+
+    @property
+    def seed(self) -> int:
+        """The seed of the noise."""
+        return self._blocks.seed
 
     @property
     def state(self) -> State:
         """A copy of the state."""
-        return self._shaped([x.clone() for x in self._state])
+        return self._shaped([x.detach().clone() for x in self._state])
 
     def run(
         self,
@@ -94,6 +118,7 @@ class Chain:
         callback: Callable[[int, State], None] | None = None,
         every: int = 1,
         return_info: bool = False,
+        grad_steps: int = 0,
     ) -> State | tuple[State, dict[str, Tensor]]:
         """Advance by ``n_steps`` and return the new state, a tensor of the caller's own.
 
@@ -103,7 +128,10 @@ class Chain:
             every: of how many steps one is kept for ``callback`` and info.
             return_info: also return a dict of tensors over the kept steps t: "step" (kept,), and (kept, n) "energy"
                 where step t took its gradient, "grad_norm" of grad E / T + prior_precision * x there, and
-                "displacement", the distance moved; L2 norms over all blocks.
+                "displacement", the distance moved; L2 norms over all blocks; and "accept", the share of accepted
+                proposals (0 or 1, with sequential blocks between), of a corrected chain.
+            grad_steps: the last so many steps keep the graph: of the energy's parameters, which are not frozen there,
+                and of x, when these are all steps.
 
         Raises:
             ChainDiverged: a NaN or Inf, with its step and chains; the chain is left as it was before the run.
@@ -113,31 +141,40 @@ class Chain:
         require(isinstance(every, int) and every > 0, "langevin", "every", "an integer > 0", every)
         end = self.step + n_steps
         require(end <= STEPS, "langevin", "n_steps", "small enough to stay below step 2^40", n_steps)
-        for law in self._laws:
+        for law in self._blocks.laws:
             law.check_length(end)
+        self._check_grad_steps(grad_steps, n_steps)
         kept: list[dict[str, Any]] = []
-        with frozen(modules_of(self._energy, self._grad_fn), self._mode):
-            state = [x.clone() for x in self._state]
-            watch = Watch(len(state[0]), state[0].device) if self._nan == "raise" and n_steps else None
+        with frozen(self._modules, self._mode) as thaw:
+            whole = grad_steps == n_steps > 0
+            state = [x.clone() if whole else x.detach().clone() for x in self._state]
+            velocity = list(self._velocity)
+            watch = Watch(len(state[0]), state[0].device, self._nan == "raise" and n_steps > 0)
+            transition = self._transition(velocity, watch)
+            self._blocks.held = self._state
             for t in range(self.step, end):
-                record = {} if return_info and t % every == 0 else None
-                self._advance(t, state, watch, record)
-                if record is not None:
-                    kept.append({"step": torch.tensor(t), **record})
+                self._potential.differentiable = t >= end - grad_steps
+                if t == end - grad_steps:
+                    thaw()
+                gather = return_info and t % every == 0
+                before = [x.detach().clone() for x in state] if gather else []
+                facts = transition(t, state, gather)
+                if gather:
+                    kept.append({"step": torch.tensor(t), **facts, "displacement": _distance(before, state)})
                 if callback is not None and t % every == 0:
-                    callback(t, self._shaped([x.clone() for x in state]))
-            if watch is not None:
-                watch.see_state(end - 1, state)
-                watch.check(self._chain_ids)
-            self._state, self.step = state, end
-            result = self._shaped([self._boxed(k, x) for k, x in enumerate(state)])
+                    callback(t, self._shaped([x.detach().clone() for x in state]))
+            watch.see_state(end - 1, state)
+            watch.check(self._blocks.chain_ids)
+            result = self._shaped([self._blocks.boxed(k, x) for k, x in enumerate(state)])
+            self._state, self._velocity, self.step = [x.detach().clone() for x in state], velocity, end
         return (result, self._gathered(kept)) if return_info else result
 
     def state_dict(self) -> dict[str, Any]:
-        """State, step, seed and chain ids as tensors and numbers; loads with ``weights_only=True``."""
-        n = len(self._state[0])
-        ids = torch.arange(n) if self._chain_ids is None else self._chain_ids.clone()
-        return {"state": self.state, "step": self.step, "seed": self.seed, "chain_ids": ids}
+        """State, step, seed, chain ids, and velocity where there is friction; loads with ``weights_only=True``."""
+        ids = self._blocks.chain_ids
+        ids = torch.arange(len(self._state[0])) if ids is None else ids.clone()
+        saved = {"state": self.state, "step": self.step, "seed": self.seed, "chain_ids": ids}
+        return saved | ({"velocity": tuple(v.clone() for v in self._velocity)} if self._velocity else {})
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` returned.
@@ -145,91 +182,48 @@ class Chain:
         Raises:
             ValueError: a key that is missing, or a state that does not have this chain's blocks.
         """
-        wanted = {"state", "step", "seed", "chain_ids"}
-        require(set(saved) == wanted, "load_state_dict", "saved", f"a dict of {sorted(wanted)}", sorted(saved))
+        name = "load_state_dict"
+        wanted = set(self.state_dict())
+        require(set(saved) == wanted, name, "saved", f"a dict of {sorted(wanted)}", sorted(saved))
         device = self._state[0].device
-        parts = (saved["state"],) if isinstance(saved["state"], Tensor) else saved["state"]
-        state = _checked_state(tuple(x.to(device) for x in parts))
-        same = [x.shape[1:] for x in state] == [x.shape[1:] for x in self._state]
-        require(same, "load_state_dict", "state", "blocks shaped like the chain's", [tuple(x.shape) for x in state])
-        ids = checked_chain_ids("load_state_dict", saved["chain_ids"], len(state[0]), device)
+        state = _checked_state(_to(device, saved["state"]))
+        velocity = _checked_state(_to(device, saved["velocity"])) if self._velocity else []
+        for label, parts in (("state", state), ("velocity", velocity)):
+            same = [x.shape[1:] for x in parts] in ([x.shape[1:] for x in self._state], [])
+            require(same, name, label, "blocks shaped like the chain's", [tuple(x.shape) for x in parts])
+        ids = checked_chain_ids(name, saved["chain_ids"], len(state[0]), device)
+        seed, step = checked_draw(name, saved["seed"], saved["step"], 0, 0, device)
+        masks = checked_mask(name, self._mask, state)
         default = torch.equal(ids.cpu(), torch.arange(len(state[0])))
-        self._state, self.step, self.seed = state, saved["step"], saved["seed"]
-        self._chain_ids = None if default else ids
+        self._state, self._velocity, self.step = state, velocity, step
+        self._blocks.seed, self._blocks.chain_ids = seed, None if default else ids
+        self._blocks.masks = self._potential.masks = masks
 
-    def _advance(self, t: int, state: list[Tensor], watch: Watch | None, record: dict[str, Tensor] | None) -> None:
-        """Step t in place: noise that comes first, gradient, move; all blocks at once, or one after the other."""
-        now = [law.at(t) for law in self._laws]
-        moving = [k for k, (step_size, noise_std, _) in enumerate(now) if step_size != 0 or noise_std != 0]
-        groups = ([moving] if self.dynamics.blocks == "joint" else [[k] for k in moving]) if moving else []
-        noise = self._given_noise(t, state)
-        before = None if record is None else [x.clone() for x in state]
-        grad_norms = [] if record is None else [x.new_zeros(len(x)) for x in state]
-        for group in groups:
-            for k in group:
-                self._kick(t, k, state[k], now[k], noise[k])
-            energies, grads = self._gradient(t, state, group)
-            if watch is not None and energies is not None:
-                watch.see_energy(t, energies)
-            for k, grad in zip(group, grads, strict=True):
-                gathered = {"diverged": watch and watch.first, "grad_norm": grad_norms[k] if grad_norms else None}
-                self._move(t, k, state[k], grad, now[k], noise[k], gathered)
-        if record is not None:
-            if groups and energies is not None:
-                record["energy"] = energies.expand(len(state[0]))
-            record["grad_norm"] = torch.stack(grad_norms).norm(dim=0)
-            moved = [(x - old).reshape(len(x), x[:1].numel()) for x, old in zip(state, before, strict=True)]
-            record["displacement"] = torch.cat(moved, 1).norm(dim=1)
+    def _transition(self, velocity: list[Tensor | None], watch: Watch) -> Overdamped | Adjusted | Hamiltonian:
+        parts = (self._blocks, self._potential, watch)
+        velocity = velocity or [None] * len(self._state)
+        if self._leapfrog_steps is not None:
+            return Hamiltonian(*parts, velocity, self._leapfrog_steps, corrected=True)
+        if self._has_friction:
+            return Hamiltonian(*parts, velocity, 1, corrected=self._correct is not None)
+        return Adjusted(*parts) if self._correct is not None else Overdamped(*parts)
 
-    def _kick(self, t: int, k: int, x: Tensor, now: tuple[float, float, float], noise: Tensor | None) -> None:
-        """The noise of a law that adds it before the gradient is taken."""
-        law = self._laws[k]
-        if law.noise_at == "before" and now[1] != 0:
-            alone = {"step_size": 0.0, "noise_std": now[1], "inverse_temperature": 1.0, "add": "sequential"}
-            box = {} if law.clamp_at == "noise+step" else OPEN
-            self._step(t, k, x, None, noise, alone | box | NOTHING)
+    def _fresh_velocity(self) -> list[Tensor]:
+        place = {"seed": self.seed, "step": self.step, "purpose": Purpose.VELOCITY, "chain_ids": self._blocks.chain_ids}
+        drawn = enumerate(self._state) if self._has_friction else ()
+        return [normal(x.shape, block=k, device=x.device, **place).to(x.dtype) for k, x in drawn]
 
-    def _move(
-        self,
-        t: int,
-        k: int,
-        x: Tensor,
-        grad: Tensor,
-        now: tuple[float, float, float],
-        noise: Tensor | None,
-        gathered: dict[str, Tensor | None],
-    ) -> None:
-        law, (step_size, noise_std, temperature) = self._laws[k], now
-        noise_std = noise_std if law.noise_at == "after" else 0.0
-        moves = {"step_size": step_size, "noise_std": noise_std, "inverse_temperature": 1.0 / temperature}
-        box = OPEN if law.clamp_at == "final" else {}
-        self._step(t, k, x, grad, noise, moves | box | gathered)
+    def _check_grad_steps(self, grad_steps: int, n_steps: int) -> None:
+        name = "grad_steps"
+        whole = isinstance(grad_steps, int) and 0 <= grad_steps <= n_steps
+        require(whole, "langevin", name, f"an integer from 0 to n_steps = {n_steps}", grad_steps)
+        plain = self._correct is None and self._leapfrog_steps is None and not self._has_friction
+        require(plain or not grad_steps, "langevin", name, "0 with correct, leapfrog_steps or friction", grad_steps)
+        require(torch.is_grad_enabled() or not grad_steps, "langevin", name, "0 where autograd is off", grad_steps)
 
-    def _step(
-        self, t: int, k: int, x: Tensor, grad: Tensor | None, noise: Tensor | None, changes: dict[str, Any]
-    ) -> None:
-        place = {"seed": self.seed, "step": t, "block": k, "purpose": Purpose.LANGEVIN, "chain_ids": self._chain_ids}
-        unused = {"gz": None, "image": None, "displacement": None}
-        settings = self._settings[k] | changes | place | unused | {"noise": noise}
-        langevin_step_(x, grad, self._backend, **settings)
-
-    def _given_noise(self, t: int, state: list[Tensor]) -> Sequence[Tensor | None]:
-        if self._noise is None:
-            return [None] * len(state)
-        drawn = self._noise(t)
-        noise = (drawn,) if isinstance(drawn, Tensor) else drawn
-        for eps, x in zip(noise, state, strict=True):
-            check_like("langevin", "noise", eps, x, (x.dtype,))
-        return noise
-
-    def _gradient(self, t: int, state: list[Tensor], group: list[int]) -> tuple[Tensor | None, list[Tensor]]:
-        if self._grad_fn is not None:
-            return None, given_gradient(self._grad_fn, state, group, self._kwargs(t))
-        return energy_and_gradient(self._energy, state, group, self._kwargs(t))
-
-    def _boxed(self, k: int, x: Tensor) -> Tensor:
-        low, high = self._settings[k]["low"], self._settings[k]["high"]
-        return x.clamp(low, high) if self._laws[k].clamp_at == "final" else x.clone()
+    @property
+    def _has_friction(self) -> bool:
+        return self._blocks.laws[0].friction is not None
 
     def _shaped(self, state: list[Tensor]) -> State:
         return state[0] if self._single else tuple(state)
@@ -246,10 +240,38 @@ def _checked_state(x: State) -> list[Tensor]:
     require(isinstance(blocks, tuple) and len(blocks) > 0, "langevin", "x", "a tensor or a tuple of tensors", x)
     for block in blocks:
         require(isinstance(block, Tensor), "langevin", "x", "a tensor or a tuple of tensors", block, TypeError)
-    with torch.inference_mode(False), torch.no_grad():
-        state = [block.detach().clone() for block in blocks]
-    for block in state:
-        check_state("langevin", block)
-        same = len(block) == len(state[0]) and block.device == state[0].device
+        check_state("langevin", block.detach())
+        same = len(block) == len(blocks[0]) and block.device == blocks[0].device
         require(same, "langevin", "x", "blocks with one number of chains on one device", block)
-    return state
+    with torch.inference_mode(False):
+        return [block.clone() if torch.is_grad_enabled() else block.detach().clone() for block in blocks]
+
+
+def _check_transition(
+    dynamics: Dynamics, laws: Sequence[Dynamics], correct: str | None, leapfrog_steps: int | None, energy: Any
+) -> None:
+    name = "langevin"
+    require(correct in (None, "mala"), name, "correct", "None or 'mala'", correct)
+    whole = leapfrog_steps is None or (isinstance(leapfrog_steps, int) and leapfrog_steps > 0)
+    require(whole, name, "leapfrog_steps", "an integer > 0 or None", leapfrog_steps)
+    drags = [law.friction is None for law in laws]
+    require(len(set(drags)) == 1, name, "friction", "given for every block or for none", dynamics.friction)
+    if correct is None and leapfrog_steps is None:
+        return
+    require(leapfrog_steps is None or correct is None, name, "correct", "None beside leapfrog_steps", correct)
+    require(energy is not None, name, "energy", "a callable where proposals are accepted or refused", energy)
+    one = not isinstance(dynamics.temperature, tuple)
+    require(one, name, "temperature", "one for all blocks of a corrected chain", dynamics.temperature)
+    for law in laws:
+        require(law.noise_at == "after", name, "noise_at", "'after' in a corrected chain", law.noise_at)
+        walls = law.reflect is None or not all(drags) or leapfrog_steps is not None
+        require(walls, name, "reflect", "left out with correct='mala' (leapfrog_steps=1 reflects exactly)", law.reflect)
+
+
+def _distance(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
+    moved = [(x.detach() - old).reshape(len(x), x[:1].numel()) for x, old in zip(after, before, strict=True)]
+    return torch.cat(moved, 1).norm(dim=1)
+
+
+def _to(device: torch.device, x: State) -> State:
+    return x.to(device) if isinstance(x, Tensor) else tuple(part.to(device) for part in x)

@@ -37,15 +37,32 @@ def checked_clip(op: str, clip: Any) -> tuple[str, float] | None:
     return clip
 
 
-def checked_clamp(op: str, clamp: Any) -> tuple[float, float] | None:
+def checked_box(op: str, name: str, box: Any) -> tuple[float, float] | None:
     """A box as (low, high), or None; None for one side leaves it open."""
-    if clamp is None:
+    if box is None:
         return None
-    require(isinstance(clamp, tuple | list) and len(clamp) == 2, op, "clamp", "(low, high)", clamp)
-    low = -math.inf if clamp[0] is None else clamp[0]
-    high = math.inf if clamp[1] is None else clamp[1]
-    require(low <= high, op, "clamp", "(low, high) with low <= high", clamp)
+    require(isinstance(box, tuple | list) and len(box) == 2, op, name, "(low, high)", box)
+    low = -math.inf if box[0] is None else box[0]
+    high = math.inf if box[1] is None else box[1]
+    require(low <= high, op, name, "(low, high) with low <= high", box)
     return low, high
+
+
+def checked_mask(op: str, mask: Any, state: Sequence[Tensor]) -> list[Tensor | None]:
+    """For each block where it may move, shaped like the block; None for everywhere."""
+    masks = mask if isinstance(mask, tuple) else (mask,)
+    require(len(masks) == len(state) or mask is None, op, "mask", f"a tuple of {len(state)}, one per block", mask)
+    found = []
+    for part, x in zip(masks if mask is not None else [None] * len(state), state, strict=True):
+        if part is not None:
+            fits = isinstance(part, Tensor) and part.dtype == torch.bool and part.device == x.device
+            require(fits, op, "mask", f"a bool tensor on {x.device}, True where the state moves", part, TypeError)
+            wide = part.dim() <= x.dim() and all(
+                a in (1, b) for a, b in zip(reversed(part.shape), reversed(x.shape), strict=False)
+            )
+            require(wide, op, "mask", f"broadcastable to {tuple(x.shape)}", part)
+        found.append(None if part is None else part.expand(x.shape))
+    return found
 
 
 def require(holds: bool, op: str, argument: str, wanted: str, got: Any, error: type[Exception] = ValueError) -> None:

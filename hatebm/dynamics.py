@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hatebm.checks import checked_clamp, checked_clip, require
+from hatebm.checks import checked_box, checked_clip, require
 from hatebm.native import ADD
 
 Schedule = float | list[float] | torch.Tensor | Callable[[int], float]
@@ -42,6 +42,10 @@ class Dynamics:
         clamp: box (low, high) or None.
         clamp_at: after each "step"; after the noise too ("noise+step", needs noise_at="before"); or "final": only
             what a run returns.
+        reflect: box (low, high) whose walls fold a move back inside, in place of a clamp that stops it there.
+        friction: None is overdamped; gamma > 0 gives each element a velocity v that keeps exp(-gamma * noise_std) of
+            itself: v <- a v + sqrt(1 - a^2) eps, then a leapfrog step of length noise_std (Horowitz 1991). With
+            gamma = inf the law is the overdamped one.
         blocks: "joint": all blocks move from one gradient; "sequential": block k sees blocks < k already moved.
 
     Raises:
@@ -59,6 +63,8 @@ class Dynamics:
     clip_on: str | tuple[str, ...] = "grad"
     clamp: Any = None
     clamp_at: str | tuple[str, ...] = "step"
+    reflect: Any = None
+    friction: float | tuple[float, ...] | None = None
     blocks: str = "joint"
 
     def __post_init__(self) -> None:
@@ -89,7 +95,7 @@ class Dynamics:
     def settings(self) -> dict[str, Any]:
         """What stays the same over the steps of one block, as the backends take it."""
         kind, bound = checked_clip("Dynamics", self.clip) or (None, 0.0)
-        low, high = checked_clamp("Dynamics", self.clamp) or (-math.inf, math.inf)
+        low, high = checked_box("Dynamics", "clamp", self.clamp) or (-math.inf, math.inf)
         clip = {"clip": kind, "bound": float(bound), "clip_on": self.clip_on}
         return clip | {
             "prior_precision": float(self.prior_precision),
@@ -130,7 +136,14 @@ class Dynamics:
         for field in CHOICES:
             _choice(field, getattr(self, field))
         checked_clip(name, self.clip)
-        checked_clamp(name, self.clamp)
+        checked_box(name, "clamp", self.clamp)
+        low, high = checked_box(name, "reflect", self.reflect) or (-math.inf, math.inf)
+        require(low < high, name, "reflect", "(low, high) with low < high", self.reflect)
+        require(self.reflect is None or self.clamp is None, name, "reflect", "left out beside clamp", self.reflect)
+        drags = self.friction is None or (isinstance(self.friction, int | float) and self.friction > 0)
+        require(drags, name, "friction", "a number > 0 or None", self.friction)
+        smooth = self.friction is None or self.noise_at == "after"
+        require(smooth, name, "noise_at", "'after' with friction", self.noise_at)
         fits = self.clamp_at != "noise+step" or self.noise_at == "before"
         require(fits, name, "clamp_at", "'step' or 'final' unless noise_at='before'", self.clamp_at)
 
@@ -140,7 +153,7 @@ def _is_per_block(name: str, value: Any) -> bool:
         return False
     if name == "clip":
         return not (len(value) == 2 and isinstance(value[0], str))
-    if name == "clamp":
+    if name in ("clamp", "reflect"):
         return any(isinstance(entry, tuple | list) for entry in value)
     return True
 

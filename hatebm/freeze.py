@@ -10,6 +10,11 @@ from torch import nn
 MODES = ("eval", "train", "keep")
 
 
+def bare(function: Callable | None) -> Callable | None:
+    """The module inside a DistributedDataParallel, whose own forward would prepare for gradients of parameters."""
+    return function.module if isinstance(function, nn.parallel.DistributedDataParallel) else function
+
+
 def modules_of(*functions: Callable | None) -> list[nn.Module]:
     """The modules behind callables: a module, a method of one, or a partial of either."""
     found = []
@@ -23,8 +28,10 @@ def modules_of(*functions: Callable | None) -> list[nn.Module]:
 
 
 @contextmanager
-def frozen(modules: list[nn.Module], mode: str) -> Iterator[None]:
+def frozen(modules: list[nn.Module], mode: str) -> Iterator[Callable[[], None]]:
     """Freeze the parameters and set train or eval mode, and put every flag back as it was, whatever happens.
+
+    Yields a function that thaws the parameters early.
 
     Raises:
         RuntimeError: parameters made under torch.inference_mode(), which no gradient can pass.
@@ -38,15 +45,19 @@ def frozen(modules: list[nn.Module], mode: str) -> Iterator[None]:
         )
     training = [part.training for part in parts]
     requires_grad = [p.requires_grad for p in parameters]
+
+    def thaw() -> None:
+        for p, flag in zip(parameters, requires_grad, strict=True):
+            p.requires_grad_(flag)
+
     try:
         for part in parts if mode != "keep" else ():
             part.training = mode == "train"
         for p in parameters:
             p.requires_grad_(False)
         with torch.inference_mode(False):
-            yield
+            yield thaw
     finally:
         for part, flag in zip(parts, training, strict=True):
             part.training = flag
-        for p, flag in zip(parameters, requires_grad, strict=True):
-            p.requires_grad_(flag)
+        thaw()

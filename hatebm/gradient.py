@@ -9,8 +9,53 @@ from torch import Tensor
 from hatebm.checks import GRAD_DTYPES, check_like, require
 
 
+class Potential:
+    """The energy of every chain and its gradient: autograd's, or a given one; 0 where a mask holds the state.
+
+    ``differentiable`` keeps the graph of the gradient; ``changes`` says that the energy is another one at each step.
+    """
+
+    def __init__(
+        self,
+        energy: Callable[..., Tensor] | None,
+        grad_fn: Callable[..., Any] | None,
+        kwargs: dict[str, Any] | Callable[[int], dict[str, Any]] | None,
+        masks: Sequence[Tensor | None],
+    ) -> None:
+        self.energy, self.grad_fn, self.masks = energy, grad_fn, masks
+        self.changes = callable(kwargs)
+        self.kwargs = kwargs if self.changes else lambda t, given=dict(kwargs or {}): given
+        self.differentiable = False
+
+    def gradient(self, t: int, state: Sequence[Tensor], wanted: Sequence[int]) -> tuple[Tensor | None, list[Tensor]]:
+        """The energies where they come along, (n,) or a scalar, and the gradient in the blocks ``wanted``."""
+        kwargs = self.kwargs(t)
+        if self.grad_fn is None:
+            energies, grads = energy_and_gradient(self.energy, state, wanted, kwargs, self.differentiable)
+        else:
+            energies, grads = None, given_gradient(self.grad_fn, state, wanted, kwargs, self.differentiable)
+        held = [self.masks[k] for k in wanted]
+        return energies, [g if m is None else torch.where(m, g, 0) for g, m in zip(grads, held, strict=True)]
+
+    def energies_and_gradient(
+        self, t: int, state: Sequence[Tensor], wanted: Sequence[int]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """One energy a chain, (n,), and the gradient: what a Metropolis test needs."""
+        energies, grads = self.gradient(t, state, wanted)
+        if energies is None:
+            with torch.no_grad():
+                energies = _checked_energies(self.energy(*state, **self.kwargs(t)), len(state[0]))
+        text = "one energy a chain where proposals are accepted or refused"
+        require(energies.dim() == 1 or len(state[0]) == 1, "langevin", "energy's result", text, energies)
+        return energies.reshape(len(state[0])), grads
+
+
 def energy_and_gradient(
-    energy: Callable[..., Tensor], state: Sequence[Tensor], wanted: Sequence[int], kwargs: dict[str, Any]
+    energy: Callable[..., Tensor],
+    state: Sequence[Tensor],
+    wanted: Sequence[int],
+    kwargs: dict[str, Any],
+    differentiable: bool = False,
 ) -> tuple[Tensor, list[Tensor]]:
     """E(state), (n,) or scalar, and its gradient in the blocks ``wanted``.
 
@@ -18,29 +63,43 @@ def energy_and_gradient(
         ValueError: an energy of another shape, or one that does not depend on a wanted block.
     """
     with torch.enable_grad():
-        leaves = [x.detach().requires_grad_(k in wanted) for k, x in enumerate(state)]
-        energies = energy(*leaves, **kwargs)
-        n = len(state[0])
-        fits = isinstance(energies, Tensor) and (energies.dim() == 0 or energies.shape in ((n,), (n, 1)))
-        require(fits, "langevin", "energy's result", f"a scalar or of shape ({n},)", energies)
+        leaves = [_leaf(x, k in wanted, differentiable) for k, x in enumerate(state)]
+        energies = _checked_energies(energy(*leaves, **kwargs), len(state[0]))
         wanted_text = "a function of the state through autograd (not detached)"
         require(energies.requires_grad, "langevin", "energy", wanted_text, "a result without a graph")
-        grads = torch.autograd.grad(energies.sum(), [leaves[k] for k in wanted], allow_unused=True)
+        at = [leaves[k] for k in wanted]
+        grads = torch.autograd.grad(energies.sum(), at, allow_unused=True, create_graph=differentiable)
     for k, grad in zip(wanted, grads, strict=True):
         text = "a function of every block that moves; a block of step size and noise 0 stays where it is"
         require(grad is not None, "langevin", "energy", text, f"a result that does not depend on block {k}")
-    return energies.detach().reshape(n if energies.dim() else ()), list(grads)
+    return energies.detach(), list(grads)
 
 
 def given_gradient(
-    grad_fn: Callable[..., Any], state: Sequence[Tensor], wanted: Sequence[int], kwargs: dict[str, Any]
+    grad_fn: Callable[..., Any],
+    state: Sequence[Tensor],
+    wanted: Sequence[int],
+    kwargs: dict[str, Any],
+    differentiable: bool = False,
 ) -> list[Tensor]:
     """The gradient that ``grad_fn`` returns (minus the score), in the blocks ``wanted``."""
-    with torch.no_grad():
-        grads = grad_fn(*(x.detach() for x in state), **kwargs)
+    with torch.set_grad_enabled(differentiable):
+        grads = grad_fn(*(x if differentiable else x.detach() for x in state), **kwargs)
     grads = (grads,) if isinstance(grads, Tensor) else tuple(grads)
     text = f"{len(state)} tensors, one per block"
     require(len(grads) == len(state), "langevin", "grad_fn's result", text, f"{len(grads)}")
     for grad, x in zip(grads, state, strict=True):
         check_like("langevin", "grad_fn's result", grad, x, (x.dtype, *GRAD_DTYPES))
     return [grads[k] for k in wanted]
+
+
+def _leaf(x: Tensor, wanted: bool, differentiable: bool) -> Tensor:
+    if differentiable and x.requires_grad:
+        return x
+    return x.detach().requires_grad_(wanted)
+
+
+def _checked_energies(energies: Any, n: int) -> Tensor:
+    fits = isinstance(energies, Tensor) and (energies.dim() == 0 or energies.shape in ((n,), (n, 1)))
+    require(fits, "langevin", "energy's result", f"a scalar or of shape ({n},)", energies)
+    return energies.reshape(n if energies.dim() else ())

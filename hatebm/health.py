@@ -26,15 +26,20 @@ class ChainDiverged(RuntimeError):  # noqa: N818 (the public name)
 
 
 class Watch:
-    """For each chain the first step at which something was not finite, as a tensor on the chains' device."""
+    """For each chain the first step at which something was not finite, as a tensor on the chains' device.
 
-    def __init__(self, n: int, device: torch.device) -> None:
-        self.first = torch.full((n,), NEVER, dtype=torch.int64, device=device)
+    ``first`` is None, and nothing is seen, when nobody wants to know.
+    """
+
+    def __init__(self, n: int, device: torch.device, wanted: bool = True) -> None:
+        self.first = torch.full((n,), NEVER, dtype=torch.int64, device=device) if wanted else None
         self.energies: list[Tensor] = []
         self.steps: list[int] = []
 
-    def see_energy(self, t: int, energies: Tensor) -> None:
+    def see_energy(self, t: int, energies: Tensor | None) -> None:
         """Keep the energies of step t until there are enough of them to look at in one go."""
+        if self.first is None or energies is None:
+            return
         self.energies.append(energies)
         self.steps.append(t)
         if len(self.steps) == 256:
@@ -42,12 +47,14 @@ class Watch:
 
     def see_state(self, t: int, state: list[Tensor]) -> None:
         """Look at the state after the last step t."""
-        for x in state:
+        for x in state if self.first is not None else ():
             broken = ~x.reshape(len(x), x[:1].numel()).isfinite().all(1)
             self.first = torch.where(broken, self.first.clamp(max=t), self.first)
 
     def check(self, chain_ids: Tensor | None) -> None:
         """Raise :class:`ChainDiverged` if a chain broke: the one place that waits for the device."""
+        if self.first is None:
+            return
         self._look()
         first = self.first.cpu()
         if len(first) and int(first.min()) != NEVER:

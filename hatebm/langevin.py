@@ -29,6 +29,8 @@ def langevin(
     clip_on: str | tuple[str, ...] = "grad",
     clamp: Any = None,
     clamp_at: str | tuple[str, ...] = "step",
+    reflect: Any = None,
+    friction: float | tuple[float, ...] | None = None,
     blocks: str = "joint",
     seed: int | None = None,
     chain_ids: Tensor | Sequence[int] | None = None,
@@ -41,7 +43,11 @@ def langevin(
     every: int = 1,
     return_info: bool = False,
     nan: str = "raise",
+    correct: str | None = None,
+    grad_steps: int = 0,
+    mask: Tensor | tuple[Tensor | None, ...] | None = None,
     backend: str | None = None,
+    compile: str | bool = "auto",
 ) -> State | tuple[State, dict[str, Tensor]]:
     r"""Run n_steps of x <- clamp(x - step_size * clip(grad E(x) / T + prior_precision * x) + noise_std * eps).
 
@@ -74,6 +80,8 @@ def langevin(
         "clip_on": clip_on,
         "clamp": clamp,
         "clamp_at": clamp_at,
+        "reflect": reflect,
+        "friction": friction,
         "blocks": blocks,
     }
     chain = Chain(
@@ -88,10 +96,13 @@ def langevin(
         mode=mode,
         noise=noise,
         nan=nan,
+        correct=correct,
+        mask=mask,
         backend=backend,
+        compile=compile,
         **{name: value for name, value in law.items() if not _is_default(name, value)},
     )
-    return chain.run(n_steps, callback=callback, every=every, return_info=return_info)
+    return chain.run(n_steps, callback=callback, every=every, return_info=return_info, grad_steps=grad_steps)
 
 
 def _is_default(name: str, value: Any) -> bool:

@@ -1,0 +1,171 @@
+"""How each block of a state steps: its law, its noise, and the region that it may move in."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hatebm.adjoint import LangevinStep
+from hatebm.checks import check_like
+from hatebm.dynamics import Dynamics
+from hatebm.library import langevin_step_
+from hatebm.noise import Purpose
+
+OPEN = {"low": -math.inf, "high": math.inf}
+NOTHING = {"gz": None, "image": None, "grad_norm": None, "displacement": None, "diverged": None}
+BARE = {"inverse_temperature": 1.0, "prior_precision": 0.0, "clip": None}
+
+
+class Now(NamedTuple):
+    """The numbers of one block's law at one step."""
+
+    step_size: float
+    noise_std: float
+    temperature: float
+
+    @property
+    def moves(self) -> bool:
+        """Whether the block moves at all."""
+        return self.step_size != 0 or self.noise_std != 0
+
+
+class Blocks:
+    """The blocks of a state, each with its law; ``held`` is the state that masked elements keep."""
+
+    def __init__(
+        self,
+        dynamics: Dynamics,
+        count: int,
+        masks: Sequence[Tensor | None],
+        noise: Callable[[int], Any] | None,
+        backend: str | None,
+    ) -> None:
+        self.joint = dynamics.blocks == "joint"
+        self.laws = dynamics.for_blocks(count)
+        self.settings = [law.settings() for law in self.laws]
+        self.masks, self.given, self.backend = masks, noise, backend
+        self.seed, self.chain_ids = 0, None
+        self.held: list[Tensor] = []
+
+    def at(self, t: int) -> tuple[list[Now], list[list[int]]]:
+        """The numbers of every block at step t, and the groups of blocks that move together."""
+        now = [Now(*law.at(t)) for law in self.laws]
+        moving = [k for k, block in enumerate(now) if block.moves]
+        return now, [moving] if self.joint and moving else [[k] for k in moving]
+
+    def noise(self, t: int, state: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """The injected normals of step t, or None where the step draws its own."""
+        if self.given is None:
+            return [None] * len(state)
+        drawn = self.given(t)
+        noise = (drawn,) if isinstance(drawn, Tensor) else drawn
+        for eps, x in zip(noise, state, strict=True):
+            check_like("langevin", "noise", eps, x, (x.dtype,))
+        return noise
+
+    def kick(self, t: int, k: int, x: Tensor, now: Now, noise: Tensor | None) -> Tensor:
+        """The noise of a law that adds it before the gradient is taken."""
+        law = self.laws[k]
+        if law.noise_at == "after" or now.noise_std == 0:
+            return x
+        box = {} if law.clamp_at == "noise+step" else OPEN
+        return self._step(t, k, x, None, noise, step_size=0.0, noise_std=now.noise_std, **BARE, **box)
+
+    def move(self, t: int, k: int, x: Tensor, grad: Tensor, now: Now, noise: Tensor | None, **changes: Any) -> Tensor:
+        """The law's step: clamp(x - step_size * clip(grad / T + prior_precision * x) + noise_std * eps)."""
+        law = self.laws[k]
+        noise_std = now.noise_std if law.noise_at == "after" else 0.0
+        box = OPEN if law.clamp_at == "final" else {}
+        numbers = {"step_size": now.step_size, "noise_std": noise_std, "inverse_temperature": 1.0 / now.temperature}
+        return self._step(t, k, x, grad, noise, **numbers | box | changes)
+
+    def proposal_law(self, k: int, now: Now) -> dict[str, Any]:
+        """What the density of a move from one state to another depends on."""
+        law = {name: self.settings[k][name] for name in ("prior_precision", "clip", "clip_on", "bound")}
+        return law | {
+            "step_size": now.step_size,
+            "noise_std": now.noise_std,
+            "inverse_temperature": 1.0 / now.temperature,
+        }
+
+    def drift(self, t: int, k: int, x: Tensor, v: Tensor, length: float, bounded: bool) -> tuple[Tensor, Tensor]:
+        """The state moved by length * v, in place, and the velocity: walls that reflect turn it."""
+        box = {} if bounded and self.laws[k].clamp_at != "final" else OPEN
+        langevin_step_(x, v, self.backend, **self._still(t, k) | box | {"step_size": -length, "noise_std": 0.0})
+        if self.laws[k].reflect is not None:
+            x, turned = folded(x, *self.laws[k].reflect)
+            v = torch.where(turned, -v, v)
+        return self._hold(k, x), v
+
+    def push(
+        self, t: int, k: int, v: Tensor, x: Tensor, grad: Tensor, now: Now, halves: int, diverged: Tensor | None
+    ) -> Tensor:
+        """The velocity after so many half kicks, in place: v - halves (step_size / noise_std) clip(grad / T + p x)."""
+        settings = self._still(t, k) | {name: self.settings[k][name] for name in ("clip", "clip_on", "bound")}
+        settings |= OPEN | {"diverged": diverged, "inverse_temperature": 1.0 / now.temperature}
+        if self.settings[k]["prior_precision"]:
+            settings["inverse_temperature"], grad = 1.0, self.force(k, x, grad, now)
+        if settings["clip_on"] == "update" and now.step_size:
+            settings |= {"clip_on": "grad", "bound": settings["bound"] / abs(now.step_size)}
+        step_size = halves * now.step_size / now.noise_std
+        langevin_step_(v, grad, self.backend, **settings | {"step_size": step_size, "noise_std": 0.0})
+        return v
+
+    def force(self, k: int, x: Tensor, grad: Tensor, now: Now) -> Tensor:
+        """What pulls: grad E / T + prior_precision * x, 0 where the state is held."""
+        force = grad.to(x.dtype) / now.temperature + self.settings[k]["prior_precision"] * x
+        return force if self.masks[k] is None else torch.where(self.masks[k], force, 0)
+
+    def refresh(self, t: int, k: int, v: Tensor, noise_std: float, noise: Tensor | None) -> Tensor:
+        """The velocity with noise_std * eps added in place, 0 where the state is held."""
+        settings = self._still(t, k) | OPEN | {"noise": noise, "step_size": 0.0, "noise_std": noise_std}
+        langevin_step_(v, None, self.backend, **settings)
+        return v if self.masks[k] is None else torch.where(self.masks[k], v, 0)
+
+    def inside(self, k: int, x: Tensor) -> Tensor:
+        """(n,) whether what may move of each sample lies in its box."""
+        low, high = self.settings[k]["low"], self.settings[k]["high"]
+        within = (x >= low) & (x <= high)
+        if self.masks[k] is not None:
+            within |= ~self.masks[k]
+        return within.reshape(len(x), x[:1].numel()).all(1)
+
+    def boxed(self, k: int, x: Tensor) -> Tensor:
+        """What a run returns of a block."""
+        if self.laws[k].clamp_at != "final":
+            return x
+        return self._hold(k, x.clamp(self.settings[k]["low"], self.settings[k]["high"]))
+
+    def _step(self, t: int, k: int, x: Tensor, grad: Tensor | None, noise: Tensor | None, **changes: Any) -> Tensor:
+        settings = self.settings[k] | self._place(t, k) | NOTHING | {"noise": noise} | changes
+        if x.requires_grad or (grad is not None and grad.requires_grad):
+            x = LangevinStep.apply(x, grad, self.backend, settings)
+        else:
+            langevin_step_(x, grad, self.backend, **settings)
+        if self.laws[k].reflect is not None:
+            x = folded(x, *self.laws[k].reflect)[0]
+        return self._hold(k, x)
+
+    def _place(self, t: int, k: int) -> dict[str, Any]:
+        return {"seed": self.seed, "step": t, "block": k, "purpose": Purpose.LANGEVIN, "chain_ids": self.chain_ids}
+
+    def _still(self, t: int, k: int) -> dict[str, Any]:
+        return self.settings[k] | self._place(t, k) | NOTHING | BARE | {"noise": None}
+
+    def _hold(self, k: int, x: Tensor) -> Tensor:
+        return x if self.masks[k] is None else torch.where(self.masks[k], x, self.held[k])
+
+
+def folded(x: Tensor, low: float | None, high: float | None) -> tuple[Tensor, Tensor]:
+    """The state reflected at the walls until it is inside, and whether an odd number of walls was met."""
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    inside = (x >= low) & (x <= high) | x.isnan()
+    if math.isinf(low) or math.isinf(high):
+        wall = high if math.isinf(low) else low
+        return torch.where(inside, x, 2 * wall - x), ~inside
+    width = high - low
+    way = (x - low).remainder(2 * width)
+    back = low + torch.where(way > width, 2 * width - way, way)
+    return torch.where(inside, x, back.clamp(low, high)), ~inside & (way > width)

@@ -1,0 +1,93 @@
+"""Metropolis-adjusted Langevin: exact at any step size."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from hatebm.blocks import Blocks, Now
+from hatebm.checks import require
+from hatebm.gradient import Potential
+from hatebm.health import Watch
+from hatebm.library import langevin_ratio, metropolis
+from hatebm.noise import Purpose
+from hatebm.transitions.overdamped import gathered_facts
+
+
+class Adjusted:
+    """The unadjusted step proposes x', and x' is accepted with probability min(1, p(x') q(x | x') / p(x) q(x' | x)).
+
+    p = exp(-E / T - prior_precision |x|^2 / 2), zero outside a clamp's box; q is the law of the unadjusted step, with
+    its clip. Energies and gradients are carried along, so that a step costs one evaluation. Source: Roberts and
+    Tweedie, "Exponential convergence of Langevin distributions and their discrete approximations" (1996).
+    """
+
+    def __init__(self, blocks: Blocks, potential: Potential, watch: Watch) -> None:
+        self.blocks, self.potential, self.watch = blocks, potential, watch
+        self.energies: Tensor | None = None
+        self.grads: dict[int, Tensor] = {}
+
+    def __call__(self, t: int, state: list[Tensor], gather: bool) -> dict[str, Tensor]:
+        """Step t; ``gather`` returns energies and gradient norms before it, and the share of accepted proposals."""
+        now, groups = self.blocks.at(t)
+        moving = sorted(k for group in groups for k in group)
+        noise = self.blocks.noise(t, state)
+        if self.energies is None or self.potential.changes or set(moving) - set(self.grads):
+            self.energies, self.grads = look(self.potential, self.blocks, t, state, moving)
+            self.watch.see_energy(t, reportable(self.energies, state))
+        norms = [x.new_zeros(len(x)) if gather else None for x in state]
+        energies, accepted = self.energies, []
+        for group in groups:
+            proposal = list(state)
+            for k in group:
+                require(now[k].noise_std > 0, "langevin", "noise_std", "> 0 with correct='mala'", now[k].noise_std)
+                open_box = {"low": -math.inf, "high": math.inf, "grad_norm": norms[k], "diverged": self.watch.first}
+                proposal[k] = self.blocks.move(t, k, state[k].clone(), self.grads[k], now[k], noise[k], **open_box)
+            accepted.append(self._choose(t, state, proposal, now, group, moving))
+        if not gather:
+            return {}
+        return gathered_facts(energies, norms) | {"accept": torch.stack(accepted).float().mean(0)}
+
+    def _choose(
+        self, t: int, state: list[Tensor], proposal: list[Tensor], now: list[Now], group: list[int], moving: list[int]
+    ) -> Tensor:
+        there, grads = look(self.potential, self.blocks, t, proposal, moving)
+        self.watch.see_energy(t, reportable(there, proposal))
+        log_ratio = (self.energies.double() - there.double()) / now[group[0]].temperature
+        for k in group:
+            at = (state[k], self.grads[k], proposal[k], grads[k])
+            log_ratio = log_ratio + langevin_ratio(*at, self.blocks.backend, **self.blocks.proposal_law(k, now[k]))
+        accept = decide(self.blocks, log_ratio, t, group[0])
+        for k in group:
+            state[k] = chosen(accept, proposal[k], state[k])
+        self.energies = torch.where(accept, there, self.energies)
+        self.grads = {k: chosen(accept, grads[k], self.grads[k]) for k in moving}
+        return accept
+
+
+def look(
+    potential: Potential, blocks: Blocks, t: int, state: list[Tensor], moving: list[int]
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """One evaluation: energies, infinite outside the box, and the gradients of every moving block."""
+    energies, grads = potential.energies_and_gradient(t, state, moving)
+    for k in moving:
+        if blocks.laws[k].clamp_at != "final":
+            energies = torch.where(blocks.inside(k, state[k]), energies, math.inf)
+    return energies, dict(zip(moving, grads, strict=True))
+
+
+def reportable(energies: Tensor, state: list[Tensor]) -> Tensor:
+    """The energies of proposals as the watch sees them: infinite ones, and proposals out of range, are just refused."""
+    finite = torch.stack([x.reshape(len(x), x[:1].numel()).isfinite().all(1) for x in state]).all(0)
+    return torch.where(finite & (energies != math.inf), energies, 0)
+
+
+def decide(blocks: Blocks, log_ratio: Tensor, t: int, block: int) -> Tensor:
+    """Which chains accept: log u < log_ratio, u the uniform of (seed, chain, step, block)."""
+    place = {"seed": blocks.seed, "step": t, "block": block, "purpose": Purpose.METROPOLIS}
+    return metropolis(log_ratio, blocks.backend, **place, chain_ids=blocks.chain_ids)
+
+
+def chosen(accept: Tensor, proposal: Tensor, x: Tensor) -> Tensor:
+    """Row by row the proposal where it was accepted."""
+    return torch.where(accept.view(len(x), *[1] * (x.dim() - 1)), proposal, x)

@@ -1,0 +1,110 @@
+"""Underdamped Langevin and Hamiltonian Monte Carlo: leapfrog steps of a state with velocities."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from hatebm.blocks import Blocks, Now
+from hatebm.checks import require
+from hatebm.gradient import Potential
+from hatebm.health import Watch
+from hatebm.library import langevin_ratio
+from hatebm.transitions.adjusted import chosen, decide, look, reportable
+from hatebm.transitions.overdamped import gathered_facts
+
+
+class Hamiltonian:
+    r"""Velocities v are refreshed, then move x along ``leapfrog_steps`` leapfrog steps of length h = noise_std.
+
+    v <- a v + sqrt(1 - a^2) eps, a = exp(-friction h leapfrog_steps), 0 without friction; then, ``leapfrog_steps``
+    times, v <- v - (step_size / h) g(x), x <- x + h v, v <- v - (step_size / h) g(x), with
+    g = clip(grad E / T + prior_precision x); with eps as the step size, step_size / h = h / 2. The end is accepted with
+    probability min(1, exp(H - H')), H = E / T + prior_precision |x|^2 / 2 + |v|^2 / 2, if ``corrected``; a refused
+    velocity turns round. Walls that reflect turn the velocity. Source: Horowitz, "A generalized guided Monte Carlo
+    algorithm" (1991); Neal, "MCMC using Hamiltonian dynamics" (2011).
+    """
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        potential: Potential,
+        watch: Watch,
+        velocity: list[Tensor],
+        leapfrog_steps: int,
+        corrected: bool,
+    ) -> None:
+        self.blocks, self.potential, self.watch = blocks, potential, watch
+        self.velocity, self.leapfrog_steps, self.corrected = velocity, leapfrog_steps, corrected
+        self.energies: Tensor | None = None
+        self.grads: dict[int, Tensor] = {}
+
+    def __call__(self, t: int, state: list[Tensor], gather: bool) -> dict[str, Tensor]:
+        """Step t; ``gather`` returns energies and gradient norms before it, and the share of accepted proposals."""
+        now, groups = self.blocks.at(t)
+        moving = sorted(k for group in groups for k in group)
+        noise = self.blocks.noise(t, state)
+        if self.grads.keys() != set(moving) or self.potential.changes:
+            self.energies, self.grads = self._look(t, state, moving)
+            self.watch.see_energy(t, reportable(self.energies, state) if self.corrected else self.energies)
+        norms = [x.new_zeros(len(x)) for x in state]
+        for k in moving if gather else ():
+            norms[k] = self.blocks.force(k, state[k], self.grads[k], now[k]).reshape(len(norms[k]), -1).norm(dim=1)
+        before, accepted = self.energies, []
+        for group in groups:
+            for k in group:
+                self.velocity[k] = self._refreshed(t, k, state[k], now[k], noise[k])
+            accepted.append(self._trajectory(t, state, now, group, moving))
+        if not gather:
+            return {}
+        facts = gathered_facts(before, norms)
+        return facts | {"accept": torch.stack(accepted).float().mean(0)} if self.corrected and groups else facts
+
+    def _trajectory(
+        self, t: int, state: list[Tensor], now: list[Now], group: list[int], moving: list[int]
+    ) -> Tensor | None:
+        x, v, grads = list(state), list(self.velocity), self.grads
+        for k in group:
+            v[k] = self.blocks.push(t, k, v[k].clone(), x[k], grads[k], now[k], 1, self.watch.first)
+        for leap in range(self.leapfrog_steps):
+            for k in group:
+                x[k], v[k] = self.blocks.drift(t, k, x[k].clone(), v[k], now[k].noise_std, bounded=not self.corrected)
+            energies, grads = self._look(t, x, moving)
+            halves = 2 if leap + 1 < self.leapfrog_steps else 1
+            for k in group:
+                v[k] = self.blocks.push(t, k, v[k], x[k], grads[k], now[k], halves, None)
+        if not self.corrected:
+            self.watch.see_energy(t, energies)
+            state[:], self.velocity[:], self.energies, self.grads = x, v, energies, grads
+            return None
+        self.watch.see_energy(t, reportable(energies, x))
+        log_ratio = (self.energies.double() - energies.double()) / now[group[0]].temperature
+        for k in group:
+            log_ratio = log_ratio + self._half_square(self.velocity[k], v[k], 1.0)
+            log_ratio = log_ratio + self._half_square(state[k], x[k], self.blocks.settings[k]["prior_precision"])
+        accept = decide(self.blocks, log_ratio, t, group[0])
+        for k in group:
+            state[k], self.velocity[k] = chosen(accept, x[k], state[k]), chosen(accept, v[k], -self.velocity[k])
+        self.energies = torch.where(accept, energies, self.energies)
+        self.grads = {k: chosen(accept, grads[k], self.grads[k]) for k in moving}
+        return accept
+
+    def _look(self, t: int, state: list[Tensor], moving: list[int]) -> tuple[Tensor | None, dict[int, Tensor]]:
+        if self.corrected:
+            return look(self.potential, self.blocks, t, state, moving)
+        energies, grads = self.potential.gradient(t, state, moving)
+        return energies, dict(zip(moving, grads, strict=True))
+
+    def _refreshed(self, t: int, k: int, x: Tensor, now: Now, noise: Tensor | None) -> Tensor:
+        require(now.noise_std > 0, "langevin", "noise_std", "> 0 where velocities move x", now.noise_std)
+        friction = self.blocks.laws[k].friction
+        way = math.inf if friction is None else friction * now.noise_std * self.leapfrog_steps
+        keep, fresh = math.exp(-way), math.sqrt(-math.expm1(-2 * way))
+        v = torch.zeros_like(x) if keep == 0 else self.velocity[k] * keep
+        return self.blocks.refresh(t, k, v, fresh, noise)
+
+    def _half_square(self, old: Tensor, new: Tensor, precision: float) -> Tensor:
+        """Precision (|old|^2 - |new|^2) / 2 of each chain."""
+        law = {"step_size": 0.0, "noise_std": 1.0, "inverse_temperature": 1.0, "clip": None}
+        law |= {"clip_on": "grad", "bound": 0.0, "prior_precision": precision}
+        return langevin_ratio(old, old, new, new, self.blocks.backend, **law)

@@ -1,0 +1,37 @@
+"""The unadjusted Langevin step: gradient, move."""
+
+import torch
+from torch import Tensor
+
+from hatebm.blocks import Blocks
+from hatebm.gradient import Potential
+from hatebm.health import Watch
+
+
+class Overdamped:
+    """x <- clamp(x - step_size * clip(grad E / T + prior_precision * x) + noise_std * eps)."""
+
+    def __init__(self, blocks: Blocks, potential: Potential, watch: Watch) -> None:
+        self.blocks, self.potential, self.watch = blocks, potential, watch
+
+    def __call__(self, t: int, state: list[Tensor], gather: bool) -> dict[str, Tensor]:
+        """Step t; ``gather`` returns the energies and gradient norms where it took its gradients."""
+        now, groups = self.blocks.at(t)
+        noise = self.blocks.noise(t, state)
+        norms = [x.new_zeros(len(x)) if gather else None for x in state]
+        energies = None
+        for group in groups:
+            for k in group:
+                state[k] = self.blocks.kick(t, k, state[k], now[k], noise[k])
+            energies, grads = self.potential.gradient(t, state, group)
+            self.watch.see_energy(t, energies)
+            for k, grad in zip(group, grads, strict=True):
+                gathered = {"grad_norm": norms[k], "diverged": self.watch.first}
+                state[k] = self.blocks.move(t, k, state[k], grad, now[k], noise[k], **gathered)
+        return gathered_facts(energies, norms) if gather else {}
+
+
+def gathered_facts(energies: Tensor | None, norms: list[Tensor]) -> dict[str, Tensor]:
+    """What a run keeps of a step: (n,) energies, where there are any, and the joint norm over all blocks."""
+    facts = {"grad_norm": torch.stack(norms).norm(dim=0)}
+    return facts if energies is None else facts | {"energy": energies.expand(len(norms[0]))}
