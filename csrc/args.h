@@ -42,4 +42,25 @@ struct Normals {
     const int64_t* chain_ids;
 };
 
+// A proposal x' of Langevin steps from x, to be accepted or not.
+struct Ratio {
+    const float* x;              // (n, d), like the next three in row-major order
+    const void* grad;            // (n, d), of grad_type
+    const float* proposal;       // (n, d)
+    const void* proposal_grad;   // (n, d), of grad_type
+    GradType grad_type;
+    int64_t n, d;
+    Law law;                     // of the drift
+    double half_precision, half_prior;  // 1 / (2 noise_std^2) and prior_precision / 2
+    double* out;                 // (n,)
+};
+
+struct Decisions {
+    const double* log_ratio;  // (n,)
+    bool* accept;             // (n,)
+    int64_t n;
+    Draw draw;
+    const int64_t* chain_ids;
+};
+
 }  // namespace hatebm

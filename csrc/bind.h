@@ -56,4 +56,21 @@ auto taking_numbers(void (*langevin_step)(const Step&, Where...)) {
     };
 }
 
+// The same for a ratio.
+template <class... Where>
+auto taking_numbers(void (*langevin_ratio)(const Ratio&, Where...)) {
+    return [langevin_ratio](uintptr_t x, uintptr_t grad, uintptr_t proposal, uintptr_t proposal_grad, int grad_type,
+                            int64_t n, int64_t d, float step_size, float inverse_temperature, float prior_precision,
+                            int clip, bool clip_on_update, float bound, double half_precision, double half_prior,
+                            uintptr_t out, Where... where) {
+        Law law{};
+        law.step_size = step_size, law.inverse_temperature = inverse_temperature, law.prior_precision = prior_precision;
+        law.clip = static_cast<Clip>(clip), law.clip_on_update = clip_on_update, law.bound = bound;
+        const Ratio args{at<float>(x), at<void>(grad), at<float>(proposal), at<void>(proposal_grad),
+                         static_cast<GradType>(grad_type), n, d, law, half_precision, half_prior, at<double>(out)};
+        py::gil_scoped_release release;
+        langevin_ratio(args, where...);
+    };
+}
+
 }  // namespace hatebm

@@ -13,9 +13,19 @@ struct NormalArgs : Normals {
     int threads;
 };
 
+struct RatioArgs : Ratio {
+    int threads;
+};
+
+struct DecisionArgs : Decisions {
+    int threads;
+};
+
 struct CpuKernels {
     const char* name;
     void (*langevin_step)(const StepArgs&);
+    void (*langevin_ratio)(const RatioArgs&);
+    void (*metropolis)(const DecisionArgs&);
     void (*normal)(const NormalArgs&);
     void (*residual_add)(const float* gz, const float* y, float* out, int64_t numel, int threads);
 };
@@ -23,6 +33,8 @@ struct CpuKernels {
 #define HATEBM_DECLARE(isa)                                                                          \
     namespace isa {                                                                                  \
     void langevin_step(const StepArgs&);                                                             \
+    void langevin_ratio(const RatioArgs&);                                                           \
+    void metropolis(const DecisionArgs&);                                                            \
     void normal(const NormalArgs&);                                                                  \
     void residual_add(const float* gz, const float* y, float* out, int64_t numel, int threads);      \
     }

@@ -27,20 +27,35 @@ HATEBM_HD Float total_gradient(const Law& law, Float x, Float grad) {
     return law.prior_precision != 0 ? grad + Float(law.prior_precision) * x : grad;
 }
 
-// x after the step; `factor` scales the gradient of a sample whose norm is clipped. eps is used when noise_std is not 0.
+// The gradient after a clip of its own; `factor` scales that of a sample whose norm is clipped.
+template <class Float>
+HATEBM_HD Float clipped_gradient(const Law& law, Float grad, Float factor) {
+    if (law.clip == Clip::norm) grad = grad * factor;
+    if (law.clip == Clip::value && !law.clip_on_update) grad = clamp(grad, Float(-law.bound), Float(law.bound));
+    return grad;
+}
+
+// How far a clipped gradient leads: s clip(g).
+template <class Float>
+HATEBM_HD Float drift_of(const Law& law, Float grad) {
+    const Float drift = Float(law.step_size) * grad;
+    const bool clip_update = law.clip == Clip::value && law.clip_on_update;
+    return clip_update ? clamp(drift, Float(-law.bound), Float(law.bound)) : drift;
+}
+
+// x after the step. eps is used when noise_std is not 0.
 template <class Float>
 HATEBM_HD Float step_element(const Law& law, Float x, Float grad, Float eps, Float factor) {
     const bool noisy = law.noise_std != 0;
-    const Float s(law.step_size), bound(law.bound);
-    if (law.clip == Clip::norm) grad = grad * factor;
-    if (law.clip == Clip::value && !law.clip_on_update) grad = clamp(grad, Float(-law.bound), bound);
-    Float drift = s * grad, free = drift;
-    const bool clip_update = law.clip == Clip::value && law.clip_on_update;
-    if (clip_update) drift = clamp(drift, Float(-law.bound), bound);
+    grad = clipped_gradient(law, grad, factor);
+    const Float drift = drift_of(law, grad);
     Float moved;
     if (law.add == Add::fma) {
         moved = fma(Float(-law.step_size), grad, x);
-        if (clip_update) moved = where_greater(abs_of(free), bound, x - drift, moved);
+        if (law.clip == Clip::value && law.clip_on_update) {
+            const Float free = Float(law.step_size) * grad;
+            moved = where_greater(abs_of(free), Float(law.bound), x - drift, moved);
+        }
         if (noisy) moved = fma(Float(law.noise_std), eps, moved);
     } else if (law.add == Add::increment) {
         moved = noisy ? x + (Float(law.noise_std) * eps - drift) : x - drift;
@@ -57,6 +72,16 @@ HATEBM_HD Float noise_element(const Law& law, Float x, Float eps) {
     if (law.noise_std != 0) x = x + Float(law.noise_std) * eps;
     return clamp(x, Float(law.low), Float(law.high));
 }
+
+// What an element adds to log q(x | x') - log q(x' | x) - prior_precision (|x'|^2 - |x|^2) / 2, given the drifts at x
+// and at x': ((w + d0)^2 - (w - d1)^2) / (2 noise_std^2) with w = x' - x, factored.
+HATEBM_HD double ratio_element(double half_precision, double half_prior, float x, float proposal, float there, float back) {
+    const double start = x, end = proposal, d0 = there, d1 = back, way = end - start;
+    return (d0 + d1) * (way + way + d0 - d1) * half_precision - half_prior * way * (end + start);
+}
+
+// Whether log u < log_ratio, given -2 ln u; a NaN is refused.
+HATEBM_HD bool accepts(double log_ratio, float minus_2_ln_u) { return minus_2_ln_u > -2 * log_ratio; }
 
 // The factor of a norm clip: exactly 1 below the cap.
 HATEBM_HD float clip_factor(const Law& law, float norm) {

@@ -4,17 +4,9 @@
 
 #include "parallel.h"
 #include "rows_cpu.h"
-#include "tree.h"
 
 namespace hatebm::HATEBM_ISA {
 namespace {
-
-template <GradType G>
-HATEBM_HD Tile load_grad(const void* grad, int64_t i) {
-    if constexpr (G == GradType::float32) return load_tile(static_cast<const float*>(grad) + i);
-    if constexpr (G == GradType::bfloat16) return load_tile<load_bfloat16>(static_cast<const uint16_t*>(grad) + i);
-    if constexpr (G == GradType::float16) return load_tile<load_float16>(static_cast<const uint16_t*>(grad) + i);
-}
 
 template <GradType G>
 HATEBM_HD void step_tile(const Law& law, const Row& row, int64_t i, Tile eps, Tile factor, bool watched, Tile& unclean,
@@ -115,15 +107,6 @@ bool step_row(const Law& law, const Draw& draw, const RoundKeys& keys, const Row
     }
 }
 
-double squared_gradient(const Law& law, const Row& row) {
-    double squares[fold];
-    for (int64_t e = 0; e < row.count; ++e) {
-        const double g = total_gradient(law, row.x[e], scalar_grad(row.grad, row.type, e));
-        squares[e] = g * g;
-    }
-    return fold_run(squares, row.count);
-}
-
 void mark(const StepArgs& a, int64_t i) {
     if (a.diverged && static_cast<int64_t>(a.draw.step) < a.diverged[i]) a.diverged[i] = static_cast<int64_t>(a.draw.step);
 }
@@ -138,7 +121,8 @@ void step_sample(const StepArgs& a, const RoundKeys& keys, int64_t i, int thread
         for_each(runs, threads, [&](int64_t r) {
             Copies copies;
             const int64_t first = r * fold, count = r + 1 < runs ? fold : a.d - first;
-            sums[r] = squared_gradient(a.law, open_row(a, i, first, count, copies));
+            const Row row = open_row(a, i, first, count, copies);
+            sums[r] = squared_gradient(a.law, row.x, row.grad, row.type, count);
         });
         const float norm = static_cast<float>(__builtin_sqrt(tree_sum(sums, runs)));
         if (a.grad_norm) a.grad_norm[i] = norm;
@@ -161,22 +145,6 @@ void step_sample(const StepArgs& a, const RoundKeys& keys, int64_t i, int thread
     if (broken) mark(a, i);
 }
 
-// The gradients of several small chains, total and clipped, in `out`: what is left is a step without those options.
-void prepare_gradients(const StepArgs& a, const Row& row, int64_t first, int64_t chains, float* out) {
-    double squares[fold];
-    for (int64_t c = 0; c < chains; ++c) {
-        float* grad = out + c * a.d;
-        for (int64_t e = 0; e < a.d; ++e) {
-            grad[e] = total_gradient(a.law, row.x[c * a.d + e], scalar_grad(row.grad, row.type, c * a.d + e));
-            squares[e] = static_cast<double>(grad[e]) * grad[e];
-        }
-        const float norm = static_cast<float>(__builtin_sqrt(fold_run(squares, a.d)));
-        if (a.grad_norm) a.grad_norm[first + c] = norm;
-        const float factor = a.law.clip == Clip::norm ? clip_factor(a.law, norm) : 1;
-        for (int64_t e = 0; e < a.d; ++e) grad[e] *= factor;
-    }
-}
-
 // Several small chains as one row, their noise drawn beforehand.
 void step_run(const StepArgs& a, const RoundKeys& keys, int64_t first, int64_t chains) {
     Copies unused;
@@ -194,10 +162,10 @@ void step_run(const StepArgs& a, const RoundKeys& keys, int64_t first, int64_t c
         row.noise = noise;
     }
     if (needs_norm(a)) {
-        prepare_gradients(a, row, first, chains, grad);
+        float* norms = a.grad_norm ? a.grad_norm + first : nullptr;
+        prepare_gradients(a.law, row.x, row.grad, row.type, chains, a.d, norms, grad);
         row.grad = grad, row.type = GradType::float32;
-        law.inverse_temperature = 1, law.prior_precision = 0;
-        if (law.clip == Clip::norm) law.clip = Clip::none;
+        law = prepared(law);
     }
     const bool finite = step_row(law, a.draw, keys, row, 1, a.diverged, a.displacement ? squares : nullptr);
     for (int64_t c = 0; a.displacement && c < chains; ++c) {

@@ -9,16 +9,19 @@
 namespace hatebm {
 namespace {
 
+#define HATEBM_KERNELS(isa) \
+    {#isa, isa::langevin_step, isa::langevin_ratio, isa::metropolis, isa::normal, isa::residual_add}
+
 std::vector<CpuKernels> available_kernels() {  // the fastest first
     std::vector<CpuKernels> kernels;
 #ifdef HATEBM_X86
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"))
-        kernels.push_back({"avx512", avx512::langevin_step, avx512::normal, avx512::residual_add});
-    if (avx2) kernels.push_back({"avx2", avx2::langevin_step, avx2::normal, avx2::residual_add});
+        kernels.push_back(HATEBM_KERNELS(avx512));
+    if (avx2) kernels.push_back(HATEBM_KERNELS(avx2));
 #endif
-    kernels.push_back({"baseline", baseline::langevin_step, baseline::normal, baseline::residual_add});
+    kernels.push_back(HATEBM_KERNELS(baseline));
     return kernels;
 }
 
@@ -35,6 +38,15 @@ void use_instruction_set(const std::string& name) {
 }
 
 void langevin_step(const Step& step, int threads) { chosen->langevin_step({step, threads}); }
+
+void langevin_ratio(const Ratio& ratio, int threads) { chosen->langevin_ratio({ratio, threads}); }
+
+void metropolis(uintptr_t log_ratio, uintptr_t accept, int64_t n, uint64_t seed, uint64_t step, uint32_t block,
+                uint32_t purpose, uintptr_t chain_ids, int threads) {
+    py::gil_scoped_release release;
+    const Draw draw{seed, step, block, purpose};
+    chosen->metropolis({{at<double>(log_ratio), at<bool>(accept), n, draw, at<int64_t>(chain_ids)}, threads});
+}
 
 void normal(uintptr_t out, int64_t n, int64_t d, uint64_t seed, uint64_t step, uint32_t block, uint32_t purpose,
             uintptr_t chain_ids, int threads) {
@@ -64,6 +76,8 @@ void philox_words(uintptr_t counters, uintptr_t keys, uintptr_t words, int64_t m
 PYBIND11_MODULE(_C, m) {
     using namespace hatebm;
     m.def("langevin_step", taking_numbers(&langevin_step));
+    m.def("langevin_ratio", taking_numbers(&langevin_ratio));
+    m.def("metropolis", &metropolis);
     m.def("normal", &normal);
     m.def("residual_add", &residual_add);
     m.def("philox", &philox_words);

@@ -48,10 +48,10 @@ HATEBM_HD uint32_t last_counter(const Draw& draw, uint64_t chain) {
            static_cast<uint32_t>(draw.step >> 32 & 0xFF) << 24;
 }
 
-// sqrt(-2 ln u) of u = v 2^-31 in (0, 1], v from the upper 31 bits of `even`: an exponent e and 1 + t in [2/3, 4/3)
+// -2 ln u of u = v 2^-31 in (0, 1], v from the upper 31 bits of `even`: an exponent e and 1 + t in [2/3, 4/3)
 // with u = 2^e (1 + t), then a polynomial. The scale 2^-31 is exact and goes into e and into the fma that makes t.
 template <class Float, class Int>
-HATEBM_HD Float radius(Int even) {
+HATEBM_HD Float minus_2_ln(Int even) {
     Int bits = bits_of(to_float(shift_right_logical(even, 1)) + Float(0.5f));
     Int above = bits - Int(0x3F2AAAAB + (31 << 23));  // e in the upper 9 bits
     Float t = fma(float_of_bits(bits - (above & Int(-0x800000))), Float(0x1p-31f), Float(-1.0f));
@@ -63,12 +63,12 @@ HATEBM_HD Float radius(Int even) {
     p = fma(p, t, Float(-0.6667597889900208f));
     p = fma(p, t, Float(0.9999975562095642f));
     p = fma(p, t, Float(-1.9999996423721313f));
-    return sqrt_rn(fma(to_float(shift_right(above, 23)), Float(-1.3862943649291992f), t * p));
+    return fma(to_float(shift_right(above, 23)), Float(-1.3862943649291992f), t * p);
 }
 
 template <class Float, class Int>
 HATEBM_HD void box_muller(Int even, Int odd, Float& first, Float& second) {
-    Float r = radius<Float, Int>(even);
+    Float r = sqrt_rn(minus_2_ln<Float, Int>(even));
     Float a = to_float(odd) * Float(0x1p-31f);
     Float s = a * a;
     Float cosine = Float(0.000858191167935729f);

@@ -1,6 +1,7 @@
 // Rows: at most `fold` elements in row-major order, in place where the tensors lie so and copied where they do not.
 #pragma once
 
+#include "gradient_cpu.h"
 #include "normal_cpu.h"
 
 namespace hatebm {
@@ -21,12 +22,6 @@ struct Copies {
     int64_t x_at[fold], at[fold];
     float x[fold], grad[fold], noise[fold], gz[fold], image[fold];
 };
-
-inline float scalar_grad(const void* grad, GradType type, int64_t i) {
-    if (type == GradType::float32) return static_cast<const float*>(grad)[i];
-    const uint16_t half = static_cast<const uint16_t*>(grad)[i];
-    return type == GradType::float16 ? float_of_half(half) : float_of_bits(static_cast<int32_t>(uint32_t(half) << 16));
-}
 
 // Where elements first, first + 1, ... of sample i lie in memory.
 inline void offsets_of(const Layout& layout, const int64_t* strides, int64_t i, int64_t first, int64_t count, int64_t* out) {
@@ -55,8 +50,8 @@ inline const float* gather(const float* from, const int64_t* at, int64_t count, 
 inline Row open_row(const StepArgs& a, int64_t i, int64_t first, int64_t count, Copies& c) {
     const uint64_t chain = chain_id(a.chain_ids, i);
     if (a.layout.dims == 0) {
-        const int64_t start = i * a.d + first, size = a.grad_type == GradType::float32 ? 4 : 2;
-        const void* grad = a.grad ? static_cast<const char*>(a.grad) + size * start : nullptr;
+        const int64_t start = i * a.d + first;
+        const void* grad = a.grad ? grad_at(a.grad, a.grad_type, start) : nullptr;
         return {a.x + start, grad, a.grad_type, a.noise ? a.noise + start : nullptr, a.gz ? a.gz + start : nullptr,
                 a.image ? a.image + start : nullptr, first, count, chain};
     }

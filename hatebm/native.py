@@ -6,7 +6,7 @@ import os
 import torch
 from torch import Tensor
 
-from hatebm.reference import langevin_ratio, metropolis  # noqa: F401
+from hatebm.reference import ratio_coefficients
 
 try:
     from hatebm import _C
@@ -93,6 +93,52 @@ def langevin_step_(
         sums = torch.empty(room, dtype=torch.float64, device=x.device) if room else None
         where = (_address(sums), *_stream(x), seed_at, step_at)
         _C.cuda.langevin_step(*arguments, seed & MASK64, step, block, purpose, *outputs, *where)
+
+
+def langevin_ratio(
+    x: Tensor,
+    grad: Tensor,
+    proposal: Tensor,
+    proposal_grad: Tensor,
+    *,
+    step_size: float,
+    noise_std: float,
+    inverse_temperature: float = 1.0,
+    prior_precision: float = 0.0,
+    clip: str | None = None,
+    clip_on: str = "grad",
+    bound: float = 0.0,
+) -> Tensor:
+    """Twin of :func:`hatebm.reference.langevin_ratio`."""
+    tensors = [v.contiguous() for v in (x, grad, proposal, proposal_grad)]
+    out = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
+    arguments = (
+        *(v.data_ptr() for v in tensors),
+        *(GRAD_TYPES[grad.dtype], x.shape[0], math.prod(x.shape[1:])),
+        *(step_size, inverse_temperature, prior_precision, CLIP[clip], clip_on == "update", bound),
+        *ratio_coefficients(noise_std, prior_precision),
+        out.data_ptr(),
+    )
+    _C.langevin_ratio(*arguments, torch.get_num_threads())
+    return out
+
+
+def metropolis(
+    log_ratio: Tensor,
+    *,
+    seed: int | Tensor,
+    step: int | Tensor,
+    block: int = 0,
+    purpose: int = 0,
+    chain_ids: Tensor | None = None,
+) -> Tensor:
+    """Twin of :func:`hatebm.reference.metropolis`."""
+    log_ratio = log_ratio.contiguous()
+    accept = torch.empty_like(log_ratio, dtype=torch.bool)
+    arguments = (log_ratio.data_ptr(), accept.data_ptr(), len(log_ratio))
+    place = (int(seed) & MASK64, int(step), block, purpose, _address(chain_ids))
+    _C.metropolis(*arguments, *place, torch.get_num_threads())
+    return accept
 
 
 def normal(

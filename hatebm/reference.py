@@ -197,7 +197,7 @@ def langevin_ratio(
     start, end = x.detach().double(), proposal.detach().double()
     way = end - start
     kernels = (there + back) * (way + way + there - back) * half_precision
-    return tree_sum(_rows(kernels - half_prior * way * (end + start)))
+    return tree_sum(_rows(kernels - half_prior * way * (end + start))) + 0.0  # a sum of 0 has no sign
 
 
 def ratio_coefficients(noise_std: float, prior_precision: float) -> tuple[float, float]:

@@ -16,6 +16,14 @@ LAWS = {
     "norm update": {"clip": ("norm", 0.2), "clip_on": "update", "add": "fma", "clamp": (None, 0.5)},
 }
 
+OF_THE_DRIFT = ("temperature", "prior_precision", "clip", "clip_on")
+RATIOS = {name: {k: law[k] for k in OF_THE_DRIFT if k in law} for name, law in LAWS.items() if "clip" in law}
+RATIOS |= {
+    "plain": {},
+    "tempered": {"temperature": 0.3, "prior_precision": 0.7},
+    "kinetic": {"step_size": 0.0, "noise_std": 1.0, "prior_precision": 1.0},
+}
+
 
 def run(x, grad, backend, **law):
     """A step on a copy of x: the new state and everything that was gathered on the way."""
@@ -33,6 +41,18 @@ def run(x, grad, backend, **law):
     law = {"step_size": 0.1, "seed": 3, "step": 2**34 + 9} | law
     hatebm.ops.langevin_step_(out["x"], grad, gz=torch.ones_like(x), backend=backend, **gathered, **law)
     return out
+
+
+def proposed(shape, dtype=torch.float32):
+    """A state, a proposal and the gradients there, over many orders of magnitude."""
+    wide = [torch.randn(shape) * 10 ** torch.empty(shape).uniform_(-3, 2) for _ in range(4)]
+    return wide[0], wide[1].to(dtype), wide[0] + wide[2], wide[3].to(dtype)
+
+
+def ratio(operands, backend, **law):
+    """The log ratio of a proposal, named as ``assert_same_bits`` wants it."""
+    law = {"step_size": 0.1, "noise_std": 0.3} | law
+    return {"log_ratio": hatebm.ops.langevin_ratio(*operands, backend=backend, **law)}
 
 
 def assert_same_bits(got, want):
