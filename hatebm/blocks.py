@@ -118,10 +118,12 @@ class Blocks:
         force = grad.to(x.dtype) / now.temperature + self.settings[k]["prior_precision"] * x
         return force if self.masks[k] is None else torch.where(self.masks[k], force, 0)
 
-    def refresh(self, t: int, k: int, v: Tensor, noise_std: float, noise: Tensor | None) -> Tensor:
+    def refresh(
+        self, t: int, k: int, v: Tensor, noise_std: float, noise: Tensor | None, purpose: int = Purpose.LANGEVIN
+    ) -> Tensor:
         """The velocity with noise_std * eps added in place, 0 where the state is held."""
         settings = self._still(t, k) | OPEN | {"noise": noise, "step_size": 0.0, "noise_std": noise_std}
-        langevin_step_(v, None, self.backend, **settings)
+        langevin_step_(v, None, self.backend, **settings | {"purpose": purpose})
         return v if self.masks[k] is None else torch.where(self.masks[k], v, 0)
 
     def inside(self, k: int, x: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from hatebm.dynamics import Dynamics
 from hatebm.freeze import MODES, bare, frozen, modules_of
 from hatebm.gradient import Potential
 from hatebm.health import Watch
-from hatebm.noise import Purpose, normal
+from hatebm.library import is_traced
+from hatebm.noise import Purpose
 from hatebm.transitions import Adjusted, Hamiltonian, Overdamped
 
 State = Tensor | tuple[Tensor, ...]
@@ -79,6 +80,8 @@ class Chain:
         require(energy is not None or grad_fn is not None, name, "energy", "a callable, or grad_fn one", energy)
         for label, function in (("energy", energy), ("grad_fn", grad_fn), ("noise", noise)):
             require(function is None or callable(function), name, label, "callable", function, TypeError)
+        given = energy_kwargs is None or isinstance(energy_kwargs, dict) or callable(energy_kwargs)
+        require(given, name, "energy_kwargs", "a dict, or a callable of the step", energy_kwargs, TypeError)
         require(mode in MODES, name, "mode", f"one of {MODES}", mode)
         require(nan in ("raise", "ignore"), name, "nan", "'raise' or 'ignore'", nan)
         require(compile in COMPILE, name, "compile", "'auto', 'off' or 'max'", compile)
@@ -96,7 +99,9 @@ class Chain:
         self._correct, self._leapfrog_steps = correct, leapfrog_steps
         self._mode, self._nan = mode, nan
         device = self._state[0].device
-        seed = int(torch.randint(1 << 62, ())) if seed is None else seed
+        if seed is None:
+            drawn = torch.randint(1 << 62, (1,), device=device if is_traced(self._state[0]) else None)
+            seed = drawn if is_traced(drawn) else int(drawn)
         self._blocks.chain_ids = checked_chain_ids(name, chain_ids, len(self._state[0]), device)
         self._blocks.seed, self.step = checked_draw(name, seed, first_step, 0, 0, device)
         self._velocity = self._fresh_velocity()
@@ -163,8 +168,7 @@ class Chain:
                     kept.append({"step": torch.tensor(t), **facts, "displacement": _distance(before, state)})
                 if callback is not None and t % every == 0:
                     callback(t, self._shaped([x.detach().clone() for x in state]))
-            watch.see_state(end - 1, state)
-            watch.check(self._blocks.chain_ids)
+            watch.check(end - 1, state, self._blocks.chain_ids)
             result = self._shaped([self._blocks.boxed(k, x) for k, x in enumerate(state)])
             self._state, self._velocity, self.step = [x.detach().clone() for x in state], velocity, end
         return (result, self._gathered(kept)) if return_info else result
@@ -209,9 +213,8 @@ class Chain:
         return Adjusted(*parts) if self._correct is not None else Overdamped(*parts)
 
     def _fresh_velocity(self) -> list[Tensor]:
-        place = {"seed": self.seed, "step": self.step, "purpose": Purpose.VELOCITY, "chain_ids": self._blocks.chain_ids}
-        drawn = enumerate(self._state) if self._has_friction else ()
-        return [normal(x.shape, block=k, device=x.device, **place).to(x.dtype) for k, x in drawn]
+        blocks, moving = self._blocks, enumerate(self._state) if self._has_friction else ()
+        return [blocks.refresh(self.step, k, torch.zeros_like(x), 1.0, None, Purpose.VELOCITY) for k, x in moving]
 
     def _check_grad_steps(self, grad_steps: int, n_steps: int) -> None:
         name = "grad_steps"
@@ -240,6 +243,9 @@ def _checked_state(x: State) -> list[Tensor]:
     require(isinstance(blocks, tuple) and len(blocks) > 0, "langevin", "x", "a tensor or a tuple of tensors", x)
     for block in blocks:
         require(isinstance(block, Tensor), "langevin", "x", "a tensor or a tuple of tensors", block, TypeError)
+        wrapped = not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(block)
+        text = "a tensor outside torch.func's transforms: run all chains in one call, a chain_ids for each"
+        require(not wrapped, "langevin", "x", text, "one inside torch.func.vmap or grad")
         check_state("langevin", block.detach())
         same = len(block) == len(blocks[0]) and block.device == blocks[0].device
         require(same, "langevin", "x", "blocks with one number of chains on one device", block)

@@ -37,7 +37,8 @@ def frozen(modules: list[nn.Module], mode: str) -> Iterator[Callable[[], None]]:
         RuntimeError: parameters made under torch.inference_mode(), which no gradient can pass.
     """
     parts = [part for module in modules for part in module.modules()]
-    parameters = [p for module in modules for p in module.parameters() if p.is_leaf]
+    traced = torch.compiler.is_compiling()  # a traced gradient never reaches the parameters
+    parameters = [] if traced else [p for module in modules for p in module.parameters() if p.is_leaf]
     if any(p.is_inference() for p in parameters):
         raise RuntimeError(
             "langevin: the energy's parameters were made under torch.inference_mode(), so no gradient can pass them; "

@@ -23,7 +23,7 @@ class Potential:
         masks: Sequence[Tensor | None],
     ) -> None:
         self.energy, self.grad_fn, self.masks = energy, grad_fn, masks
-        self.changes = callable(kwargs)
+        self.changes = kwargs is not None and not isinstance(kwargs, dict)
         self.kwargs = kwargs if self.changes else lambda t, given=dict(kwargs or {}): given
         self.differentiable = False
 
@@ -62,6 +62,8 @@ def energy_and_gradient(
     Raises:
         ValueError: an energy of another shape, or one that does not depend on a wanted block.
     """
+    if torch.compiler.is_compiling():
+        return _traced_gradient(energy, state, wanted, kwargs, differentiable)
     with torch.enable_grad():
         leaves = [_leaf(x, k in wanted, differentiable) for k, x in enumerate(state)]
         energies = _checked_energies(energy(*leaves, **kwargs), len(state[0]))
@@ -91,6 +93,27 @@ def given_gradient(
     for grad, x in zip(grads, state, strict=True):
         check_like("langevin", "grad_fn's result", grad, x, (x.dtype, *GRAD_DTYPES))
     return [grads[k] for k in wanted]
+
+
+def _traced_gradient(
+    energy: Callable[..., Tensor],
+    state: Sequence[Tensor],
+    wanted: Sequence[int],
+    kwargs: dict[str, Any],
+    differentiable: bool,
+) -> tuple[Tensor, list[Tensor]]:
+    """The same where torch.compile traces, which follows torch.func.grad."""
+
+    def total(*moving: Tensor) -> tuple[Tensor, Tensor]:
+        blocks = list(state)
+        for k, x in zip(wanted, moving, strict=True):
+            blocks[k] = x
+        energies = _checked_energies(energy(*blocks, **kwargs), len(state[0]))
+        return energies.sum(), energies
+
+    gradient = torch.func.grad(total, argnums=tuple(range(len(wanted))), has_aux=True)
+    grads, energies = gradient(*(state[k] for k in wanted))
+    return energies.detach(), [grad if differentiable else grad.detach() for grad in grads]
 
 
 def _leaf(x: Tensor, wanted: bool, differentiable: bool) -> Tensor:

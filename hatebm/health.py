@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from hatebm.library import LIBRARY, is_traced
+
 NEVER = (1 << 63) - 1
 
 
@@ -25,6 +27,20 @@ class ChainDiverged(RuntimeError):  # noqa: N818 (the public name)
         self.chains = chains
 
 
+def report_diverged(first: Tensor, chain_ids: Tensor | None) -> None:
+    """Raise :class:`ChainDiverged` for the chains that broke first, if any did."""
+    first = first.cpu()
+    if len(first) and int(first.min()) != NEVER:
+        broken = (first == first.min()).nonzero().flatten()
+        raise ChainDiverged(int(first.min()), (broken if chain_ids is None else chain_ids.cpu()[broken]).tolist())
+
+
+# Said to write x, so that a compiled graph that returns x keeps it.
+LIBRARY.define("report_diverged_(Tensor(a!) x, Tensor first, Tensor? chain_ids) -> ()")
+LIBRARY.impl("report_diverged_", lambda x, *broken: report_diverged(*broken), "CompositeExplicitAutograd")
+torch.library.register_fake("hatebm::report_diverged_", lambda x, first, chain_ids: None, lib=LIBRARY)
+
+
 class Watch:
     """For each chain the first step at which something was not finite, as a tensor on the chains' device.
 
@@ -45,21 +61,21 @@ class Watch:
         if len(self.steps) == 256:
             self._look()
 
-    def see_state(self, t: int, state: list[Tensor]) -> None:
-        """Look at the state after the last step t."""
-        for x in state if self.first is not None else ():
-            broken = ~x.reshape(len(x), x[:1].numel()).isfinite().all(1)
-            self.first = torch.where(broken, self.first.clamp(max=t), self.first)
+    def check(self, t: int, state: list[Tensor], chain_ids: Tensor | None) -> None:
+        """Look at the state after the last step t, and raise :class:`ChainDiverged` if a chain broke.
 
-    def check(self, chain_ids: Tensor | None) -> None:
-        """Raise :class:`ChainDiverged` if a chain broke: the one place that waits for the device."""
+        The one place that waits for the device.
+        """
         if self.first is None:
             return
         self._look()
-        first = self.first.cpu()
-        if len(first) and int(first.min()) != NEVER:
-            broken = (first == first.min()).nonzero().flatten()
-            raise ChainDiverged(int(first.min()), (broken if chain_ids is None else chain_ids.cpu()[broken]).tolist())
+        for x in state:
+            broken = ~x.reshape(len(x), x[:1].numel()).isfinite().all(1)
+            self.first = torch.where(broken, self.first.clamp(max=t), self.first)
+        if is_traced(self.first):
+            torch.ops.hatebm.report_diverged_(state[0], self.first, chain_ids)
+        else:
+            report_diverged(self.first, chain_ids)
 
     def _look(self) -> None:
         if not self.steps:

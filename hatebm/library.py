@@ -40,8 +40,8 @@ def place(seed: int | Tensor, step: int | Tensor) -> dict[str, Any]:
 
 
 def is_traced(tensor: Tensor) -> bool:
-    """Whether a call goes through the dispatcher: under torch.compile, and for fake and other tensor subclasses."""
-    return torch.compiler.is_compiling() or type(tensor) is not Tensor
+    """Whether a call goes through the dispatcher: under torch.compile, for meta, fake and other tensor subclasses."""
+    return torch.compiler.is_compiling() or type(tensor) is not Tensor or tensor.is_meta
 
 
 def langevin_step_(
