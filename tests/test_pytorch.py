@@ -31,7 +31,10 @@ def images(n=6):
     return torch.rand(n, 1, 6, 6, generator=torch.Generator().manual_seed(1))
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # inductor's own imports
+pytestmark = [  # what PyTorch warns itself of
+    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -215,3 +218,15 @@ def test_inference_mode(law):
     want = hatebm.langevin(net, images(), 3, seed=0, **law)
     with torch.inference_mode():
         assert torch.equal(hatebm.langevin(net, images(), 3, seed=0, **law), want)
+
+
+def test_a_compiled_caller_trains_through_the_last_steps():
+    net = small_net().eval()
+
+    def loss(x):
+        return hatebm.langevin(net, x, 3, eps=0.1, seed=0, clip=("value", 0.05), grad_steps=2).square().sum()
+
+    parameters = [p for p in net.parameters() if p.dim() > 1]
+    want = torch.autograd.grad(loss(images()), parameters)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(torch.autograd.grad(compiled(images()), parameters), want, rtol=1e-4, atol=1e-6)
