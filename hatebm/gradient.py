@@ -42,12 +42,13 @@ class Potential:
     ) -> tuple[Tensor, list[Tensor]]:
         """One energy a chain, (n,), and the gradient: what a Metropolis test needs."""
         energies, grads = self.gradient(t, state, wanted)
-        if energies is None:
-            with torch.no_grad():
-                energies = _checked_energies(self.energy(*state, **self.kwargs(t)), len(state[0]))
-        text = "one energy a chain where proposals are accepted or refused"
-        require(energies.dim() == 1 or len(state[0]) == 1, "langevin", "energy's result", text, energies)
-        return energies.reshape(len(state[0])), grads
+        return self.energies(t, state) if energies is None else _one_each(energies, len(state[0])), grads
+
+    def energies(self, t: int, state: Sequence[Tensor]) -> Tensor:
+        """One energy a chain, (n,), alone."""
+        with torch.no_grad():
+            energies = _checked_energies(self.energy(*state, **self.kwargs(t)), len(state[0]))
+        return _one_each(energies, len(state[0]))
 
 
 def energy_and_gradient(
@@ -126,3 +127,9 @@ def _checked_energies(energies: Any, n: int) -> Tensor:
     fits = isinstance(energies, Tensor) and (energies.dim() == 0 or energies.shape in ((n,), (n, 1)))
     require(fits, "langevin", "energy's result", f"a scalar or of shape ({n},)", energies)
     return energies.reshape(n if energies.dim() else ())
+
+
+def _one_each(energies: Tensor, n: int) -> Tensor:
+    text = "one energy a chain where proposals are accepted or refused"
+    require(energies.dim() == 1 or n == 1, "langevin", "energy's result", text, energies)
+    return energies.reshape(n)
