@@ -126,9 +126,11 @@ class Blocks:
         langevin_step_(v, None, self.backend, **settings | {"purpose": purpose})
         return v if self.masks[k] is None else torch.where(self.masks[k], v, 0)
 
-    def inside(self, k: int, x: Tensor) -> Tensor:
-        """(n,) whether what may move of each sample lies in its box."""
+    def inside(self, k: int, x: Tensor) -> Tensor | None:
+        """(n,) whether what may move of each sample lies in its box; None without one."""
         low, high = self.settings[k]["low"], self.settings[k]["high"]
+        if self.laws[k].clamp_at == "final" or (math.isinf(low) and math.isinf(high)):
+            return None
         within = (x >= low) & (x <= high)
         if self.masks[k] is not None:
             within |= ~self.masks[k]

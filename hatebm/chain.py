@@ -154,7 +154,8 @@ class Chain:
             whole = grad_steps == n_steps > 0
             state = [x.clone() if whole else x.detach().clone() for x in self._state]
             velocity = list(self._velocity)
-            watch = Watch(len(state[0]), state[0].device, self._nan == "raise" and n_steps > 0)
+            corrected = self._correct is not None or self._leapfrog_steps is not None
+            watch = Watch(len(state[0]), state[0].device, self._nan == "raise" and n_steps > 0, corrected)
             transition = self._transition(velocity, watch)
             self._blocks.held = self._state
             for t in range(self.step, end):

@@ -44,10 +44,12 @@ torch.library.register_fake("hatebm::report_diverged_", lambda x, first, chain_i
 class Watch:
     """For each chain the first step at which something was not finite, as a tensor on the chains' device.
 
-    ``first`` is None, and nothing is seen, when nobody wants to know.
+    ``first`` is None, and nothing is seen, when nobody wants to know. Where proposals may be ``refused``, an infinite
+    energy is no fault.
     """
 
-    def __init__(self, n: int, device: torch.device, wanted: bool = True) -> None:
+    def __init__(self, n: int, device: torch.device, wanted: bool = True, refused: bool = False) -> None:
+        self.refused = refused
         self.first = torch.full((n,), NEVER, dtype=torch.int64, device=device) if wanted else None
         self.energies: list[Tensor] = []
         self.steps: list[int] = []
@@ -82,6 +84,7 @@ class Watch:
             return
         energies = torch.stack([e.expand(len(self.first)) for e in self.energies])
         steps = torch.tensor(self.steps, device=energies.device)[:, None]
-        when = torch.where(energies.isfinite(), NEVER, steps).amin(0)
+        broken = energies.isnan() if self.refused else ~energies.isfinite()
+        when = torch.where(broken, steps, NEVER).amin(0)
         self.first = torch.minimum(self.first, when)
         self.energies, self.steps = [], []

@@ -34,7 +34,7 @@ class Adjusted:
         noise = self.blocks.noise(t, state)
         if self.energies is None or self.potential.changes or set(moving) - set(self.grads):
             self.energies, self.grads = look(self.potential, self.blocks, t, state, moving)
-            self.watch.see_energy(t, reportable(self.energies, state))
+            self.watch.see_energy(t, self.energies)
         norms = [x.new_zeros(len(x)) if gather else None for x in state]
         energies, accepted = self.energies, []
         for group in groups:
@@ -52,7 +52,7 @@ class Adjusted:
         self, t: int, state: list[Tensor], proposal: list[Tensor], now: list[Now], group: list[int], moving: list[int]
     ) -> Tensor:
         there, grads = look(self.potential, self.blocks, t, proposal, moving)
-        self.watch.see_energy(t, reportable(there, proposal))
+        self.watch.see_energy(t, there)
         log_ratio = (self.energies.double() - there.double()) / now[group[0]].temperature
         for k in group:
             at = (state[k], self.grads[k], proposal[k], grads[k])
@@ -71,15 +71,10 @@ def look(
     """One evaluation: energies, infinite outside the box, and the gradients of every moving block."""
     energies, grads = potential.energies_and_gradient(t, state, moving)
     for k in moving:
-        if blocks.laws[k].clamp_at != "final":
-            energies = torch.where(blocks.inside(k, state[k]), energies, math.inf)
+        inside = blocks.inside(k, state[k])
+        if inside is not None:
+            energies = torch.where(inside, energies, math.inf)
     return energies, dict(zip(moving, grads, strict=True))
-
-
-def reportable(energies: Tensor, state: list[Tensor]) -> Tensor:
-    """The energies of proposals as the watch sees them: infinite ones, and proposals out of range, are just refused."""
-    finite = torch.stack([x.reshape(len(x), x[:1].numel()).isfinite().all(1) for x in state]).all(0)
-    return torch.where(finite & (energies != math.inf), energies, 0)
 
 
 def decide(blocks: Blocks, log_ratio: Tensor, t: int, block: int) -> Tensor:

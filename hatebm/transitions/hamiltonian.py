@@ -10,7 +10,7 @@ from hatebm.checks import require
 from hatebm.gradient import Potential
 from hatebm.health import Watch
 from hatebm.library import langevin_ratio
-from hatebm.transitions.adjusted import chosen, decide, look, reportable
+from hatebm.transitions.adjusted import chosen, decide, look
 from hatebm.transitions.overdamped import gathered_facts
 
 
@@ -46,7 +46,7 @@ class Hamiltonian:
         noise = self.blocks.noise(t, state)
         if self.grads.keys() != set(moving) or self.potential.changes:
             self.energies, self.grads = self._look(t, state, moving)
-            self.watch.see_energy(t, reportable(self.energies, state) if self.corrected else self.energies)
+            self.watch.see_energy(t, self.energies)
         norms = [x.new_zeros(len(x)) for x in state]
         for k in moving if gather else ():
             norms[k] = self.blocks.force(k, state[k], self.grads[k], now[k]).reshape(len(norms[k]), -1).norm(dim=1)
@@ -77,7 +77,7 @@ class Hamiltonian:
             self.watch.see_energy(t, energies)
             state[:], self.velocity[:], self.energies, self.grads = x, v, energies, grads
             return None
-        self.watch.see_energy(t, reportable(energies, x))
+        self.watch.see_energy(t, where_finite(energies, x))
         log_ratio = (self.energies.double() - energies.double()) / now[group[0]].temperature
         for k in group:
             log_ratio = log_ratio + self._half_square(self.velocity[k], v[k], 1.0)
@@ -108,3 +108,9 @@ class Hamiltonian:
         law = {"step_size": 0.0, "noise_std": 1.0, "inverse_temperature": 1.0, "clip": None}
         law |= {"clip_on": "grad", "bound": 0.0, "prior_precision": precision}
         return langevin_ratio(old, old, new, new, self.blocks.backend, **law)
+
+
+def where_finite(energies: Tensor, state: list[Tensor]) -> Tensor:
+    """The energies, infinite where a trajectory has left the range of floating point: it is only refused."""
+    finite = [x.reshape(len(x), x[:1].numel()).isfinite().all(1) for x in state]
+    return torch.where(torch.stack(finite).all(0), energies, math.inf)
