@@ -3,10 +3,25 @@
 from hatebm import ops
 from hatebm.backend import backends
 from hatebm.chain import Chain
+from hatebm.composition import mixture, negate, product
 from hatebm.dynamics import Dynamics
 from hatebm.health import ChainDiverged
 from hatebm.hmc import hmc
 from hatebm.langevin import langevin
 from hatebm.noise import Purpose, normal, philox
 
-__all__ = ["Chain", "ChainDiverged", "Dynamics", "Purpose", "backends", "hmc", "langevin", "normal", "ops", "philox"]
+__all__ = [
+    "Chain",
+    "ChainDiverged",
+    "Dynamics",
+    "Purpose",
+    "backends",
+    "hmc",
+    "langevin",
+    "mixture",
+    "negate",
+    "normal",
+    "ops",
+    "philox",
+    "product",
+]

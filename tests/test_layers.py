@@ -12,7 +12,7 @@ LEVELS = [
     {"checks", "errors"},
     {"native", "reference", "kernels"},
     {"backend", "library", "noise", "ops"},
-    {"adjoint", "blocks", "transitions", "dynamics", "freeze", "gradient", "health", "info"},
+    {"adjoint", "blocks", "composition", "transitions", "dynamics", "freeze", "gradient", "health", "info", "rays"},
     {"chain", "langevin", "hmc", "nets", "data", "evaluation", "pictures"},
     {"systems"},
     {"checkpoints", "progress", "results", "runs", "presets", "settings", "training"},
