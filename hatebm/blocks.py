@@ -68,18 +68,18 @@ class Blocks:
     def kick(self, t: int, k: int, x: Tensor, now: Now, noise: Tensor | None) -> Tensor:
         """The noise of a law that adds it before the gradient is taken."""
         law = self.laws[k]
-        if law.noise_at == "after" or now.noise_std == 0:
+        walls = law.clamp_at == "noise+step"
+        if law.noise_at == "after" or (now.noise_std == 0 and not walls):
             return x
-        box = {} if law.clamp_at == "noise+step" else OPEN
-        return self._step(t, k, x, None, noise, step_size=0.0, noise_std=now.noise_std, **BARE, **box)
+        return self._step(t, k, x, None, noise, walls, step_size=0.0, noise_std=now.noise_std, **BARE)
 
     def move(self, t: int, k: int, x: Tensor, grad: Tensor, now: Now, noise: Tensor | None, **changes: Any) -> Tensor:
         """The law's step: clamp(x - step_size * clip(grad / T + prior_precision * x) + noise_std * eps)."""
         law = self.laws[k]
         noise_std = now.noise_std if law.noise_at == "after" else 0.0
-        box = OPEN if law.clamp_at == "final" else {}
+        walls = law.clamp_at != "final"
         numbers = {"step_size": now.step_size, "noise_std": noise_std, "inverse_temperature": 1.0 / now.temperature}
-        return self._step(t, k, x, grad, noise, **numbers | box | changes)
+        return self._step(t, k, x, grad, noise, walls, **numbers | changes)
 
     def proposal_law(self, k: int, now: Now) -> dict[str, Any]:
         """What the density of a move from one state to another depends on."""
@@ -94,7 +94,7 @@ class Blocks:
         """The state moved by length * v, in place, and the velocity: walls that reflect turn it."""
         box = {} if bounded and self.laws[k].clamp_at != "final" else OPEN
         langevin_step_(x, v, self.backend, **self._still(t, k) | box | {"step_size": -length, "noise_std": 0.0})
-        if self.laws[k].reflect is not None:
+        if self.laws[k].reflect is not None and self.laws[k].clamp_at != "final":
             x, turned = folded(x, *self.laws[k].reflect)
             v = torch.where(turned, -v, v)
         return self._hold(k, x), v
@@ -138,17 +138,23 @@ class Blocks:
 
     def boxed(self, k: int, x: Tensor) -> Tensor:
         """What a run returns of a block."""
-        if self.laws[k].clamp_at != "final":
+        law = self.laws[k]
+        if law.clamp_at != "final":
             return x
+        if law.reflect is not None:
+            return self._hold(k, folded(x, *law.reflect)[0])
         return self._hold(k, x.clamp(self.settings[k]["low"], self.settings[k]["high"]))
 
-    def _step(self, t: int, k: int, x: Tensor, grad: Tensor | None, noise: Tensor | None, **changes: Any) -> Tensor:
-        settings = self.settings[k] | self._place(t, k) | NOTHING | {"noise": noise} | changes
+    def _step(
+        self, t: int, k: int, x: Tensor, grad: Tensor | None, noise: Tensor | None, walls: bool, **changes: Any
+    ) -> Tensor:
+        box = {} if walls else OPEN
+        settings = self.settings[k] | self._place(t, k) | NOTHING | {"noise": noise} | box | changes
         if x.requires_grad or (grad is not None and grad.requires_grad):
             x = LangevinStep.apply(x, grad, self.backend, settings)
         else:
             langevin_step_(x, grad, self.backend, **settings)
-        if self.laws[k].reflect is not None:
+        if walls and self.laws[k].reflect is not None:
             x = folded(x, *self.laws[k].reflect)[0]
         return self._hold(k, x)
 

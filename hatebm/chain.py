@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hatebm.backend import BACKENDS
 from hatebm.blocks import Blocks
-from hatebm.checks import STEPS, check_state, checked_chain_ids, checked_draw, checked_mask, require
+from hatebm.checks import STEPS, check_state, checked_chain_ids, checked_draw, checked_mask, is_count, require
 from hatebm.dynamics import Dynamics
 from hatebm.freeze import MODES, bare, frozen, modules_of
 from hatebm.gradient import Potential
@@ -82,9 +83,11 @@ class Chain:
             require(function is None or callable(function), name, label, "callable", function, TypeError)
         given = energy_kwargs is None or isinstance(energy_kwargs, dict) or callable(energy_kwargs)
         require(given, name, "energy_kwargs", "a dict, or a callable of the step", energy_kwargs, TypeError)
+        require(isinstance(backend, str | None), name, "backend", f"one of {BACKENDS} or None", backend)
         require(mode in MODES, name, "mode", f"one of {MODES}", mode)
         require(nan in ("raise", "ignore"), name, "nan", "'raise' or 'ignore'", nan)
-        require(compile in COMPILE, name, "compile", "'auto', 'off' or 'max'", compile)
+        known = isinstance(compile, str | bool) and compile in COMPILE
+        require(known, name, "compile", "'auto', 'off' or 'max'", compile)
         self.dynamics = Dynamics(**law) if dynamics is None else dynamics
         self._single = isinstance(x, Tensor)
         self._state = _checked_state(x)
@@ -142,8 +145,10 @@ class Chain:
             ChainDiverged: a NaN or Inf, with its step and chains; the chain is left as it was before the run.
             ValueError: a schedule that is too short, or an argument out of range.
         """
-        require(isinstance(n_steps, int) and n_steps >= 0, "langevin", "n_steps", "an integer >= 0", n_steps)
-        require(isinstance(every, int) and every > 0, "langevin", "every", "an integer > 0", every)
+        require(is_count(n_steps, 0), "langevin", "n_steps", "an integer >= 0", n_steps)
+        require(is_count(every, 1), "langevin", "every", "an integer > 0", every)
+        calls = callback is None or callable(callback)
+        require(calls, "langevin", "callback", "a callable of the step and the state", callback, TypeError)
         end = self.step + n_steps
         require(end <= STEPS, "langevin", "n_steps", "small enough to stay below step 2^40", n_steps)
         for law in self._blocks.laws:
@@ -219,7 +224,7 @@ class Chain:
 
     def _check_grad_steps(self, grad_steps: int, n_steps: int) -> None:
         name = "grad_steps"
-        whole = isinstance(grad_steps, int) and 0 <= grad_steps <= n_steps
+        whole = is_count(grad_steps, 0) and grad_steps <= n_steps
         require(whole, "langevin", name, f"an integer from 0 to n_steps = {n_steps}", grad_steps)
         plain = self._correct is None and self._leapfrog_steps is None and not self._has_friction
         require(plain or not grad_steps, "langevin", name, "0 with correct, leapfrog_steps or friction", grad_steps)
@@ -259,7 +264,7 @@ def _check_transition(
 ) -> None:
     name = "langevin"
     require(correct in (None, "mala"), name, "correct", "None or 'mala'", correct)
-    whole = leapfrog_steps is None or (isinstance(leapfrog_steps, int) and leapfrog_steps > 0)
+    whole = leapfrog_steps is None or is_count(leapfrog_steps, 1)
     require(whole, name, "leapfrog_steps", "an integer > 0 or None", leapfrog_steps)
     drags = [law.friction is None for law in laws]
     require(len(set(drags)) == 1, name, "friction", "given for every block or for none", dynamics.friction)

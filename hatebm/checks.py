@@ -1,7 +1,7 @@
 """Checks at the door: each message names the function, the argument, what was wanted and what came."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -19,7 +19,10 @@ def checked_chain_ids(op: str, ids: Tensor | Sequence[int] | None, n: int, devic
     if ids is None:
         return None
     if not isinstance(ids, Tensor):
-        ids = torch.tensor(list(ids), dtype=torch.int64)
+        listed = list(ids) if isinstance(ids, Iterable) and not isinstance(ids, str | bytes) else [ids]
+        whole = all(isinstance(i, Integral) and not isinstance(i, bool) for i in listed)
+        require(whole and listed != [ids], op, "chain_ids", "integers, one id a chain", ids, TypeError)
+        ids = torch.tensor(listed, dtype=torch.int64)
     whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
     require(whole, op, "chain_ids", "integers", ids, TypeError)
     ids = ids.long()
@@ -69,6 +72,10 @@ def require(holds: bool, op: str, argument: str, wanted: str, got: Any, error: t
     """Raise ``error`` that names the function, the argument, what was wanted and what came, unless ``holds``."""
     if not holds:
         raise error(f"{op}: {argument} must be {wanted}, got {describe(got)}")
+
+
+def is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def describe(value: Any) -> str:

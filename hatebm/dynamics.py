@@ -42,7 +42,8 @@ class Dynamics:
         clamp: box (low, high) or None.
         clamp_at: after each "step"; after the noise too ("noise+step", needs noise_at="before"); or "final": only
             what a run returns.
-        reflect: box (low, high) whose walls fold a move back inside, in place of a clamp that stops it there.
+        reflect: box (low, high) whose walls fold a move back inside, in place of a clamp that stops it there; when,
+            says clamp_at.
         friction: None is overdamped; gamma > 0 gives each element a velocity v that keeps exp(-gamma * noise_std) of
             itself: v <- a v + sqrt(1 - a^2) eps, then a leapfrog step of length noise_std (Horowitz 1991). With
             gamma = inf the law is the overdamped one.
@@ -129,9 +130,10 @@ class Dynamics:
             (self.step_size is None) != (self.eps is None), name, "step_size", "given, or eps instead", self.step_size
         )
         require(self.eps is None or self.noise_std is None, name, "noise_std", "left out beside eps", self.noise_std)
+        require(self.temperature is not None, name, "temperature", "a number or a schedule", None, TypeError)
         for field in SCHEDULED:
             _check_schedule(field, getattr(self, field))
-        finite = isinstance(self.prior_precision, int | float) and math.isfinite(self.prior_precision)
+        finite = _is_number(self.prior_precision) and math.isfinite(self.prior_precision)
         require(finite, name, "prior_precision", "a finite number", self.prior_precision)
         for field in CHOICES:
             _choice(field, getattr(self, field))
@@ -140,7 +142,7 @@ class Dynamics:
         low, high = checked_box(name, "reflect", self.reflect) or (-math.inf, math.inf)
         require(low < high, name, "reflect", "(low, high) with low < high", self.reflect)
         require(self.reflect is None or self.clamp is None, name, "reflect", "left out beside clamp", self.reflect)
-        drags = self.friction is None or (isinstance(self.friction, int | float) and self.friction > 0)
+        drags = self.friction is None or (_is_number(self.friction) and self.friction > 0)
         require(drags, name, "friction", "a number > 0 or None", self.friction)
         smooth = self.friction is None or self.noise_at == "after"
         require(smooth, name, "noise_at", "'after' with friction", self.noise_at)
@@ -167,8 +169,14 @@ def _check_schedule(field: str, value: Any) -> None:
         fits = value.dim() <= 1
         require(fits, "Dynamics", field, "a number, a list, a 1-D tensor or a callable of the step", value)
     for number in _numbers(value):
-        fits = isinstance(number, int | float) and not isinstance(number, bool)
-        require(fits, "Dynamics", field, "a number, a list, a 1-D tensor or a callable of the step", value, TypeError)
+        require(
+            _is_number(number),
+            "Dynamics",
+            field,
+            "a number, a list, a 1-D tensor or a callable of the step",
+            value,
+            TypeError,
+        )
         _check_number(field, number)
 
 
@@ -178,6 +186,10 @@ def _numbers(value: Any) -> Sequence[Any]:
     if isinstance(value, torch.Tensor):
         return value.reshape(-1).tolist()
     return value if isinstance(value, list) else (value,)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_number(field: str, number: float) -> None:

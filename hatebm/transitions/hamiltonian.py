@@ -49,7 +49,8 @@ class Hamiltonian:
             self.watch.see_energy(t, self.energies)
         norms = [x.new_zeros(len(x)) for x in state]
         for k in moving if gather else ():
-            norms[k] = self.blocks.force(k, state[k], self.grads[k], now[k]).reshape(len(norms[k]), -1).norm(dim=1)
+            force = self.blocks.force(k, state[k], self.grads[k], now[k])
+            norms[k] = force.reshape(len(force), force[:1].numel()).norm(dim=1)
         before, accepted = self.energies, []
         for group in groups:
             for k in group:
