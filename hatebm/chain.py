@@ -15,7 +15,7 @@ from hatebm.gradient import Potential
 from hatebm.health import Watch
 from hatebm.library import is_traced
 from hatebm.noise import Purpose
-from hatebm.transitions import Adjusted, Hamiltonian, Overdamped
+from hatebm.transitions import checked_form, transition_of
 
 State = Tensor | tuple[Tensor, ...]
 COMPILE = {"auto": False, "off": False, False: False, "max": True, True: True}
@@ -98,8 +98,7 @@ class Chain:
         energy = torch.compile(energy) if COMPILE[compile] and energy is not None else energy
         self._potential = Potential(energy, grad_fn, energy_kwargs, masks)
         self._blocks = Blocks(self.dynamics, len(self._state), masks, noise, backend)
-        _check_transition(self.dynamics, self._blocks.laws, correct, leapfrog_steps, energy)
-        self._correct, self._leapfrog_steps = correct, leapfrog_steps
+        self._form = checked_form(name, correct, leapfrog_steps, self._blocks.laws, energy)
         self._mode, self._nan = mode, nan
         device = self._state[0].device
         if seed is None:
@@ -159,9 +158,8 @@ class Chain:
             whole = grad_steps == n_steps > 0
             state = [x.clone() if whole else x.detach().clone() for x in self._state]
             velocity = list(self._velocity)
-            corrected = self._correct is not None or self._leapfrog_steps is not None
-            watch = Watch(len(state[0]), state[0].device, self._nan == "raise" and n_steps > 0, corrected)
-            transition = self._transition(velocity, watch)
+            watch = Watch(len(state[0]), state[0].device, self._nan == "raise" and n_steps > 0, self._form.corrected)
+            transition = transition_of(self._form, self._blocks, self._potential, watch, velocity)
             self._blocks.held = self._state
             for t in range(self.step, end):
                 self._potential.differentiable = t >= end - grad_steps
@@ -209,30 +207,22 @@ class Chain:
         self._blocks.seed, self._blocks.chain_ids = seed, None if default else ids
         self._blocks.masks = self._potential.masks = masks
 
-    def _transition(self, velocity: list[Tensor | None], watch: Watch) -> Overdamped | Adjusted | Hamiltonian:
-        parts = (self._blocks, self._potential, watch)
-        velocity = velocity or [None] * len(self._state)
-        if self._leapfrog_steps is not None:
-            return Hamiltonian(*parts, velocity, self._leapfrog_steps, corrected=True)
-        if self._has_friction:
-            return Hamiltonian(*parts, velocity, 1, corrected=self._correct is not None)
-        return Adjusted(*parts) if self._correct is not None else Overdamped(*parts)
-
     def _fresh_velocity(self) -> list[Tensor]:
-        blocks, moving = self._blocks, enumerate(self._state) if self._has_friction else ()
+        blocks, moving = self._blocks, enumerate(self._state) if self._form.friction else ()
         return [blocks.refresh(self.step, k, torch.zeros_like(x), 1.0, None, Purpose.VELOCITY) for k, x in moving]
 
     def _check_grad_steps(self, grad_steps: int, n_steps: int) -> None:
         name = "grad_steps"
         whole = is_count(grad_steps, 0) and grad_steps <= n_steps
         require(whole, "langevin", name, f"an integer from 0 to n_steps = {n_steps}", grad_steps)
-        plain = self._correct is None and self._leapfrog_steps is None and not self._has_friction
-        require(plain or not grad_steps, "langevin", name, "0 with correct, leapfrog_steps or friction", grad_steps)
+        require(
+            not (grad_steps and (self._form.corrected or self._form.friction)),
+            "langevin",
+            name,
+            "0 with correct, leapfrog_steps or friction",
+            grad_steps,
+        )
         require(torch.is_grad_enabled() or not grad_steps, "langevin", name, "0 where autograd is off", grad_steps)
-
-    @property
-    def _has_friction(self) -> bool:
-        return self._blocks.laws[0].friction is not None
 
     def _shaped(self, state: list[Tensor]) -> State:
         return state[0] if self._single else tuple(state)
@@ -257,27 +247,6 @@ def _checked_state(x: State) -> list[Tensor]:
         require(same, "langevin", "x", "blocks with one number of chains on one device", block)
     with torch.inference_mode(False):
         return [block.clone() if torch.is_grad_enabled() else block.detach().clone() for block in blocks]
-
-
-def _check_transition(
-    dynamics: Dynamics, laws: Sequence[Dynamics], correct: str | None, leapfrog_steps: int | None, energy: Any
-) -> None:
-    name = "langevin"
-    require(correct in (None, "mala"), name, "correct", "None or 'mala'", correct)
-    whole = leapfrog_steps is None or is_count(leapfrog_steps, 1)
-    require(whole, name, "leapfrog_steps", "an integer > 0 or None", leapfrog_steps)
-    drags = [law.friction is None for law in laws]
-    require(len(set(drags)) == 1, name, "friction", "given for every block or for none", dynamics.friction)
-    if correct is None and leapfrog_steps is None:
-        return
-    require(leapfrog_steps is None or correct is None, name, "correct", "None beside leapfrog_steps", correct)
-    require(energy is not None, name, "energy", "a callable where proposals are accepted or refused", energy)
-    one = not isinstance(dynamics.temperature, tuple)
-    require(one, name, "temperature", "one for all blocks of a corrected chain", dynamics.temperature)
-    for law in laws:
-        require(law.noise_at == "after", name, "noise_at", "'after' in a corrected chain", law.noise_at)
-        walls = law.reflect is None or not all(drags) or leapfrog_steps is not None
-        require(walls, name, "reflect", "left out with correct='mala' (leapfrog_steps=1 reflects exactly)", law.reflect)
 
 
 def _distance(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,66 @@
+"""Which transition a chain takes, and what its law must be for it."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from hatebm.blocks import Blocks
+from hatebm.checks import is_count, require
+from hatebm.dynamics import Dynamics
+from hatebm.gradient import Potential
+from hatebm.health import Watch
+from hatebm.transitions.adjusted import Adjusted
+from hatebm.transitions.hamiltonian import Hamiltonian
+from hatebm.transitions.overdamped import Overdamped
+
+
+class Form(NamedTuple):
+    """Whether proposals are accepted or refused, whether velocities live on, and how many leapfrog steps they take."""
+
+    corrected: bool
+    friction: bool
+    leapfrog_steps: int | None
+
+
+def checked_form(
+    op: str, correct: str | None, leapfrog_steps: int | None, laws: Sequence[Dynamics], energy: Callable | None
+) -> Form:
+    """The form of a chain with these laws.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was wanted and what came.
+    """
+    require(correct is None or correct == "mala", op, "correct", "None or 'mala'", correct)
+    whole = leapfrog_steps is None or is_count(leapfrog_steps, 1)
+    require(whole, op, "leapfrog_steps", "an integer > 0 or None", leapfrog_steps)
+    require(leapfrog_steps is None or correct is None, op, "correct", "None beside leapfrog_steps", correct)
+    frictions = [law.friction for law in laws]
+    alike = None not in frictions or set(frictions) == {None}
+    require(alike, op, "friction", "given for every block or for none", frictions)
+    form = Form(correct is not None or leapfrog_steps is not None, None not in frictions, leapfrog_steps)
+    if form.corrected:
+        _check_corrected(op, form, laws, energy)
+    return form
+
+
+def _check_corrected(op: str, form: Form, laws: Sequence[Dynamics], energy: Callable | None) -> None:
+    require(energy is not None, op, "energy", "a callable where proposals are accepted or refused", energy)
+    temperatures = [law.temperature for law in laws]
+    first = temperatures[0]
+    one = all(T is first or (not isinstance(first, Tensor) and T == first) for T in temperatures)
+    require(one, op, "temperature", "one for all blocks of a corrected chain", temperatures)
+    for law in laws:
+        require(law.noise_at == "after", op, "noise_at", "'after' in a corrected chain", law.noise_at)
+        walls = law.reflect is None or form.friction or form.leapfrog_steps is not None
+        require(walls, op, "reflect", "left out with correct='mala' (leapfrog_steps=1 reflects exactly)", law.reflect)
+
+
+def transition_of(
+    form: Form, blocks: Blocks, potential: Potential, watch: Watch, velocity: list[Tensor]
+) -> Overdamped | Adjusted | Hamiltonian:
+    """A fresh transition for one run; ``velocity``, one per block where there is friction, is updated by it."""
+    if form.friction or form.leapfrog_steps is not None:
+        velocity = velocity or [None] * len(blocks.laws)
+        return Hamiltonian(blocks, potential, watch, velocity, form.leapfrog_steps or 1, form.corrected)
+    return Adjusted(blocks, potential, watch) if form.corrected else Overdamped(blocks, potential, watch)
