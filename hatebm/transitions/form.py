@@ -48,7 +48,7 @@ def _check_corrected(op: str, form: Form, laws: Sequence[Dynamics], energy: Call
     require(energy is not None, op, "energy", "a callable where proposals are accepted or refused", energy)
     temperatures = [law.temperature for law in laws]
     first = temperatures[0]
-    one = all(T is first or (not isinstance(first, Tensor) and T == first) for T in temperatures)
+    one = all(T is first or (not isinstance(first, Tensor) and first == T) for T in temperatures)
     require(one, op, "temperature", "one for all blocks of a corrected chain", temperatures)
     for law in laws:
         require(law.noise_at == "after", op, "noise_at", "'after' in a corrected chain", law.noise_at)
