@@ -32,6 +32,18 @@ def test_langevin_step_channels_last(benchmark):
     benchmark(hatebm.ops.langevin_step_, x, grad, step_size=0.1, seed=0, step=0)
 
 
+@pytest.mark.parametrize("clip", [None, ("norm", 2.5)], ids=str)
+@pytest.mark.parametrize("shape", [SHAPE, (1024, 2)], ids=str)
+def test_langevin_ratio(benchmark, shape, clip):
+    tensors = [torch.randn(shape) for _ in range(4)]
+    benchmark(hatebm.ops.langevin_ratio, *tensors, step_size=0.1, noise_std=0.3, clip=clip)
+
+
+@pytest.mark.parametrize("n", [128, 100_000])
+def test_metropolis(benchmark, n):
+    benchmark(hatebm.ops.metropolis, torch.randn(n, dtype=torch.float64), seed=0, step=0)
+
+
 @pytest.mark.parametrize("shape", [SHAPE, (1024, 2), (128, 100)], ids=str)
 def test_normal(benchmark, shape):
     benchmark(hatebm.normal, shape, seed=0, step=0)

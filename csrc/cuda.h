@@ -16,10 +16,12 @@ struct Launch {
 
 std::string unavailable();  // why no device answers; empty when one does
 
-
-// Elements of `sums` for a step that gathers norms; 0 where a sample fits on chip.
+// Elements of one set of run sums; 0 where a sample fits on chip. `sums` has room for two sets for a step that gathers
+// norms; for a ratio, for three with a norm clip and for one without.
 int64_t workspace(int64_t n, int64_t d);
 void langevin_step(const Step& step, double* sums, const Launch& launch);
+void langevin_ratio(const Ratio& ratio, double* sums, const Launch& launch);
+void metropolis(const Decisions& decisions, const Launch& launch);
 void normal(const Normals& normals, const Launch& launch);
 void residual_add(const float* gz, const float* y, float* out, int64_t numel, const Launch& launch);
 void philox(const int64_t* counters, const int64_t* keys, int64_t* words, int64_t m, const Launch& launch);

@@ -15,6 +15,19 @@ void langevin_step(const Step& step, uintptr_t sums, int device, uintptr_t strea
     cuda::langevin_step(step, at<double>(sums), launch(device, stream, seed_at, step_at));
 }
 
+void langevin_ratio(const Ratio& ratio, uintptr_t sums, int device, uintptr_t stream) {
+    cuda::langevin_ratio(ratio, at<double>(sums), launch(device, stream));
+}
+
+void metropolis(uintptr_t log_ratio, uintptr_t accept, int64_t n, uint64_t seed, uint64_t step, uint32_t block,
+                uint32_t purpose, uintptr_t chain_ids, int device, uintptr_t stream, uintptr_t seed_at,
+                uintptr_t step_at) {
+    py::gil_scoped_release release;
+    const Draw draw{seed, step, block, purpose};
+    cuda::metropolis({at<double>(log_ratio), at<bool>(accept), n, draw, at<int64_t>(chain_ids)},
+                     launch(device, stream, seed_at, step_at));
+}
+
 void normal(uintptr_t out, int64_t n, int64_t d, uint64_t seed, uint64_t step, uint32_t block, uint32_t purpose,
             uintptr_t chain_ids, int device, uintptr_t stream, uintptr_t seed_at, uintptr_t step_at) {
     py::gil_scoped_release release;
@@ -37,6 +50,8 @@ void philox_words(uintptr_t counters, uintptr_t keys, uintptr_t words, int64_t m
 void bind_cuda(py::module_& m) {
     py::module_ cuda = m.def_submodule("cuda");
     cuda.def("langevin_step", taking_numbers(&langevin_step));
+    cuda.def("langevin_ratio", taking_numbers(&langevin_ratio));
+    cuda.def("metropolis", &metropolis);
     cuda.def("normal", &normal);
     cuda.def("residual_add", &residual_add);
     cuda.def("philox", &philox_words);

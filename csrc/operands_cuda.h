@@ -63,18 +63,18 @@ __device__ __forceinline__ float float_of_bfloat16(uint32_t half) {
     return float_of_bits(static_cast<int32_t>(half << 16));
 }
 
-__device__ __forceinline__ float load_gradient(const Step& a, int64_t i) {
-    if (a.grad_type == GradType::float32) return static_cast<const float*>(a.grad)[i];
-    const uint16_t half = static_cast<const uint16_t*>(a.grad)[i];
-    return a.grad_type == GradType::float16 ? float_of_half(half) : float_of_bfloat16(half);
+__device__ __forceinline__ float load_gradient(const void* grad, GradType type, int64_t i) {
+    if (type == GradType::float32) return static_cast<const float*>(grad)[i];
+    const uint16_t half = static_cast<const uint16_t*>(grad)[i];
+    return type == GradType::float16 ? float_of_half(half) : float_of_bfloat16(half);
 }
 
-__device__ __forceinline__ Quad load_gradients(const Step& a, int64_t i) {
-    if (a.grad_type == GradType::float32) return load_quad(static_cast<const float*>(a.grad) + i);
-    const uint2 q = *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(a.grad) + i);
+__device__ __forceinline__ Quad load_gradients(const void* grad, GradType type, int64_t i) {
+    if (type == GradType::float32) return load_quad(static_cast<const float*>(grad) + i);
+    const uint2 q = *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(grad) + i);
     const uint16_t h[4] = {static_cast<uint16_t>(q.x), static_cast<uint16_t>(q.x >> 16), static_cast<uint16_t>(q.y),
                            static_cast<uint16_t>(q.y >> 16)};
-    if (a.grad_type == GradType::float16)
+    if (type == GradType::float16)
         return {float_of_half(h[0]), float_of_half(h[1]), float_of_half(h[2]), float_of_half(h[3])};
     return {float_of_bfloat16(h[0]), float_of_bfloat16(h[1]), float_of_bfloat16(h[2]), float_of_bfloat16(h[3])};
 }
@@ -100,11 +100,11 @@ __device__ __forceinline__ Moving load_moving(const Step& a, const Draw& draw, P
     if constexpr (vector) {
         const int64_t i = place.sample * a.d + 4 * place.quad;
         m.x = load_quad(a.x + i);
-        if (a.grad) m.grad = load_gradients(a, i);
+        if (a.grad) m.grad = load_gradients(a.grad, a.grad_type, i);
     } else {
         visit_elements(a, place, [&](int k, const Offsets& at) {
             m.x.v[k] = a.x[at.x];
-            if (a.grad) m.grad.v[k] = load_gradient(a, at.grad);
+            if (a.grad) m.grad.v[k] = load_gradient(a.grad, a.grad_type, at.grad);
         });
     }
     if (!a.grad) return m;
@@ -146,7 +146,7 @@ __device__ __forceinline__ Quad step_elements(const Step& a, const Draw& draw, c
         const float x = a.x[at.x];
         float grad = 0;
         if (a.grad) {
-            grad = load_gradient(a, at.grad);
+            grad = load_gradient(a.grad, a.grad_type, at.grad);
             unclean += grad - grad;
             grad = total_gradient(a.law, x, grad);
         }

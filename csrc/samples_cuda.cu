@@ -11,12 +11,6 @@
 namespace hatebm::cuda {
 namespace {
 
-constexpr int runs_on_chip = 8;  // a longer sample is measured in one pass over memory and moved in a second
-
-enum class Pass { whole, measure, move };
-
-int64_t runs_of(int64_t d) { return (d + fold - 1) / fold; }
-
 // One pass over samples, `pieces` blocks to each. `sums` receives or holds the squared norms, a sample's runs in a row.
 template <bool vector>
 __global__ void __maxnreg__(144)
@@ -85,8 +79,9 @@ __global__ void __maxnreg__(144)
     }
 }
 
-// Folds each sample's run sums into the first of them, 1024 at a time, in place; `norms`, if any, receives the roots.
-__global__ void __launch_bounds__(threads_a_block) fold_runs(double* sums, int64_t n, int64_t runs, float* norms) {
+// 1024 run sums at a time, in place.
+__global__ void __launch_bounds__(threads_a_block)
+    fold_samples(double* sums, int64_t n, int64_t runs, float* norms, double* totals) {
     for (int64_t sample = blockIdx.x; sample < n; sample += gridDim.x) {
         double* of_sample = sums + sample * runs;
         for (int64_t stride = 1; stride < runs; stride *= fold) {
@@ -108,12 +103,20 @@ __global__ void __launch_bounds__(threads_a_block) fold_runs(double* sums, int64
         }
         __syncthreads();
         if (norms && threadIdx.x == 0) norms[sample] = norm_of(of_sample[0]);
+        if (totals && threadIdx.x == 0) totals[sample] = of_sample[0] + 0.0;
     }
 }
 
 }  // namespace
 
-int64_t workspace(int64_t n, int64_t d) { return runs_of(d) <= runs_on_chip ? 0 : 2 * n * runs_of(d); }
+int64_t runs_of(int64_t d) { return (d + fold - 1) / fold; }
+
+int64_t workspace(int64_t n, int64_t d) { return runs_of(d) <= runs_on_chip ? 0 : n * runs_of(d); }
+
+void fold_runs(double* sums, int64_t n, int64_t runs, float* norms, double* totals, const Launch& launch) {
+    const unsigned blocks = blocks_for(launch, n, 1);
+    fold_samples<<<blocks, threads_a_block, 0, stream_of(launch)>>>(sums, n, runs, norms, totals);
+}
 
 void step_samples(const Step& a, bool vector, double* sums, const Launch& launch) {
     const auto kernel = vector ? langevin_step_samples<true> : langevin_step_samples<false>;
@@ -127,13 +130,13 @@ void step_samples(const Step& a, bool vector, double* sums, const Launch& launch
     }
     const dim3 block(warp, runs_on_chip);
     const int64_t pieces = (runs + runs_on_chip - 1) / runs_on_chip;
-    const unsigned blocks = blocks_for(launch, a.n * pieces, 1), folds = blocks_for(launch, a.n, 1);
+    const unsigned blocks = blocks_for(launch, a.n * pieces, 1);
     if (a.grad && (a.law.clip == Clip::norm || a.grad_norm)) {
         kernel<<<blocks, block, 0, stream>>>(a, launch, Pass::measure, sums, runs, pieces);
-        fold_runs<<<folds, threads_a_block, 0, stream>>>(sums, a.n, runs, a.grad_norm);
+        fold_runs(sums, a.n, runs, a.grad_norm, nullptr, launch);
     }
     kernel<<<blocks, block, 0, stream>>>(a, launch, Pass::move, sums, runs, pieces);
-    if (a.displacement) fold_runs<<<folds, threads_a_block, 0, stream>>>(sums + a.n * runs, a.n, runs, a.displacement);
+    if (a.displacement) fold_runs(sums + a.n * runs, a.n, runs, a.displacement, nullptr, launch);
 }
 
 }  // namespace hatebm::cuda

@@ -20,14 +20,15 @@ __device__ __forceinline__ double sum_over_lanes(double v) {
     return v;
 }
 
-// The sum of the squares of a run.
+// The sum of a run.
 class RunSum {
 public:
-    // The quads come in tree order, p counting them.
-    __device__ __forceinline__ void add_squares(int p, const Quad& q) {
+    // What `of` makes of elements k = 0, ..., 3 of a quad. The quads come in tree order, p counting them.
+    template <class Of>
+    __device__ __forceinline__ void add(int p, Of of) {
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-            double v = double(q.v[k]) * double(q.v[k]);
+            double v = of(k);
             if ((p & 1) == 0) {
                 one[k] = v;
                 continue;
@@ -40,6 +41,9 @@ public:
             v = two[k] + v;
             four[k] = (p & 4) == 0 ? v : four[k] + v;
         }
+    }
+    __device__ __forceinline__ void add_squares(int p, const Quad& q) {
+        add(p, [&](int k) { return double(q.v[k]) * double(q.v[k]); });
     }
     __device__ __forceinline__ double total() const {
         double v[4];

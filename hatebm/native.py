@@ -89,7 +89,7 @@ def langevin_step_(
     else:
         (seed, seed_at), (step, step_at) = _number(seed), _number(step)
         gathers = clip == "norm" or grad_norm is not None or displacement is not None
-        room = _C.cuda.workspace(n, d) if gathers else 0
+        room = 2 * _C.cuda.workspace(n, d) if gathers else 0
         sums = torch.empty(room, dtype=torch.float64, device=x.device) if room else None
         where = (_address(sums), *_stream(x), seed_at, step_at)
         _C.cuda.langevin_step(*arguments, seed & MASK64, step, block, purpose, *outputs, *where)
@@ -110,16 +110,22 @@ def langevin_ratio(
     bound: float = 0.0,
 ) -> Tensor:
     """Twin of :func:`hatebm.reference.langevin_ratio`."""
+    n, d = x.shape[0], math.prod(x.shape[1:])
     tensors = [v.contiguous() for v in (x, grad, proposal, proposal_grad)]
-    out = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
+    out = torch.empty(n, dtype=torch.float64, device=x.device)
     arguments = (
         *(v.data_ptr() for v in tensors),
-        *(GRAD_TYPES[grad.dtype], x.shape[0], math.prod(x.shape[1:])),
+        *(GRAD_TYPES[grad.dtype], n, d),
         *(step_size, inverse_temperature, prior_precision, CLIP[clip], clip_on == "update", bound),
         *ratio_coefficients(noise_std, prior_precision),
         out.data_ptr(),
     )
-    _C.langevin_ratio(*arguments, torch.get_num_threads())
+    if x.device.type == "cpu":
+        _C.langevin_ratio(*arguments, torch.get_num_threads())
+    else:
+        room = (3 if clip == "norm" else 1) * _C.cuda.workspace(n, d)
+        sums = torch.empty(room, dtype=torch.float64, device=x.device) if room else None
+        _C.cuda.langevin_ratio(*arguments, _address(sums), *_stream(x))
     return out
 
 
@@ -136,8 +142,13 @@ def metropolis(
     log_ratio = log_ratio.contiguous()
     accept = torch.empty_like(log_ratio, dtype=torch.bool)
     arguments = (log_ratio.data_ptr(), accept.data_ptr(), len(log_ratio))
-    place = (int(seed) & MASK64, int(step), block, purpose, _address(chain_ids))
-    _C.metropolis(*arguments, *place, torch.get_num_threads())
+    if log_ratio.device.type == "cpu":
+        place = (int(seed) & MASK64, int(step), block, purpose, _address(chain_ids))
+        _C.metropolis(*arguments, *place, torch.get_num_threads())
+    else:
+        (seed, seed_at), (step, step_at) = _number(seed), _number(step)
+        place = (seed & MASK64, step, block, purpose, _address(chain_ids))
+        _C.cuda.metropolis(*arguments, *place, *_stream(log_ratio), seed_at, step_at)
     return accept
 
 

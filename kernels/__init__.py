@@ -1,8 +1,9 @@
 """The ops as Triton kernels: twins of :mod:`hatebm.reference`, with the same bits."""
 
 from hatebm.kernels.langevin import langevin_step_
+from hatebm.kernels.metropolis import metropolis
 from hatebm.kernels.noise import normal, philox
+from hatebm.kernels.ratio import langevin_ratio
 from hatebm.kernels.residual import residual_add
-from hatebm.reference import langevin_ratio, metropolis
 
 __all__ = ["langevin_ratio", "langevin_step_", "metropolis", "normal", "philox", "residual_add"]

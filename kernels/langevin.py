@@ -21,25 +21,8 @@ from hatebm.kernels.quads import (
     sizes,
     value_or_load,
 )
-from hatebm.kernels.tree import RUN, RUN_LEVELS, fold_in_halves, norm_of, quads_by_run, run_sums, tree_sum
-
-ON_CHIP = 8192  # elements that a program holds: a longer sample is measured in one pass and moved in a second
-
-
-@triton.jit
-def quads_of_program(
-    n, d, pieces, PASS: tl.constexpr, RUNS: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr
-):  # fmt: skip
-    """Which sample and quad of it a lane takes, where that is among all quads, and whether it exists."""
-    quads = (d + 3) // 4
-    if PASS == "stream":
-        flat = program(WIDE) * QUADS + tl.arange(0, QUADS)
-        sample, quad = flat // quads, flat % quads
-    else:
-        quad = program(WIDE) % pieces * QUADS + quads_by_run(RUNS, QUADS)
-        sample = program(WIDE) // pieces + quad * 0
-        flat = sample * quads + quad
-    return sample, quad, flat, (sample < n) & (quad < quads)
+from hatebm.kernels.samples import ON_CHIP, quads_of_program, sharing
+from hatebm.kernels.tree import RUN, fold_in_halves, norm_of, run_sums, tree_sum
 
 
 @triton.jit(do_not_specialize=NUMBERS)
@@ -178,15 +161,6 @@ def in_two_passes(arguments: dict, measured: bool) -> None:
     langevin_step[(n * pieces,)](**arguments, **sharing("move", ON_CHIP, pieces), sums=sums, way_sums=way_sums)
     if displacement is not None:
         tree_sum(way_sums, displacement)
-
-
-def sharing(kind: str, elements: int, pieces: int = 1) -> dict[str, str | int]:
-    """How a program of so many elements shares out its work."""
-    quads = max(triton.next_power_of_2(triton.cdiv(elements, 4)), 1)
-    runs = triton.cdiv(4 * quads, RUN)
-    levels = {"LEVELS": min((4 * quads).bit_length() - 1, RUN_LEVELS), "RUNS_LEVELS": runs.bit_length() - 1}
-    warps = 4 if kind == "stream" else runs
-    return {"PASS": kind, "QUADS": quads, "RUNS": runs, "pieces": pieces, **levels, "num_warps": warps}
 
 
 def strides_of(tensors: dict[str, Tensor | None], strided: bool) -> dict[str, tuple[int, ...] | None]:

@@ -21,6 +21,34 @@ def total_gradient(x, grad, inverse_temperature, prior_precision, PRIOR: tl.cons
 
 
 @triton.jit
+def clipped_gradient(g, factor, bound, CLIP: tl.constexpr, CLIP_ON: tl.constexpr):
+    """The gradient after a clip of its own; ``factor`` scales that of a sample whose norm is clipped."""
+    if CLIP == "norm":
+        g = g * factor
+    if CLIP == "value" and CLIP_ON == "grad":
+        g = clamp(g, -bound, bound)
+    return g
+
+
+@triton.jit
+def drift_of(g, step_size, bound, CLIP: tl.constexpr, CLIP_ON: tl.constexpr):
+    """How far a clipped gradient leads: s clip(g)."""
+    drift = step_size * g
+    if CLIP == "value" and CLIP_ON == "update":
+        drift = clamp(drift, -bound, bound)
+    return drift
+
+
+@triton.jit
+def ratio_element(x, proposal, there, back, half_precision, half_prior):
+    """What an element adds to the log ratio of a proposal, given the drifts at both ends, in float64."""
+    start, end = x.to(tl.float64), proposal.to(tl.float64)
+    d0, d1 = there.to(tl.float64), back.to(tl.float64)
+    way = end - start
+    return (d0 + d1) * (way + way + d0 - d1) * half_precision - half_prior * way * (end + start)
+
+
+@triton.jit
 def clip_factor(norm, step_size, bound, CLIP_ON: tl.constexpr):
     """The factor of a norm clip: exactly 1 below the cap."""
     length = norm * tl.abs(step_size) if CLIP_ON == "update" else norm
@@ -32,15 +60,9 @@ def moved(
     x, g, eps, factor, step_size, noise_std, bound, low, high,
     GRAD: tl.constexpr, NOISY: tl.constexpr, ADD: tl.constexpr, CLIP: tl.constexpr, CLIP_ON: tl.constexpr,
 ):  # fmt: skip
-    """X after the step; ``factor`` scales the gradient of a sample whose norm is clipped."""
-    if CLIP == "norm":
-        g = g * factor
-    if CLIP == "value" and CLIP_ON == "grad":
-        g = clamp(g, -bound, bound)
-    free = step_size * g
-    drift = free
-    if CLIP == "value" and CLIP_ON == "update":
-        drift = clamp(free, -bound, bound)
+    """X after the step."""
+    g = clipped_gradient(g, factor, bound, CLIP, CLIP_ON)
+    drift = drift_of(g, step_size, bound, CLIP, CLIP_ON)
     if not GRAD:
         new = x + noise_std * eps if NOISY else x
     elif ADD == "increment":
@@ -52,7 +74,7 @@ def moved(
     else:
         new = tl.fma(-step_size, g, x)
         if CLIP == "value" and CLIP_ON == "update":
-            new = tl.where(tl.abs(free) > bound, x - drift, new)
+            new = tl.where(tl.abs(step_size * g) > bound, x - drift, new)
         if NOISY:
             new = tl.fma(noise_std, eps, new)
     return clamp(new, low, high)

@@ -22,8 +22,8 @@ from hatebm.kernels.quads import (
 
 
 @triton.jit
-def radius(even):
-    """sqrt(-2 ln u), step for step as in csrc/philox.h."""
+def minus_2_ln(even):
+    """-2 ln u, step for step as in csrc/philox.h."""
     bits = ((even >> 1).to(tl.int32, bitcast=True).to(tl.float32) + 0.5).to(tl.int32, bitcast=True)
     above = bits - 0x4EAAAAAB  # the exponent above the sign, then a rest
     t = tl.fma((bits - (above & -0x800000)).to(tl.float32, bitcast=True), 2.0**-31, -1.0)
@@ -34,13 +34,13 @@ def radius(even):
     p = tl.fma(p, t, -0.6667597889900208)
     p = tl.fma(p, t, 0.9999975562095642)
     p = tl.fma(p, t, -1.9999996423721313)
-    return tl.sqrt_rn(tl.fma((above >> 23).to(tl.float32), -1.3862943649291992, t * p))
+    return tl.fma((above >> 23).to(tl.float32), -1.3862943649291992, t * p)
 
 
 @triton.jit
 def box_muller(even, odd):
     """Two normals from two words."""
-    r = radius(even)
+    r = tl.sqrt_rn(minus_2_ln(even))
     a = odd.to(tl.int32, bitcast=True).to(tl.float32) * 2.0**-31
     s = a * a
     cosine = tl.fma(s, 0.000858191167935729, -0.020810628309845924)
@@ -69,10 +69,16 @@ def philox_rounds(seed, c0, c1, c2, c3):
 
 
 @triton.jit
+def words_of(seed, step, purpose_and_block, chain, quad):
+    """The four words of quads of chains."""
+    last = (purpose_and_block | (chain >> 32 & 0xFF) << 16 | (step >> 32 & 0xFF) << 24).to(tl.uint32)
+    return philox_rounds(seed, quad.to(tl.uint32), chain.to(tl.uint32), step.to(tl.uint32), last)
+
+
+@triton.jit
 def normals_of(seed, step, purpose_and_block, chain, quad):
     """The normals of quads of chains: (quads,) to (quads, 4)."""
-    last = (purpose_and_block | (chain >> 32 & 0xFF) << 16 | (step >> 32 & 0xFF) << 24).to(tl.uint32)
-    w0, w1, w2, w3 = philox_rounds(seed, quad.to(tl.uint32), chain.to(tl.uint32), step.to(tl.uint32), last)
+    w0, w1, w2, w3 = words_of(seed, step, purpose_and_block, chain, quad)
     n0, n1 = box_muller(w0, w1)
     n2, n3 = box_muller(w2, w3)
     return tl.reshape(tl.join(tl.join(n0, n2), tl.join(n1, n3)), (quad.shape[0], 4))

@@ -28,13 +28,18 @@ def quads_by_run(RUNS: tl.constexpr, QUADS: tl.constexpr):
 
 
 @triton.jit
-def run_sums(v, RUNS: tl.constexpr, LEVELS: tl.constexpr):
-    """The sums of the squares of runs of 2^LEVELS: float32 of quads by run (quads, 4) to float64 (RUNS,)."""
-    squares = v.to(tl.float64) * v.to(tl.float64)
+def run_totals(v, RUNS: tl.constexpr, LEVELS: tl.constexpr):
+    """The sums of runs of 2^LEVELS: float64 of quads by run (quads, 4) to (RUNS,)."""
     IN_LANE: tl.constexpr = LEVELS - 7 if LEVELS > 7 else 0
     for level in tl.static_range(IN_LANE):
-        squares = tl.sum(tl.reshape(squares, (2, RUNS * 2 ** (LEVELS - 1 - level))), 0)
-    return fold_in_halves(tl.reshape(squares, (RUNS, 2 ** (LEVELS - IN_LANE))), LEVELS - IN_LANE)
+        v = tl.sum(tl.reshape(v, (2, RUNS * 2 ** (LEVELS - 1 - level))), 0)
+    return fold_in_halves(tl.reshape(v, (RUNS, 2 ** (LEVELS - IN_LANE))), LEVELS - IN_LANE)
+
+
+@triton.jit
+def run_sums(v, RUNS: tl.constexpr, LEVELS: tl.constexpr):
+    """The sums of the squares of runs: float32 of quads by run (quads, 4) to float64 (RUNS,)."""
+    return run_totals(v.to(tl.float64) * v.to(tl.float64), RUNS, LEVELS)
 
 
 @triton.jit
@@ -56,7 +61,7 @@ def fold_runs(sums, folded, norms, runs, LEVELS: tl.constexpr):
 
 
 def tree_sum(sums: Tensor, norms: Tensor | None) -> Tensor:
-    """Run sums (n, runs) to squared norms (n, 1); ``norms`` (n,) receives the roots."""
+    """Run sums (n, runs) to sums (n, 1); ``norms`` (n,), if any, receives the roots."""
     while sums.shape[1] > 1:
         n, runs = sums.shape
         folded = torch.empty(n, triton.cdiv(runs, RUN), dtype=torch.float64, device=sums.device)

@@ -7,7 +7,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from parity import LAWS, assert_same_bits, layouts, run
+from parity import LAWS, RATIOS, assert_same_bits, layouts, proposed, ratio, run
 
 import hatebm
 
@@ -111,6 +111,38 @@ def test_philox_and_residual_add():
     for y in (torch.randn(3, 4, 5), torch.randn(3, 5, 4).transpose(1, 2)):
         assert torch.equal(hatebm.ops.residual_add(gz, y, backend="triton"), gz + y)
         assert torch.equal(hatebm.ops.residual_add(y, y, backend="triton"), y + y)
+
+
+@pytest.mark.parametrize("law", RATIOS.values(), ids=RATIOS)
+@pytest.mark.parametrize("shape", [(5, 7), (3, 2, 8), (1, 1030), (1, 9001)], ids=str)
+def test_the_ratio_has_the_reference_bits(shape, law):
+    operands = proposed(shape)
+    assert_same_bits(ratio(operands, "triton", **law), ratio(operands, "reference", **law))
+
+
+@pytest.mark.parametrize("clip", [None, ("norm", 1e3)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (1,), (3, 65)], ids=str)
+def test_the_ratio_of_every_type(shape, dtype, clip):
+    operands = proposed(shape, dtype)
+    assert_same_bits(ratio(operands, "triton", clip=clip), ratio(operands, "reference", clip=clip))
+
+
+def test_the_ratio_of_strided_tensors():
+    operands = proposed((2, 3, 4, 5))
+    for strided in zip(*(layouts(v) for v in operands), strict=True):
+        assert_same_bits(ratio([v for _, v in strided], "triton"), ratio(operands, "reference"))
+
+
+@pytest.mark.parametrize("n", [0, 1, 700])
+def test_decisions(n, fused):
+    for ids in (None, torch.randint(2**40, (n,))):
+        at = {"seed": -3, "step": 2**39 + 5, "block": 2, "chain_ids": ids}
+        log_ratio = torch.randn(n, dtype=torch.float64)
+        want = hatebm.ops.metropolis(log_ratio, **at, backend="reference")
+        assert torch.equal(hatebm.ops.metropolis(log_ratio, **at, backend="triton"), want)
+        tensors = {"seed": torch.tensor([-3]), "step": torch.tensor(2**39 + 5)}
+        assert torch.equal(hatebm.ops.metropolis(log_ratio, **at | tensors, backend="triton"), want)
 
 
 def test_empty_samples_have_no_norm():

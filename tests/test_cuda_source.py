@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from parity import LAWS, assert_same_bits, layouts, run
+from parity import LAWS, RATIOS, assert_same_bits, layouts, proposed, ratio, run
 
 import hatebm
 from hatebm import native, reference
@@ -58,11 +58,19 @@ def in_place_of_the_cpu(cuda, monkeypatch):
 
     def langevin_step(*arguments):
         n, d = arguments[6:8]
-        emulated.sums = sums = torch.full((cuda.workspace(n, d),), torch.nan, dtype=torch.float64)
+        emulated.sums = sums = torch.full((2 * cuda.workspace(n, d),), torch.nan, dtype=torch.float64)
         cuda.langevin_step(*arguments[:-1], sums.data_ptr(), 0, 0, 0, 0)
+
+    def langevin_ratio(*arguments):
+        n, d, clip = *arguments[5:7], arguments[10]
+        room = (3 if clip == native.CLIP["norm"] else 1) * cuda.workspace(n, d)
+        sums = torch.full((room,), torch.nan, dtype=torch.float64)
+        cuda.langevin_ratio(*arguments[:-1], sums.data_ptr(), 0, 0)
 
     emulated = SimpleNamespace(
         langevin_step=langevin_step,
+        langevin_ratio=langevin_ratio,
+        metropolis=lambda *arguments: cuda.metropolis(*arguments[:-1], 0, 0, 0, 0),
         normal=lambda *arguments: cuda.normal(*arguments[:-1], 0, 0, 0, 0),
         residual_add=lambda *arguments: cuda.residual_add(*arguments[:-1], 0, 0),
         philox=lambda *arguments: cuda.philox(*arguments, 0, 0),
@@ -167,6 +175,44 @@ def test_philox_and_residual_add():
     for numel in (1, 4, 1027):
         gz, y = torch.randn(numel), torch.randn(numel)
         assert torch.equal(hatebm.ops.residual_add(gz, y, backend="cpu"), gz + y)
+
+
+@pytest.mark.parametrize("law", RATIOS.values(), ids=RATIOS)
+@pytest.mark.parametrize(
+    "shape", [(9, 2), (3, 4, 8), (2, 17, 19), (3, 1028), (2, 1025), (1, 9001), (2, 12288)], ids=str
+)
+def test_the_ratio_has_the_reference_bits(shape, law):
+    operands = proposed(shape)
+    assert_same_bits(ratio(operands, "cpu", **law), ratio(operands, "reference", **law))
+
+
+@pytest.mark.parametrize("clip", [None, ("norm", 1e3)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (3, 64), (2, 1_100_000)], ids=str)
+def test_the_ratio_of_every_type_and_length(shape, dtype, clip):
+    operands = proposed(shape, dtype)
+    assert_same_bits(ratio(operands, "cpu", clip=clip), ratio(operands, "reference", clip=clip))
+
+
+def test_a_misaligned_proposal():
+    operands = [torch.cat([v.new_zeros(1), v.flatten()])[1:].view(4, 64) for v in proposed((4, 64))]
+    assert_same_bits(ratio(operands, "cpu"), ratio(operands, "reference"))
+
+
+def test_a_tiny_noise_leaves_what_lies_beyond_a_sample_alone():
+    operands = [torch.zeros(2, 5), torch.ones(2, 5), torch.ones(2, 5), -torch.ones(2, 5) / 2]
+    got = ratio(operands, "cpu", noise_std=1e-160)
+    assert got["log_ratio"].tolist() == [torch.inf, torch.inf]
+    assert_same_bits(got, ratio(operands, "reference", noise_std=1e-160))
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 700])
+def test_decisions(n):
+    log_ratio = torch.randn(n, dtype=torch.float64)
+    for ids in (None, torch.randint(2**40, (n,))):
+        at = {"seed": -3, "step": 2**39 + 5, "block": 2, "chain_ids": ids}
+        want = hatebm.ops.metropolis(log_ratio, **at, backend="reference")
+        assert torch.equal(hatebm.ops.metropolis(log_ratio, **at, backend="cpu"), want)
 
 
 def test_empty_samples_have_no_norm():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from parity import LAWS, assert_same_bits, layouts, run
+from parity import LAWS, RATIOS, assert_same_bits, layouts, proposed, ratio, run
 
 import hatebm
 from hatebm import native, reference
@@ -64,6 +64,36 @@ def test_noise_philox_and_hat(backend):
     assert torch.equal(hatebm.philox(counter.cuda(), key.cuda(), backend=backend).cpu(), want)
     gz, y = torch.randn(3, 4, 5).cuda(), torch.randn(3, 4, 5).cuda()
     assert torch.equal(hatebm.ops.residual_add(gz, y, backend=backend), gz + y)
+
+
+@pytest.mark.parametrize("law", RATIOS.values(), ids=RATIOS)
+@pytest.mark.parametrize(
+    "shape", [(3, 3, 17, 19), (5, 2), (1, 1), (128, 3, 32, 32), (300, 784), (2, 9001), (1, 1_050_001)], ids=str
+)
+def test_the_ratio_has_the_cpu_bits(shape, law, backend):
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        operands = proposed(shape, dtype)
+        assert_same_bits(ratio([v.cuda() for v in operands], backend, **law), ratio(operands, "cpu", **law))
+
+
+def test_the_ratio_of_strided_and_empty_tensors(backend):
+    operands = proposed((5, 3, 9, 7))
+    for strided in zip(*(layouts(v.cuda()) for v in operands), strict=True):
+        assert_same_bits(ratio([v for _, v in strided], backend), ratio(operands, "cpu"))
+    for shape in ((0, 3), (3, 0)):
+        empty = [torch.empty(shape, device="cuda")] * 4
+        assert ratio(empty, backend)["log_ratio"].tolist() == [0.0] * shape[0]
+
+
+@pytest.mark.parametrize("n", [0, 1, 100_000])
+def test_decisions(n, backend):
+    log_ratio = torch.randn(n, dtype=torch.float64)
+    for ids in (None, torch.randint(2**40, (n,))):
+        at = {"step": 2**39 + 5, "block": 2, "chain_ids": ids}
+        want = hatebm.ops.metropolis(log_ratio, **at, seed=-3, backend="cpu")
+        for seed in (-3, torch.tensor(-3, device="cuda")):
+            got = hatebm.ops.metropolis(log_ratio.cuda(), **at, seed=seed, backend=backend)
+            assert torch.equal(got.cpu(), want)
 
 
 def test_a_graph_reads_seed_and_step_where_they_lie(backend):

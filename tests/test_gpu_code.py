@@ -17,6 +17,8 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 ARCHITECTURES = (80, 90, 100)
 FMAS_A_QUAD = 2 * 17  # of Box-Muller
 FMAS_OF_ADD = 4 * 2  # of add="fma"
+FMAS_OF_LOG = 9
+PRODUCTS_OF_RATIO = 4  # of an element, in float64
 PRODUCTS_A_QUAD = 2 * 6 + 4 * 4  # of Box-Muller, and of a sequential step with a prior
 SUMS_A_QUAD = 2 + 4 * 5  # the same, gz + x, and grad - grad, which is 0 where it is finite
 MULTIPLIES_A_QUAD = 20  # 32 x 32 -> 64 bits, of one Philox call
@@ -83,7 +85,7 @@ def kernel(compiled, name, architecture):
 
 @needs_nvcc
 def test_no_cuda_kernel_spills(compiled):
-    assert len(compiled) == 8 * len(ARCHITECTURES)
+    assert len(compiled) == 11 * len(ARCHITECTURES)
     for (architecture, name), (counts, resources) in compiled.items():
         assert_no_spill(counts)
         assert (resources["STACK"], resources["LOCAL"]) == (0, 0), f"{name} on {architecture}"
@@ -122,12 +124,31 @@ def test_cuda_noise_and_hat(compiled, architecture):
 
 
 @needs_nvcc
-def test_cuda_contracts_nothing(tmp_path):
-    target = tmp_path / "langevin.ptx"
-    command = ["nvcc", "-O3", "-std=c++17", "-fmad=false", "-ptx", "-arch=sm_90", CSRC / "langevin_cuda.cu"]
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_cuda_ratio_reads_16_bytes_and_decisions_draw_once(compiled, architecture):
+    counts, resources = kernel(compiled, "ratio_samplesILb1E", architecture)
+    assert count(counts, r"LDG\.E\.128.*") >= 8 * 4
+    assert count(counts, r"LDG\.E(\.U16)?") == 0
+    assert resources["REG"] <= 96
+    counts, _ = kernel(compiled, "decide", architecture)
+    assert count(counts, r"IMAD\.(WIDE|HI)\.U32.*") <= 1.2 * MULTIPLIES_A_QUAD * count(counts, r"STG\.E\.U8")
+
+
+@needs_nvcc
+@pytest.mark.parametrize(
+    ("source", "fmas"),
+    [
+        ("langevin", 2 * (FMAS_A_QUAD + FMAS_OF_ADD)),  # of two instantiations
+        ("ratio", 0),
+        ("metropolis", 2 * FMAS_OF_LOG),  # of the loop with chain ids and the one without
+    ],
+)
+def test_cuda_contracts_nothing(source, fmas, tmp_path):
+    target = tmp_path / "kernels.ptx"
+    command = ["nvcc", "-O3", "-std=c++17", "-fmad=false", "-ptx", "-arch=sm_90", CSRC / f"{source}_cuda.cu"]
     subprocess.run([*command, "-o", target], check=True)
     ptx = target.read_text()
-    assert ptx.count("fma.rn.f32") == 2 * (FMAS_A_QUAD + FMAS_OF_ADD)  # of two instantiations
+    assert ptx.count("fma.rn.f32") == fmas
     assert not re.search(r"\b(mad|fma)\.(?!rn\.f32|lo|wide)", ptx)
     assert not re.search(r"\.(approx|ftz)", ptx)
 
@@ -137,6 +158,11 @@ STEP = {
     **{"seed": "i64", "step": "i64", "purpose_and_block": "i64"},
     **dict.fromkeys(("step_size", "noise_std", "inverse_temperature", "prior_precision"), "fp32"),
     **dict.fromkeys(("bound", "low", "high"), "fp32"),
+}
+RATIO = {
+    **{"sums": "*fp64", "n": "i32", "d": "i32"},
+    **dict.fromkeys(("step_size", "inverse_temperature", "prior_precision", "bound"), "fp32"),
+    **dict.fromkeys(("half_precision", "half_prior"), "fp64"),
 }
 LAW = {"NOISY": True, "PRIOR": True, "ADD": "sequential", "CLIP": "value", "CLIP_ON": "grad", "WIDE": False}
 
@@ -161,15 +187,28 @@ def compile_triton(function, architecture, signature, constants, num_warps=4):
 def compile_step(architecture, kind, elements, signature, constants, vector=True):
     from hatebm.kernels import langevin
 
-    sharing = langevin.sharing(kind, elements)
+    return compile_shared(langevin.langevin_step, architecture, kind, elements, STEP | signature, constants, vector)
+
+
+def compile_shared(function, architecture, kind, elements, signature, constants, vector=True):
+    from hatebm.kernels import samples
+
+    sharing = samples.sharing(kind, elements)
     num_warps = sharing.pop("num_warps")
     settings = LAW | {"VECTOR": vector} | sharing | constants
-    return compile_triton(langevin.langevin_step, architecture, STEP | signature, settings, num_warps)
+    return compile_triton(function, architecture, signature, settings, num_warps)
 
 
 def lanes(kernel, operation):
     """How many float32 operations of a kind a thread does; some architectures do two at a time."""
     return sum(2 if packed else 1 for packed in re.findall(rf"\b{operation}\.rn\.f32(x2)?\b", kernel.asm["ptx"]))
+
+
+def compile_ratio(architecture, kind, elements, signature, constants, vector=True):
+    from hatebm.kernels import ratio
+
+    signature = dict.fromkeys(("x", "grad", "proposal", "proposal_grad"), "*fp32") | RATIO | signature
+    return compile_shared(ratio.ratio_quads, architecture, kind, elements, signature, constants, vector)
 
 
 @pytest.fixture
@@ -210,6 +249,26 @@ def test_triton_samples_stay_in_registers(disassembled, architecture, elements):
     assert_vectorised(counts, 8)
     assert count(counts, r"LDG\.E\.128.*") == 2 * 8
     assert not re.search(r"sqrt\.approx", step.asm["ptx"])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("clip", ["value", "norm"])
+@pytest.mark.parametrize("elements", [784, 8192])
+def test_triton_ratio_stays_in_registers(disassembled, architecture, elements, clip):
+    kernel = compile_ratio(architecture, "whole", elements, {}, {"CLIP": clip})
+    counts = disassembled(kernel)
+    assert_no_spill(counts)
+    assert count(counts, r"LDG\.E\.128.*") == 4 * 8  # each tensor is read once
+    assert count(counts, r"LDG\.E(\.U16)?") == 0
+    squares = 2 * 4 * 8 if clip == "norm" else 0
+    assert len(re.findall(r"\bmul\.rn\.f64\b", kernel.asm["ptx"])) == PRODUCTS_OF_RATIO * 4 * 8 + squares
+    assert not re.search(r"\bfma\.rn\.f64|\b(mul|add|sub|div|sqrt)\.(f32|f64|approx|full|ftz)", kernel.asm["ptx"])
+
+
+def test_triton_ratios_of_long_samples_and_half_gradients_compile():
+    half = dict.fromkeys(("grad", "proposal_grad"), "*fp16")
+    compile_ratio(90, "measure", 8192, half, {"CLIP": "norm", "WIDE": True}, vector=False)
+    compile_ratio(90, "move", 8192, half | {"squares": "*fp64"}, {"CLIP": "norm", "CLIP_ON": "update"}, vector=False)
 
 
 def test_triton_strided_and_long_samples_compile():
@@ -257,19 +316,21 @@ def launched(monkeypatch):
 
 
 def test_triton_compiles_once_for_all_seeds_steps_and_batches(launched):
-    from hatebm.kernels import langevin_step_, normal
+    from hatebm.kernels import langevin_ratio, langevin_step_, metropolis, normal
 
     before = None
     for n, seed, step in ((1, 1, 1), (16, 2**64 - 1, 2**40 - 1), (5, -(2**63), 16)):
         x = torch.zeros(n, 64)
         langevin_step_(x, x.clone(), step_size=0.1 * n, noise_std=0.2, seed=seed, step=step)
         normal((n, 64), seed=seed, step=step)
+        log_ratio = langevin_ratio(x, x, x, x, step_size=0.1 * n, noise_std=0.2 / n)
+        metropolis(log_ratio, seed=seed, step=step)
         before = before or dict(launched)
         assert launched == before
 
 
 def test_triton_launches_compile_whatever_the_arguments(launched):
-    from hatebm.kernels import langevin_step_, normal, philox, residual_add
+    from hatebm.kernels import langevin_ratio, langevin_step_, metropolis, normal, philox, residual_add
 
     x, norms = torch.zeros(4, 3, 8, 8), {"grad_norm": torch.zeros(4), "displacement": torch.zeros(4)}
     norm = {"clip": "norm", "bound": 1.0}
@@ -282,7 +343,11 @@ def test_triton_launches_compile_whatever_the_arguments(launched):
     normal((3, 5), seed=1, step=torch.tensor(3))
     philox(torch.zeros(3, 4, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
     residual_add(x, x)
+    for v in (x.bfloat16(), torch.zeros(2, 9000), torch.zeros(1)):
+        langevin_ratio(v.float(), v, v.float(), v, step_size=0.1, noise_std=0.2, prior_precision=1.0, **norm)
+    metropolis(torch.zeros(3).double(), seed=1, step=torch.tensor(3), chain_ids=torch.arange(3))
     kernels = {"langevin_step", "fold_runs", "normal_quads", "philox_words", "residual_elements"}
+    kernels |= {"ratio_quads", "decide"}
     assert set(launched) == kernels
 
 
