@@ -136,6 +136,15 @@ class Blocks:
             within |= ~self.masks[k]
         return within.reshape(len(x), x[:1].numel()).all(1)
 
+    def unwalled(self, state: Sequence[Tensor]) -> list[Tensor]:
+        """Where nothing keeps each block from running away: bool, shaped like the block."""
+        free = []
+        for law, settings, mask, x in zip(self.laws, self.settings, self.masks, state, strict=True):
+            low, high = law.reflect or (settings["low"], settings["high"])
+            walled = law.clamp_at != "final" and all(v is not None and math.isfinite(v) for v in (low, high))
+            free.append(torch.full_like(x, not walled, dtype=torch.bool) if mask is None or walled else mask)
+        return free
+
     def boxed(self, k: int, x: Tensor) -> Tensor:
         """What a run returns of a block."""
         law = self.laws[k]

@@ -9,6 +9,7 @@ from torch import Tensor
 from hatebm.backend import BACKENDS
 from hatebm.blocks import Blocks
 from hatebm.checks import STEPS, check_state, checked_chain_ids, checked_draw, checked_mask, is_count, require
+from hatebm.composition import check_bounded, negations_in
 from hatebm.dynamics import Dynamics
 from hatebm.freeze import MODES, bare, frozen, modules_of
 from hatebm.gradient import Potential
@@ -99,7 +100,7 @@ class Chain:
         self._potential = Potential(energy, grad_fn, energy_kwargs, masks)
         self._blocks = Blocks(self.dynamics, len(self._state), masks, noise, backend)
         self._form = checked_form(name, correct, leapfrog_steps, self._blocks.laws, energy)
-        self._mode, self._nan = mode, nan
+        self._mode, self._nan, self._explored = mode, nan, False
         device = self._state[0].device
         if seed is None:
             drawn = torch.randint(1 << 62, (1,), device=device if is_traced(self._state[0]) else None)
@@ -142,7 +143,8 @@ class Chain:
 
         Raises:
             ChainDiverged: a NaN or Inf, with its step and chains; the chain is left as it was before the run.
-            ValueError: a schedule that is too short, or an argument out of range.
+            ValueError: a schedule that is too short, an argument out of range, or a negated expert that leaves no
+                density, see :func:`hatebm.negate`.
         """
         require(is_count(n_steps, 0), "langevin", "n_steps", "an integer >= 0", n_steps)
         require(is_count(every, 1), "langevin", "every", "an integer > 0", every)
@@ -161,6 +163,7 @@ class Chain:
             watch = Watch(len(state[0]), state[0].device, self._nan == "raise" and n_steps > 0, self._form.corrected)
             transition = transition_of(self._form, self._blocks, self._potential, watch, velocity)
             self._blocks.held = self._state
+            self._check_bounded()
             for t in range(self.step, end):
                 self._potential.differentiable = t >= end - grad_steps
                 if t == end - grad_steps:
@@ -210,6 +213,17 @@ class Chain:
     def _fresh_velocity(self) -> list[Tensor]:
         blocks, moving = self._blocks, enumerate(self._state) if self._form.friction else ()
         return [blocks.refresh(self.step, k, torch.zeros_like(x), 1.0, None, Purpose.VELOCITY) for k, x in moving]
+
+    def _check_bounded(self) -> None:
+        """Before the first run: a negated expert may leave no density for a chain without a box."""
+        if self._explored or self._nan == "ignore" or not negations_in(self._modules) or is_traced(self._state[0]):
+            return
+        now, _ = self._blocks.at(self.step)
+        priors = [law.prior_precision * block.temperature for law, block in zip(self._blocks.laws, now, strict=True)]
+        free = self._blocks.unwalled(self._state)
+        if any(mask.any() for mask in free):
+            check_bounded(self._potential.energy, self._state, self._potential.kwargs(self.step), priors, free)
+        self._explored = True
 
     def _check_grad_steps(self, grad_steps: int, n_steps: int) -> None:
         name = "grad_steps"

@@ -197,8 +197,7 @@ def check_bounded(
         ValueError: the weight, how far the energy fell, and where it is without the negated parts.
     """
     modules = modules_of(energy)
-    parts = dict.fromkeys(part for module in modules for part in module.modules())
-    negations = [part for part in parts if isinstance(part, Negate) and part.weight]
+    negations = negations_in(modules)
     if not negations or not sum(x.numel() for x in state):
         return
     with frozen(modules, "eval"):
@@ -221,6 +220,12 @@ def check_bounded(
             f"{weights}: along a ray the energy falls to {energies[-1, ray]:.3g}, while without the negated part it "
             f"is at {without[-1, ray]:.3g}; a smaller weight, or a box (clamp=, reflect=) holds the chain"
         )
+
+
+def negations_in(modules: Sequence[nn.Module]) -> list[Negate]:
+    """Every negation that counts, once."""
+    parts = dict.fromkeys(part for module in modules for part in module.modules())
+    return [part for part in parts if isinstance(part, Negate) and part.weight]
 
 
 @contextmanager

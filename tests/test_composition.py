@@ -343,3 +343,20 @@ quad = gaussian_energy(1.0)
 def test_results_of_another_shape_are_refused_by_expert(energy, text):
     with pytest.raises(ValueError, match=text):
         energy(torch.ones(4, 2))
+
+
+BOXES = [{"clamp": (-1, 1)}, {"reflect": (-1, 1)}, {"prior_precision": 0.3}, {"nan": "ignore"}]
+
+
+@pytest.mark.parametrize("held", BOXES, ids=str)
+def test_a_chain_looks_before_it_runs_a_negation(held):
+    one = lambda x: x.square().sum(1) / 2  # noqa: E731
+    energy, x, law = hatebm.negate(one, one, 1.2), torch.zeros(8, 5), {"eps": 0.1, "seed": 0}
+    with pytest.raises(ValueError, match=r"^negate: weight must be small enough"):
+        hatebm.langevin(energy, x, 3, **law)
+    for open_side in ({"clamp": (0, None)}, {"reflect": (None, 0)}, {"clamp": (-1, 1), "clamp_at": "final"}):
+        with pytest.raises(ValueError, match=r"^negate: weight must be small enough"):
+            hatebm.langevin(energy, x, 3, **law, **open_side)
+    assert torch.equal(x, torch.zeros(8, 5))
+    hatebm.langevin(energy, x, 3, **law, **held)
+    hatebm.langevin(hatebm.negate(one, one, 0.9), x, 3, **law)
