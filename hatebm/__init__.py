@@ -9,6 +9,7 @@ from hatebm.health import ChainDiverged
 from hatebm.hmc import hmc
 from hatebm.langevin import langevin
 from hatebm.noise import Purpose, normal, philox
+from hatebm.tempering import tempering
 
 __all__ = [
     "Chain",
@@ -24,4 +25,5 @@ __all__ = [
     "ops",
     "philox",
     "product",
+    "tempering",
 ]
