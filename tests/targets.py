@@ -49,3 +49,38 @@ class LinearHat:
             q[1, 1] += 2 * s_y
         kron = torch.kron(a, a)
         return torch.linalg.solve(torch.eye(4, dtype=torch.float64) - kron, q.flatten()).view(2, 2)
+
+
+class DoubleWell:
+    """E(x) = k (x^2 - 1)^2 + tilt x on the line, and the law exp(-E / temperature) by quadrature."""
+
+    def __init__(self, k: float, tilt: float = 0.0) -> None:
+        self.k, self.tilt = k, tilt
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (self.k * (x * x - 1).square() + self.tilt * x).flatten(1).sum(1)
+
+    def cdf(self, at: Tensor, temperature: float = 1.0) -> Tensor:
+        """The distribution function by the trapezoid rule, exact to 1e-6 for k / temperature around 1."""
+        grid = torch.linspace(-4, 4, 8001, dtype=torch.float64)
+        total = torch.cumulative_trapezoid((-self(grid[:, None]) / temperature).exp(), grid)
+        total = torch.cat([total.new_zeros(1), total / total[-1]])
+        place = ((at.double() - grid[0]) / (grid[1] - grid[0])).clamp(0, len(grid) - 1.001)
+        left = place.floor().long()
+        return total[left] + (place - left) * (total[left + 1] - total[left])
+
+
+def truncated_normal_cdf(low: float, high: float, precision: float):
+    """The distribution function of N(0, 1 / precision) inside a box."""
+    normal = torch.distributions.Normal(0.0, precision**-0.5)
+    below, above = (normal.cdf(torch.tensor(bound, dtype=torch.float64)) for bound in (low, high))
+    return lambda at: (normal.cdf(at.double()) - below) / (above - below)
+
+
+def kolmogorov_p(sample: Tensor, cdf) -> float:
+    """The p-value of a Kolmogorov-Smirnov test of independent draws against a distribution function."""
+    from scipy.stats import kstwo
+
+    at = cdf(sample.flatten().sort().values).double()
+    steps = torch.arange(len(at) + 1, dtype=torch.float64) / len(at)
+    return float(kstwo.sf(float(torch.maximum(steps[1:] - at, at - steps[:-1]).max()), len(at)))
