@@ -48,6 +48,14 @@ def test_equal_precisions_about_other_means_fall_along_a_line():
     assert not refused(hatebm.negate(form(torch.eye(20)), form(torch.eye(20)), 1.0), 20)
 
 
+@pytest.mark.parametrize("scale", [0.1, 0.3, 0.7, 1.7, 11.0, 1e-5])
+def test_rounding_is_not_a_fall(scale):
+    """One energy in two orders of rounding: they differ by a share of either, the same along a whole ray."""
+    orders = (lambda x: (scale * x.square()).sum(1), lambda x: (math.sqrt(scale) * x).square().sum(1))
+    for energy, by in (orders, orders[::-1]):
+        assert not refused(hatebm.negate(energy, by, 1.0), 6)
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(("d", "condition"), [(2, 1e3), (50, 1.0), (50, 1e2), (500, 1e1)])
 def test_one_bad_direction_among_many_is_found(d, condition, seed):
@@ -80,8 +88,8 @@ def test_other_growth_than_quadratic_is_judged_alike(power, d):
 
 
 def test_slower_growth_does_not_count_as_falling_without_bound():
-    energy = hatebm.negate(lambda x: 1 / (1 + x.square().sum(1)), lambda x: x.square().sum(1).add(1).log(), 1.0)
-    assert not refused(energy, 3)
+    for grows in (lambda x: x.square().sum(1).log1p(), lambda x: x.norm(dim=1).sqrt()):
+        assert not refused(hatebm.negate(grows, grows, 2.0), 3)
 
 
 def net(d, seed):
@@ -144,13 +152,16 @@ def test_sums_over_chains_and_conditions_per_chain_are_judged():
 def test_few_chains_are_enough_where_nothing_holds_a_row_per_chain():
     rows = []
 
-    def watched(x):
+    def watched(x, c):
         rows.append(len(x))
-        return form(torch.eye(2))(x)
+        return form(torch.eye(2))(x - c)
 
-    check_bounded(hatebm.negate(watched, form(torch.eye(2)), 0.5), [torch.zeros(1000, 2)], {})
-    assert set(rows) == {4}
-    assert len(rows) < 60
+    for kwargs in ({"c": (torch.zeros(1000, 2), 0.0)}, {"c": torch.ones(1000, 1)}, {"c": torch.ones(2)}):
+        rows.clear()
+        energy = hatebm.negate(watched, lambda x, c: form(torch.eye(2))(x - c), 0.5)
+        check_bounded(energy, [torch.zeros(1000, 2)], kwargs)
+        assert set(rows) == {4}
+        assert len(rows) < 60
 
 
 def test_a_prior_of_the_law_holds_what_the_energy_alone_lets_fall():
@@ -162,7 +173,7 @@ def test_a_prior_of_the_law_holds_what_the_energy_alone_lets_fall():
 def test_only_what_moves_is_judged():
     c = torch.tensor([0.5, 2.0])
     energy = hatebm.negate(lambda z, y: (z**2 + y**2).sum(1), lambda z, y: (c * (z**2 + y**2)).sum(1), 1.0)
-    state = [torch.zeros(5, 2), torch.zeros(5, 2)]
+    state = [torch.ones(5, 2), torch.ones(5, 2)]
     held, free = torch.tensor([True, False]).expand(5, 2), torch.ones(5, 2, dtype=torch.bool)
     check_bounded(energy, state, {}, masks=[held, held])
     for masks in ([held, free], [None, held], None):
