@@ -9,6 +9,7 @@ from hatebm.health import ChainDiverged
 from hatebm.hmc import hmc
 from hatebm.langevin import langevin
 from hatebm.noise import Purpose, normal, philox
+from hatebm.replay import ReplayBuffer
 from hatebm.tempering import tempering
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "ChainDiverged",
     "Dynamics",
     "Purpose",
+    "ReplayBuffer",
     "backends",
     "hmc",
     "langevin",

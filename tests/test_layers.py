@@ -13,7 +13,7 @@ LEVELS = [
     {"native", "reference", "kernels"},
     {"backend", "library", "noise", "ops"},
     {"adjoint", "blocks", "composition", "transitions", "dynamics", "freeze", "gradient", "health", "info", "rays"},
-    {"chain", "langevin", "hmc", "tempering", "nets", "data", "evaluation", "pictures"},
+    {"chain", "langevin", "hmc", "tempering", "nets", "data", "evaluation", "pictures", "replay", "cells"},
     {"systems"},
     {"checkpoints", "progress", "results", "runs", "presets", "settings", "training"},
     {"cli", "__main__", "__init__"},

@@ -1,0 +1,493 @@
+"""The replay buffer: what it holds, what it draws, and that storing a state moves no mean."""
+
+import io
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+import hatebm
+from hatebm.cells import from_cells, to_cells
+from hatebm.noise import Purpose, words
+from hatebm.replay import PLACED, REPLACEMENTS, STORAGES
+
+BOXES = [(0, 1), (-1, 1), (0, 8)]
+
+
+def numbered(first, n, *shape):
+    """States of which number k is filled with the middle of cell k mod 256: both storages give its number back."""
+    cells = torch.arange(first, first + n) % 256
+    return ((cells + 0.5) / 256).view(n, *[1] * len(shape)).expand(n, *shape)
+
+
+def number_of(x):
+    return (x.flatten(1)[:, 0] * 256).floor().long()
+
+
+def filled(n, capacity=None, **arguments):
+    buffer = hatebm.ReplayBuffer(n if capacity is None else capacity, (2,), **{"seed": 0} | arguments)
+    buffer.push(numbered(0, n, 2), 0)
+    return buffer
+
+
+def held(buffer):
+    states = buffer.state_dict()["states"]
+    return states.flatten(1)[:, 0].long() if buffer.storage == torch.uint8 else number_of(states)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    capacity=st.integers(1, 9),
+    sizes=st.lists(st.integers(0, 14), min_size=1, max_size=5),
+    replacement=st.sampled_from(REPLACEMENTS),
+    storage=st.sampled_from(STORAGES),
+    labelled=st.booleans(),
+    write_back=st.booleans(),
+)
+def test_a_push_is_a_push_of_each_row_in_turn(capacity, sizes, replacement, storage, labelled, write_back):
+    buffer = hatebm.ReplayBuffer(capacity, (1, 3), storage=storage, replacement=replacement, seed=5)
+    model, seen, first = {}, 0, 0
+    for step, n in enumerate(sizes):
+        x, labels = numbered(first, n, 1, 3), 1000 + torch.arange(first, first + n) if labelled else None
+        slots = buffer.draw(n, step, reinit=0.3, labels=labels)[2] if write_back else None
+        buffer.push(x, step, labels=labels, slots=slots)
+        drawn = words((n,), seed=5, step=step, block=PLACED, purpose=Purpose.REPLAY).tolist()
+        for row, slot in enumerate([-1] * n if slots is None else slots.tolist()):
+            if slot < 0:
+                if seen < capacity or replacement == "ring":
+                    slot = seen % capacity
+                else:
+                    slot = drawn[row] * (capacity if replacement == "uniform" else seen + 1) >> 32
+                seen += 1
+            if slot < capacity:
+                model[slot] = first + row
+        first += n
+        assert len(buffer) == len(model) == min(seen, capacity)
+        assert held(buffer).tolist() == [model[slot] % 256 for slot in range(len(model))]
+        if labelled:
+            assert buffer.state_dict()["labels"].tolist() == [1000 + model[slot] for slot in range(len(model))]
+
+
+def test_a_ring_lets_the_oldest_go():
+    buffer = hatebm.ReplayBuffer(5, (2,), seed=0)
+    for step in range(4):
+        buffer.push(numbered(3 * step, 3, 2), step)
+    assert held(buffer).tolist() == [10, 11, 7, 8, 9]
+    buffer.push(numbered(12, 13, 2), 4)
+    assert sorted(held(buffer).tolist()) == [20, 21, 22, 23, 24]
+
+
+def test_draws_are_uniform_over_the_filled_slots():
+    n, count = 100_000, 37
+    x, _, slots = filled(count, capacity=100).draw(n, 3, reinit=0)
+    assert torch.equal(number_of(x), slots)
+    assert stats.chisquare(torch.bincount(slots, minlength=count).numpy()).pvalue > 1e-3
+    both = torch.stack([slots, filled(count, capacity=100).draw(n, 4, reinit=0)[2]]).double()
+    assert abs(float(torch.corrcoef(both)[0, 1])) < 4 / math.sqrt(n)
+
+
+@pytest.mark.parametrize("reinit", [0.001, 0.05, 0.5])
+def test_the_share_of_fresh_starts_knows_no_scale(reinit):
+    n, rows = 40_000, []
+    for box in BOXES:
+        buffer = hatebm.ReplayBuffer(10, (2,), box=box, seed=3)
+        buffer.push(torch.full((10, 2), box[0], dtype=torch.float32), 0)
+        x, _, slots = buffer.draw(n, 7, reinit=reinit)
+        fresh = slots < 0
+        assert abs(int(fresh.sum()) - reinit * n) < 4 * math.sqrt(n * reinit * (1 - reinit))
+        unit = (x[fresh] - box[0]) / (box[1] - box[0])
+        assert stats.kstest(unit.flatten().double().numpy(), "uniform").pvalue > 1e-3
+        assert (x[~fresh] <= box[0] + (box[1] - box[0]) / 256).all()
+        rows.append(slots)
+    assert torch.equal(rows[0], rows[1])
+    assert torch.equal(rows[0], rows[2])
+
+
+def test_an_empty_buffer_starts_afresh_and_reinit_1_does_too():
+    buffer = hatebm.ReplayBuffer(4, (50,), seed=0)
+    x, labels, slots = buffer.draw(200, 0, reinit=0, labels=torch.arange(200))
+    assert (slots == -1).all()
+    assert torch.equal(labels, torch.arange(200))
+    assert stats.kstest(x.flatten().double().numpy(), "uniform").pvalue > 1e-3
+    assert (filled(4).draw(50, 1, reinit=1)[2] == -1).all()
+
+
+def test_the_first_rows_do_not_depend_on_how_many_follow():
+    buffer = filled(9)
+    few, many = buffer.draw(40, 2, reinit=0.3), buffer.draw(100, 2, reinit=0.3)
+    assert torch.equal(few[0], many[0][:40])
+    assert torch.equal(few[2], many[2][:40])
+    fresh = few[2] < 0
+    assert torch.equal(few[0][fresh], buffer.draw(40, 2, reinit=1)[0][fresh])
+    other = filled(9, seed=1).draw(40, 2, reinit=0.3)
+    assert not torch.equal(few[2], other[2])
+    assert not torch.isin(few[0], buffer.draw(40, 3, reinit=0.3)[0]).all()
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("replacement", REPLACEMENTS)
+def test_threads_and_the_global_generator_change_nothing(replacement, storage):
+    threads, draws = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            torch.manual_seed(count)
+            state = torch.get_rng_state()
+            buffer = hatebm.ReplayBuffer(100, (3, 17, 17), storage=storage, replacement=replacement, seed=1)
+            for step in range(3):
+                x, _, slots = buffer.draw(90, step)
+                buffer.push(x.sqrt(), step, slots=slots if step == 2 else None)
+            assert torch.equal(torch.get_rng_state(), state)
+            draws.append(torch.cat([buffer.draw(90, 3)[0].flatten(), buffer.state_dict()["states"].flatten()]))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(draws[0], draws[1])
+    assert torch.equal(draws[0], draws[2])
+
+
+def test_new_states_go_to_a_uniform_slot():
+    capacity, pushes = 20, 1000
+    buffer = hatebm.ReplayBuffer(capacity, (1,), storage=torch.float32, replacement="uniform", seed=2)
+    buffer.push(torch.zeros(capacity, 1), 0)
+    counts = torch.zeros(capacity)
+    for step in range(1, pushes + 1):
+        buffer.push(torch.full((1, 1), float(step)), step)
+        counts += buffer.state_dict()["states"][:, 0] == step
+    assert counts.sum() == pushes
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-3
+
+
+def test_a_reservoir_keeps_every_state_equally_likely():
+    capacity, n, seeds = 4, 13, 600
+    counts = torch.zeros(n, dtype=torch.float64)
+    for seed in range(seeds):
+        buffer = hatebm.ReplayBuffer(capacity, (1,), replacement="reservoir", seed=seed)
+        for step, (first, last) in enumerate([(0, 1), (1, 7), (7, 13)]):
+            buffer.push(numbered(first, last - first, 1), step)
+        assert buffer.seen == n
+        counts[held(buffer)] += 1
+    assert counts.sum() == capacity * seeds
+    p = capacity / n  # the counts of draws without replacement have covariance seeds p (1 - p) n / (n - 1) (I - J / n)
+    distance = (counts - seeds * p).square().sum() / (seeds * p * (1 - p) * n / (n - 1))
+    assert stats.chi2.sf(float(distance), n - 1) > 1e-3
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_a_state_comes_back_within_its_cell_and_a_cell_as_itself(box):
+    low, high = box
+    unit = torch.rand(400, 7, generator=torch.Generator().manual_seed(0))
+    x = low + (high - low) * torch.cat([unit, torch.zeros(1, 7), torch.ones(1, 7)])
+    buffer = hatebm.ReplayBuffer(len(x), (7,), box=box, seed=0)
+    buffer.push(x, 0)
+    cells = buffer.state_dict()["states"]
+    for step in range(1, 20):
+        back, _, slots = buffer.draw(2000, step, reinit=0)
+        assert (back - x[slots]).abs().max() <= (high - low) / 256
+        within = (back.double() - low) / (high - low) * 256 - cells[slots]
+        assert within.min() > 0
+        assert within.max() < 1
+        buffer.push(back, step, slots=slots)
+        assert torch.equal(buffer.state_dict()["states"], cells)
+    assert stats.kstest(within.flatten().numpy(), "uniform").pvalue > 1e-3
+
+
+def test_dither_is_exact_in_float32_and_owes_nothing_to_the_slot():
+    cells = torch.arange(256, dtype=torch.uint8).repeat(400, 1)
+    odd = from_cells(cells, (0, 1), seed=0, step=0, purpose=Purpose.REPLAY).double() * 2**24
+    assert torch.equal(odd % 2, torch.ones_like(odd))
+    assert stats.chisquare(torch.bincount((odd / 2).long().flatten() % 16, minlength=16).numpy()).pvalue > 1e-3
+    x, _, slots = filled(256).draw(20_000, 1, reinit=0)
+    both = torch.stack([slots.double(), *(x.double() * 256 % 1).T])
+    assert (torch.corrcoef(both) - torch.eye(3)).abs().max() < 4 / math.sqrt(20_000)
+
+
+def published_round_trip(x, generator):
+    """What the code of Du and Mordatch (2019) stores and reads: floor(255 x), and k / 256 + U(0, 1/256)."""
+    return ((255 * x.clamp(0, 1)).floor() + torch.rand(x.shape, generator=generator)) / 256
+
+
+def test_no_mean_moves_however_often_a_state_is_stored():
+    n, trips = 400_000, 50
+    start = (torch.arange(n) + 0.5) / n
+    ours, theirs, generator = start[None], start, torch.Generator().manual_seed(0)
+    means = []
+    for trip in range(trips):
+        ours = from_cells(to_cells(ours, (0, 1)), (0, 1), seed=0, step=trip, purpose=Purpose.REPLAY)
+        theirs = published_round_trip(theirs, generator)
+        means.append((float(ours.double().mean()), float(theirs.double().mean())))
+    dither = math.sqrt(1 / 12 / n) / 256
+    assert all(abs(mean - 0.5) < 4 * dither for mean, _ in means)
+    # The first k has the mean 127. Then 255 (k + u) / 256 < k where u < k / 255: one cell down, with that probability.
+    assert abs(means[0][1] / 0.5 - 255 / 256) < 4 * dither / 0.5
+    lost = (127 * (254 / 255) ** (trips - 1) + 0.5) / 256
+    assert abs(means[-1][1] - lost) < 4 * math.sqrt(trips / 4 / n) / 256 + 4 * dither
+    assert means[-1][1] / 0.5 < 0.83
+
+
+def test_bytes_neither_overflow_nor_invert():
+    values = [-1e37, -1.0, -1e-30, 0.0, 1 / 256, 0.5, 254.5 / 256, 1 - 2**-24, 1.0, 1.0 + 2**-23, 2.0, 300.0, 1e37]
+    want = [0, 0, 0, 0, 1, 128, 254, 255, 255, 255, 255, 255, 255]
+    for box in BOXES:
+        low, high = box
+        x = torch.tensor([low + (high - low) * value for value in values])[:, None]
+        buffer = hatebm.ReplayBuffer(len(x), (1,), box=box, seed=0)
+        buffer.push(x, 0)
+        assert buffer.state_dict()["states"][:, 0].tolist() == want
+        back, _, slots = buffer.draw(500, 1, reinit=0)
+        assert torch.equal(to_cells(back, box)[:, 0].long(), torch.tensor(want)[slots])
+        assert back.min() >= low
+        assert back.max() <= high
+
+
+def test_float32_keeps_the_bits_in_the_box_or_out_of_it():
+    x = torch.linspace(-5, 5, 40).view(20, 2)
+    buffer = hatebm.ReplayBuffer(20, (2,), storage=torch.float32, seed=0)
+    buffer.push(x, 0)
+    back, _, slots = buffer.draw(60, 1, reinit=0)
+    assert torch.equal(back, x[slots])
+    back.zero_()
+    assert torch.equal(buffer.state_dict()["states"], x)
+
+
+@pytest.mark.parametrize("trailing", [(), (3,)], ids=["numbers", "rows"])
+def test_labels_stay_with_their_states(trailing):
+    label = lambda x: (7 * number_of(x) + 2).view(-1, *[1] * len(trailing)).expand(-1, *trailing)  # noqa: E731
+    buffer = hatebm.ReplayBuffer(30, (2,), replacement="uniform", seed=4)
+    for step in range(6):
+        given = -torch.arange(1, 51).view(50, *[1] * len(trailing)).expand(50, *trailing)
+        x, labels, slots = buffer.draw(50, step, reinit=0.2, labels=given)
+        assert torch.equal(labels, torch.where((slots < 0).view(50, *[1] * len(trailing)), given, label(x)))
+        x = numbered(17 * step, 50, 2)
+        buffer.push(x, step, labels=label(x), slots=slots if step % 2 else None)
+    x, labels, _ = buffer.draw(50, 9, reinit=0)
+    assert torch.equal(labels, label(x))
+    labels.zero_()
+    assert torch.equal(buffer.draw(50, 9, reinit=0)[1], label(x))
+
+
+def test_states_go_back_to_their_slots():
+    buffer = filled(6, capacity=8)
+    slots = torch.tensor([3, -1, 0, 3, -1, -1])
+    buffer.push(numbered(100, 6, 2), 1, slots=slots)
+    assert held(buffer).tolist() == [105, 1, 2, 103, 4, 5, 101, 104]
+    assert buffer.seen == 9
+
+
+def test_fresh_starts_may_be_the_callers_own():
+    buffer, asked = filled(9), []
+
+    def init(rows):
+        asked.append(rows)
+        return hatebm.normal((len(rows), 2), seed=1, step=2, purpose=Purpose.INITIAL_STATE, chain_ids=rows)
+
+    x, _, slots = buffer.draw(100, 2, reinit=0.2, init=init)
+    rows = (slots < 0).nonzero().flatten()
+    assert torch.equal(asked[0], rows)
+    starts = hatebm.normal((100, 2), seed=1, step=2, purpose=Purpose.INITIAL_STATE)
+    assert torch.equal(x[rows], starts[rows])
+    assert torch.equal(buffer.draw(100, 2, reinit=0.2, init=starts.__getitem__)[0], x)
+    buffer.draw(100, 2, reinit=0, init=init)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("replacement", REPLACEMENTS)
+@pytest.mark.parametrize("saved_at", [0, 1, 5])
+def test_a_restart_goes_on_bit_for_bit(saved_at, replacement, storage):
+    def step_once(buffer, step):
+        x, labels, slots = buffer.draw(8, step, labels=torch.arange(8))
+        buffer.push((x * 1.3) % 1, step, labels=labels + 1, slots=slots if step % 3 == 2 else None)
+        return x, labels, slots
+
+    law = {"storage": storage, "replacement": replacement}
+    whole, part = (hatebm.ReplayBuffer(20, (3, 5), seed=6, **law) for _ in range(2))
+    want = [step_once(whole, step) for step in range(9)]
+    for step in range(saved_at):
+        step_once(part, step)
+    file = io.BytesIO()
+    torch.save(part.state_dict(), file)
+    file.seek(0)
+    later = hatebm.ReplayBuffer(20, (3, 5), seed=0, **law)
+    later.push(torch.zeros(7, 3, 5), 0, labels=torch.zeros(7, 2, dtype=torch.int64))
+    later.load_state_dict(torch.load(file, weights_only=True))
+    for step in range(saved_at, 9):
+        assert all(map(torch.equal, step_once(later, step), want[step]))
+    assert torch.equal(later.state_dict()["states"], whole.state_dict()["states"])
+
+
+def test_bytes_are_a_quarter_of_the_file_and_empty_slots_none_of_it():
+    sizes = {}
+    for storage in STORAGES:
+        buffer = hatebm.ReplayBuffer(100_000, (3, 8, 8), storage=storage, seed=0)
+        buffer.push(numbered(0, 500, 3, 8, 8), 0)
+        file = io.BytesIO()
+        torch.save(buffer.state_dict(), file)
+        sizes[storage] = file.tell()
+    assert abs(sizes[torch.uint8] - 500 * 192) < 4000
+    assert abs(sizes[torch.float32] - 4 * 500 * 192) < 4000
+
+
+def test_a_saved_state_lives_on_its_own():
+    buffer = filled(5)
+    saved = buffer.state_dict()
+    buffer.push(numbered(50, 5, 2), 1)
+    assert saved["states"][:, 0].tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (2, 0, 3)], ids=str)
+@pytest.mark.parametrize("storage", STORAGES)
+def test_small_shapes(shape, storage):
+    buffer = hatebm.ReplayBuffer(3, shape, storage=storage, seed=0)
+    for step, n in enumerate((2, 0, 1, 5)):
+        x, labels, slots = buffer.draw(n, step, reinit=0.5)
+        assert (x.shape, labels, slots.shape) == ((n, *shape), None, (n,))
+        buffer.push(x, step)
+    assert len(buffer) == 3
+    assert buffer.device == torch.device("cpu")
+
+
+def test_graphs_inference_and_doubles():
+    with torch.inference_mode():
+        buffer = hatebm.ReplayBuffer(6, (2,), seed=0)
+        buffer.push(numbered(0, 2, 2), 0, labels=torch.zeros(2, dtype=torch.int64))
+        tensor = numbered(2, 2, 2).clone()
+    label = torch.ones(2, dtype=torch.int64)
+    buffer.push(tensor, 1, labels=label)
+    buffer.push(numbered(4, 2, 2).double().requires_grad_(), 2, labels=label)
+    assert held(buffer).tolist() == list(range(6))
+    x, _, _ = buffer.draw(
+        4, 3, reinit=0.5, labels=label.repeat(2), init=lambda rows: torch.rand(len(rows), 2).requires_grad_()
+    )
+    assert not x.requires_grad
+    assert x.dtype == torch.float32
+
+
+INT = torch.int64
+REFUSALS = [
+    (lambda: hatebm.ReplayBuffer(0, (2,), seed=0), "ReplayBuffer: capacity must be"),
+    (lambda: hatebm.ReplayBuffer(2.5, (2,), seed=0), "ReplayBuffer: capacity must be"),
+    (lambda: hatebm.ReplayBuffer(2, 2, seed=0), "ReplayBuffer: shape must be"),
+    (lambda: hatebm.ReplayBuffer(2, (-1,), seed=0), "ReplayBuffer: shape must be"),
+    (lambda: hatebm.ReplayBuffer(2, (2,), seed=0, storage=torch.int8), "ReplayBuffer: storage must be"),
+    (lambda: hatebm.ReplayBuffer(2, (2,), seed=0, box=(1, 1)), "ReplayBuffer: box must be"),
+    (lambda: hatebm.ReplayBuffer(2, (2,), seed=0, box=(0, math.inf)), "ReplayBuffer: box must be"),
+    (lambda: hatebm.ReplayBuffer(2, (2,), seed=0, box=(0, math.nan)), "ReplayBuffer: box must be"),
+    (lambda: hatebm.ReplayBuffer(2, (2,), seed=0, box=None), "ReplayBuffer: box must be"),
+    (lambda: hatebm.ReplayBuffer(2, (2,), seed=0, replacement="fifo"), "ReplayBuffer: replacement must be"),
+    (lambda: hatebm.ReplayBuffer(2, (2,), seed=2**64), "ReplayBuffer: seed must be"),
+    (lambda: hatebm.ReplayBuffer(2, (2,), seed=None), "ReplayBuffer: seed must be"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), REFUSALS, ids=range(len(REFUSALS)))
+def test_what_no_buffer_can_be_is_named(call, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        call()
+
+
+X, BAD_CALLS = (
+    torch.full((3, 2), 0.5),
+    [
+        (lambda b: b.draw(-1, 0), "draw: n must be"),
+        (lambda b: b.draw(2.0, 0), "draw: n must be"),
+        (lambda b: b.draw(2, -1, reinit=0), "draw: step must be"),
+        (lambda b: b.draw(2, 2**40, reinit=0), "draw: step must be"),
+        (lambda b: b.draw(2, 0, reinit=1.5), "draw: reinit must be"),
+        (lambda b: b.draw(2, 0, reinit=math.nan), "draw: reinit must be"),
+        (lambda b: b.draw(2, 0), "draw: labels must be given"),
+        (lambda b: b.draw(2, 0, labels=torch.zeros(3, dtype=INT)), "draw: labels must be an int64 tensor of 2"),
+        (lambda b: b.draw(2, 0, labels=torch.zeros(2)), "draw: labels must be an int64"),
+        (lambda b: b.draw(2, 0, labels=torch.zeros(2, 1, dtype=INT)), "draw: labels must be shaped like"),
+        (lambda b: b.draw(2, 0, reinit=1, labels=torch.zeros(2, dtype=INT), init=3), "draw: init must be"),
+        (
+            lambda b: b.draw(2, 0, reinit=1, labels=torch.zeros(2, dtype=INT), init=lambda rows: X),
+            "draw: init's result must be of shape",
+        ),
+        (lambda b: b.push(X[:, :1], 0), "push: x must be of shape"),
+        (lambda b: b.push(X[0, 0], 0), "push: x must be of shape"),
+        (lambda b: b.push([0.5], 0), "push: x must be a tensor"),
+        (lambda b: b.push((X * 255).to(torch.uint8), 0), "push: x must be float32"),
+        (lambda b: b.push(X, -1, labels=torch.zeros(3, dtype=INT)), "push: step must be"),
+        (lambda b: b.push(X * math.nan, 0, labels=torch.zeros(3, dtype=INT)), "push: x must be finite"),
+        (lambda b: b.push(X.index_fill(0, torch.tensor(1), math.inf), 0), "push: x must be finite"),
+        (lambda b: b.push(X.index_fill(0, torch.tensor(1), -math.inf), 0), "push: x must be finite"),
+        (lambda b: b.push(X, 0), "push: labels must be given"),
+        (lambda b: b.push(X, 0, labels=torch.zeros(2, dtype=INT)), "push: labels must be an int64 tensor of 3"),
+        (lambda b: b.push(X, 0, labels=torch.zeros(3, 2, dtype=INT)), "push: labels must be shaped like"),
+        (
+            lambda b: b.push(X, 0, labels=torch.zeros(3, dtype=INT), slots=torch.tensor([0, 1, 4])),
+            "push: slots must be -1 or filled ones in \\[0, 4\\)",
+        ),
+        (
+            lambda b: b.push(X, 0, labels=torch.zeros(3, dtype=INT), slots=torch.tensor([0, 1, -2])),
+            "push: slots must be -1 or filled",
+        ),
+        (lambda b: b.push(X, 0, labels=torch.zeros(3, dtype=INT), slots=torch.zeros(2, dtype=INT)), "slots must be of"),
+        (lambda b: b.push(X, 0, labels=torch.zeros(3, dtype=INT), slots=[0, 1, 2]), "push: slots must be an int64"),
+        (lambda b: b.load_state_dict({}), "load_state_dict: saved must be"),
+        (lambda b: b.load_state_dict(b.state_dict() | {"extra": 1}), "load_state_dict: saved must be"),
+        (lambda b: b.load_state_dict(b.state_dict() | {"capacity": 9}), "capacity must be 8"),
+        (lambda b: b.load_state_dict(b.state_dict() | {"low": -1.0}), "low must be 0.0"),
+        (lambda b: b.load_state_dict(b.state_dict() | {"seen": 7}), "load_state_dict: states must be"),
+        (lambda b: b.load_state_dict(b.state_dict() | {"seen": -1}), "load_state_dict: seen must be"),
+        (lambda b: b.load_state_dict(b.state_dict() | {"seed": 2**64}), "load_state_dict: seed must be"),
+        (
+            lambda b: b.load_state_dict(b.state_dict() | {"states": torch.zeros(4, 2)}),
+            "load_state_dict: states must be",
+        ),
+        (lambda b: b.load_state_dict(b.state_dict() | {"labels": torch.zeros(4)}), "load_state_dict: labels must be"),
+        (lambda b: b.load_state_dict(b.state_dict() | {"labels": torch.tensor(1)}), "load_state_dict: labels must be"),
+    ],
+)
+
+
+@pytest.mark.parametrize(("call", "message"), BAD_CALLS, ids=range(len(BAD_CALLS)))
+def test_a_refused_call_leaves_the_buffer_whole(call, message):
+    buffer = hatebm.ReplayBuffer(8, (2,), seed=0)
+    buffer.push(numbered(0, 4, 2), 0, labels=torch.arange(4))
+    before = buffer.state_dict()
+    with pytest.raises((ValueError, TypeError), match=message):
+        call(buffer)
+    after = buffer.state_dict()
+    assert torch.equal(before.pop("states"), after.pop("states"))
+    assert torch.equal(before.pop("labels"), after.pop("labels"))
+    assert before == after
+
+
+def test_states_without_labels_take_none_later():
+    with pytest.raises(ValueError, match="push: labels must be left out"):
+        filled(3).push(X, 1, labels=torch.zeros(3, dtype=INT))
+    with pytest.raises(ValueError, match="draw: labels must be left out"):
+        filled(3).draw(3, 1, labels=torch.zeros(3, dtype=INT))
+
+
+def test_persistent_chains_reach_the_law_that_fresh_ones_miss():
+    """Corrected chains of N(0.8, 0.1^2) within [0, 1], 512 in a state; the label of a state counts its rounds."""
+    mean, spread, shape, n, rounds = 0.8, 0.1, (512,), 64, 120
+    target = stats.truncnorm((0 - mean) / spread, (1 - mean) / spread, mean, spread)
+    energy = lambda x: ((x - mean) / spread).square().sum(1) / 2  # noqa: E731
+    buffer = hatebm.ReplayBuffer(4 * n, shape, seed=0)
+    for t in range(rounds):
+        x, age, _ = buffer.draw(n, step=t, labels=torch.zeros(n, dtype=INT))
+        law = {"eps": 0.05, "correct": "mala", "clamp": (0, 1), "seed": 0, "first_step": 2 * t}
+        x = hatebm.langevin(energy, x.reshape(-1, 1), 2, **law).view(n, *shape)
+        age = age + 1
+        buffer.push(x, step=t, labels=age)
+
+    def surplus(states, power):
+        """How far the mean of x^power is from the law's, and its standard error: coordinates are independent."""
+        each = states.double().pow(power).mean(0)
+        return float(each.mean()) - target.moment(power), float(each.std()) / math.sqrt(len(each))
+
+    old, fresh = x[age >= 25], x[age == 1]
+    assert len(old) >= 10
+    assert len(fresh) >= 1
+    for power in (1, 2, 3):
+        off, error = surplus(old, power)
+        assert abs(off) < 4 * error, power
+        off, error = surplus(fresh, power)
+        assert abs(off) > 10 * error, power
+    assert 5 * abs(surplus(x, 1)[0]) < abs(surplus(fresh, 1)[0])
