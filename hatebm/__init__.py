@@ -1,6 +1,6 @@
 """Fused, reproducible Langevin dynamics for energy-based models."""
 
-from hatebm import ops
+from hatebm import diagnostics, ops
 from hatebm.backend import backends
 from hatebm.chain import Chain
 from hatebm.composition import mixture, negate, product
@@ -19,6 +19,7 @@ __all__ = [
     "Purpose",
     "ReplayBuffer",
     "backends",
+    "diagnostics",
     "hmc",
     "langevin",
     "mixture",

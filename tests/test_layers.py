@@ -14,6 +14,7 @@ LEVELS = [
     {"backend", "library", "noise", "ops"},
     {"adjoint", "blocks", "composition", "transitions", "dynamics", "freeze", "gradient", "health", "info", "rays"},
     {"chain", "langevin", "hmc", "tempering", "nets", "data", "evaluation", "pictures", "replay", "cells"},
+    {"convergence", "chain_picture", "diagnostics"},
     {"systems"},
     {"checkpoints", "progress", "results", "runs", "presets", "settings", "training"},
     {"cli", "__main__", "__init__"},
