@@ -49,6 +49,7 @@ def _through_clip(law: dict[str, Any], x: Tensor, grad: Tensor, u: Tensor) -> Te
         return torch.where(scale * h.abs() <= law["bound"], u, 0)
     rows, pulled = (v.reshape(len(v), v[:1].numel()) for v in (h, u))
     norm = rows.norm(dim=1, keepdim=True)
-    along = (rows * pulled).sum(1, keepdim=True) / norm.square()
-    capped = law["bound"] / (scale * norm) * (pulled - rows * along)
+    length = torch.where(norm > 0, norm, 1)  # rows of 0 are not capped; nor may they make a NaN of what is
+    along = (rows * pulled).sum(1, keepdim=True) / length.square()
+    capped = law["bound"] / (scale * length) * (pulled - rows * along)
     return torch.where(scale * norm <= law["bound"], pulled, capped).reshape(u.shape)

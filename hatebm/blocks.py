@@ -79,7 +79,7 @@ class Blocks:
         noise_std = now.noise_std if law.noise_at == "after" else 0.0
         walls = law.clamp_at != "final"
         numbers = {"step_size": now.step_size, "noise_std": noise_std, "inverse_temperature": 1.0 / now.temperature}
-        return self._step(t, k, x, grad, noise, walls, **numbers | changes)
+        return self._step(t, k, self.free(k, x), grad, noise, walls, **numbers | changes)
 
     def proposal_law(self, k: int, now: Now) -> dict[str, Any]:
         """What the density of a move from one state to another depends on."""
@@ -125,6 +125,10 @@ class Blocks:
         settings = self._still(t, k) | OPEN | {"noise": noise, "step_size": 0.0, "noise_std": noise_std}
         langevin_step_(v, None, self.backend, **settings | {"purpose": purpose})
         return v if self.masks[k] is None else torch.where(self.masks[k], v, 0)
+
+    def free(self, k: int, x: Tensor) -> Tensor:
+        """What may move of a block, 0 where it is held: no prior pulls there, and no norm counts it."""
+        return x if self.masks[k] is None else torch.where(self.masks[k], x, 0)
 
     def inside(self, k: int, x: Tensor) -> Tensor | None:
         """(n,) whether what may move of each sample lies in its box; None without one."""

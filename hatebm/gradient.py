@@ -119,7 +119,7 @@ def _traced_gradient(
 
 def _leaf(x: Tensor, wanted: bool, differentiable: bool) -> Tensor:
     if differentiable and x.requires_grad:
-        return x
+        return x.view_as(x)  # a name of its own: a block that moved before may depend on x
     return x.detach().requires_grad_(wanted)
 
 

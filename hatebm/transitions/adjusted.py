@@ -55,7 +55,7 @@ class Adjusted:
         self.watch.see_energy(t, there)
         log_ratio = (self.energies.double() - there.double()) / now[group[0]].temperature
         for k in group:
-            at = (state[k], self.grads[k], proposal[k], grads[k])
+            at = (self.blocks.free(k, state[k]), self.grads[k], self.blocks.free(k, proposal[k]), grads[k])
             log_ratio = log_ratio + langevin_ratio(*at, self.blocks.backend, **self.blocks.proposal_law(k, now[k]))
         accept = decide(self.blocks, log_ratio, t, group[0])
         for k in group:

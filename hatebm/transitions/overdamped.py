@@ -22,13 +22,17 @@ class Overdamped:
         energies = None
         for group in groups:
             for k in group:
-                state[k] = self.blocks.kick(t, k, state[k], now[k], noise[k])
+                state[k] = self.blocks.kick(t, k, self._own(state[k]), now[k], noise[k])
             energies, grads = self.potential.gradient(t, state, group)
             self.watch.see_energy(t, energies)
             for k, grad in zip(group, grads, strict=True):
                 gathered = {"grad_norm": norms[k], "diverged": self.watch.first}
-                state[k] = self.blocks.move(t, k, state[k], grad, now[k], noise[k], **gathered)
+                state[k] = self.blocks.move(t, k, self._own(state[k]), grad, now[k], noise[k], **gathered)
         return gathered_facts(energies, norms) if gather else {}
+
+    def _own(self, x: Tensor) -> Tensor:
+        """What may be written to: the graph of another block's gradient may hold the state itself."""
+        return x.clone() if self.potential.differentiable else x
 
 
 def gathered_facts(energies: Tensor | None, norms: list[Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,332 @@
+"""Training through the last steps of a chain: gradients against loops of torch and finite differences."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from targets import gaussian_energy, quadratic
+from torch import nn
+
+import hatebm
+from hatebm.adjoint import LangevinStep
+
+OPEN = {"clamp": None, "noise_at": "after", "clamp_at": "step", "reflect": None}
+
+
+def drawn(shape, seed=77):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def step_settings(step_size=0.1, temperature=1.0, noise_std=0.3, noise=None, **law):
+    """The arguments of one fused step, as chains give them."""
+    gathered = dict.fromkeys(("gz", "image", "grad_norm", "displacement", "diverged"))
+    place = {"seed": 5, "step": 3, "block": 0, "purpose": 0, "chain_ids": None, "noise": noise}
+    numbers = {"step_size": step_size, "noise_std": noise_std, "inverse_temperature": 1 / temperature}
+    return hatebm.Dynamics(step_size=step_size, **law).settings() | place | gathered | numbers
+
+
+STEPS = {
+    "sequential": {},
+    "increment": {"add": "increment"},
+    "fma": {"add": "fma", "temperature": 0.3},
+    "descent": {"noise_std": 0.0, "prior_precision": 0.7},
+    "clamp": {"clamp": (-0.6, 0.8), "prior_precision": 0.7},
+    "value": {"clip": ("value", 0.9), "prior_precision": 0.7, "temperature": 0.6},
+    "value of the update": {"clip": ("value", 0.09), "clip_on": "update", "prior_precision": 0.7, "clamp": (None, 1.0)},
+    "norm below the cap": {"clip": ("norm", 50.0), "prior_precision": 0.7},
+    "norm above the cap": {"clip": ("norm", 0.5), "prior_precision": 0.7, "temperature": 0.6},
+    "norm of some above": {"clip": ("norm", 2.6)},
+    "norm of the update": {"clip": ("norm", 0.2), "clip_on": "update", "prior_precision": 0.7, "temperature": 0.6},
+    "a step backward": {"clip": ("norm", 0.2), "clip_on": "update", "step_size": -0.2},
+}
+
+
+@pytest.mark.parametrize("law", STEPS.values(), ids=STEPS)
+def test_the_step_has_the_first_and_second_derivatives_of_its_formula(law):
+    settings = step_settings(**law)
+    x, grad = (drawn((3, 2, 3), seed).double().requires_grad_() for seed in (1, 2))
+    step = lambda x, grad: LangevinStep.apply(x, grad, None, settings)  # noqa: E731
+    assert torch.autograd.gradcheck(step, (x, grad))
+    assert torch.autograd.gradgradcheck(step, (x, grad))
+
+
+@pytest.mark.parametrize("law", [{}, {"clamp": (-0.6, 0.8)}], ids=str)
+def test_noise_alone_passes_the_gradient_on(law):
+    settings = step_settings(**law)
+    x = drawn((3, 4), 1).double().requires_grad_()
+    step = lambda x: LangevinStep.apply(x, None, None, settings)  # noqa: E731
+    assert torch.autograd.gradcheck(step, (x,))
+    assert torch.autograd.gradgradcheck(step, (x,))
+
+
+@pytest.mark.parametrize("clip", [("norm", 1.0), ("value", 1.0)], ids=str)
+def test_a_gradient_of_0_is_below_every_cap(clip):
+    x, grad, u = (torch.zeros(2, 3, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    out = LangevinStep.apply(x, grad, None, step_settings(clip=clip, prior_precision=0.5))
+    first = torch.autograd.grad(out, (x, grad), u + 1, create_graph=True)
+    torch.testing.assert_close(first, (torch.full_like(x, 0.95), torch.full_like(x, -0.1)))
+    second = torch.autograd.grad(sum(g.sum() for g in first), (x, grad, u), allow_unused=True, materialize_grads=True)
+    torch.testing.assert_close(second, (torch.zeros_like(x), torch.zeros_like(x), torch.full_like(x, 0.85)))
+
+
+class Pair(nn.Module):
+    """A smooth energy of two blocks with parameters, in which each block's gradient holds the other block."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.one, self.two = nn.Linear(3, 5).double(), nn.Linear(2, 5).double()
+        self.out = nn.Linear(5, 1).double()
+
+    def forward(self, z, y):
+        hidden = torch.tanh(self.one(z)) * (1 + self.two(y))
+        return self.out(hidden)[:, 0] + 0.3 * (z.square().sum(1) + (y * y * self.out.bias).sum(1))
+
+
+def clipped(h, s, clip, clip_on):
+    """The drift s * clip(h) of torch's own ops."""
+    if clip is None:
+        return s * h
+    kind, bound = clip
+    if kind == "value":
+        return s * h.clamp(-bound, bound) if clip_on == "grad" else (s * h).clamp(-bound, bound)
+    norm = h.norm(dim=1, keepdim=True) * (s if clip_on == "update" else 1)
+    return s * h * torch.where(norm > bound, bound / norm, 1)
+
+
+def walled(x, law):
+    if law["reflect"] is not None:
+        low, high = law["reflect"]
+        for _ in range(8):
+            x = torch.where(x < low, 2 * low - x, torch.where(x > high, 2 * high - x, x))
+    return x.clamp(*law["clamp"]) if law["clamp"] is not None else x
+
+
+def hand_written(energy, state, n_steps, grad_steps, law, seed, masks=(None, None)):
+    """The loop that people write: torch ops, a graph in the last steps, a detach before them."""
+    law = OPEN | {"temperature": 1.0, "prior_precision": 0.0, "clip": None, "clip_on": "grad", "blocks": "joint"} | law
+    state = list(state)
+    held = [x.detach() for x in state] if grad_steps < n_steps else list(state)
+    hold = lambda k, x: x if masks[k] is None else torch.where(masks[k], x, held[k])  # noqa: E731
+    for t in range(n_steps):
+        if t <= n_steps - grad_steps and grad_steps < n_steps:
+            state = [x.detach() for x in state]
+        noise = [
+            law["noise_std"] * hatebm.normal(x.shape, seed=seed, step=t, block=k).double() for k, x in enumerate(state)
+        ]
+        for group in [[0, 1]] if law["blocks"] == "joint" else [[0], [1]]:
+            for k in group if law["noise_at"] == "before" else ():
+                kicked = state[k] + noise[k]
+                state[k] = hold(k, walled(kicked, law) if law["clamp_at"] == "noise+step" else kicked)
+            leaves = [x.clone() if x.requires_grad else x.clone().requires_grad_() for x in state]
+            grads = torch.autograd.grad(energy(*leaves).sum(), [leaves[k] for k in group], create_graph=True)
+            for k, grad in zip(group, grads, strict=True):
+                grad = grad if masks[k] is None else torch.where(masks[k], grad, 0)
+                h = grad / law["temperature"] + law["prior_precision"] * state[k]
+                x = state[k] - clipped(h, law["step_size"], law["clip"], law["clip_on"])
+                x = x + noise[k] if law["noise_at"] == "after" else x
+                state[k] = hold(k, x if law["clamp_at"] == "final" else walled(x, law))
+    return [hold(k, walled(x, law)) for k, x in enumerate(state)] if law["clamp_at"] == "final" else state
+
+
+CHAINS = {
+    "plain": {},
+    "increment": {"add": "increment"},
+    "tempered": {"temperature": 0.5, "prior_precision": 0.4},
+    "clamp": {"clamp": (-0.5, 0.6)},
+    "clamp at the end": {"clamp": (-0.5, 0.6), "clamp_at": "final"},
+    "value": {"clip": ("value", 0.4), "prior_precision": 0.4},
+    "norm": {"clip": ("norm", 0.7), "prior_precision": 0.4, "temperature": 0.8},
+    "norm of the update": {"clip": ("norm", 0.1), "clip_on": "update"},
+    "noise before": {"noise_at": "before", "clamp": (-0.5, 0.6)},
+    "noise and step": {"noise_at": "before", "clamp": (-0.5, 0.6), "clamp_at": "noise+step"},
+    "reflect": {"reflect": (-0.3, 0.4)},
+    "reflect at the end": {"reflect": (-0.3, 0.4), "clamp_at": "final"},
+}
+
+
+def pair_of_blocks():
+    return drawn((4, 3), 1).double().clamp(-0.4, 0.5), drawn((4, 2), 2).double().clamp(-0.4, 0.5)
+
+
+def losses(out):
+    return sum((v.square() + v.sin()).sum() for v in out)
+
+
+@pytest.mark.parametrize("grad_steps", [1, 3, 5])
+@pytest.mark.parametrize("blocks", ["joint", "sequential"])
+@pytest.mark.parametrize("law", CHAINS.values(), ids=CHAINS)
+def test_gradients_of_a_chain_are_those_of_the_loop_people_write(law, blocks, grad_steps):
+    net, law = Pair(), {"step_size": 0.2, "noise_std": 0.3, "blocks": blocks} | law
+    x = [v.requires_grad_() for v in pair_of_blocks()]
+    wanted = [*net.parameters(), *(x if grad_steps == 5 else ())]
+    got = hatebm.langevin(net, tuple(x), 5, grad_steps=grad_steps, seed=4, **law)
+    torch.testing.assert_close(got, hatebm.langevin(net, tuple(x), 5, seed=4, **law), rtol=1e-12, atol=1e-12)
+    want = hand_written(net, x, 5, grad_steps, law, 4)
+    torch.testing.assert_close(list(got), want, rtol=1e-12, atol=1e-12)
+    gradients = [torch.autograd.grad(losses(out), wanted, allow_unused=True) for out in (got, want)]
+    assert all(float(g.abs().max()) > 1e-4 for g in gradients[1] if g is not None)
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("law", [{}, {"clip": ("norm", 0.5), "prior_precision": 0.3}, {"noise_at": "before"}], ids=str)
+@pytest.mark.parametrize("grad_steps", [2, 4])
+def test_gradients_pass_a_mask(law, grad_steps):
+    net, law = Pair(), {"step_size": 0.2, "noise_std": 0.3} | law
+    x, masks = [v.requires_grad_() for v in pair_of_blocks()], (torch.tensor([True, False, True]), None)
+    got = hatebm.langevin(net, tuple(x), 4, grad_steps=grad_steps, seed=4, mask=masks, **law)
+    loop = law | {"prior_precision": 0.0}
+    if "prior_precision" in law:  # the prior pulls what moves; the loop's energy says so
+        pulled = lambda z, y: net(z, y) + 0.15 * ((z * z * masks[0]).sum(1) + (y * y).sum(1))  # noqa: E731
+    want = hand_written(pulled if "prior_precision" in law else net, x, 4, grad_steps, loop, 4, masks)
+    torch.testing.assert_close(list(got), want, rtol=1e-12, atol=1e-12)
+    wanted = [*net.parameters(), *(x if grad_steps == 4 else ())]
+    for ours, theirs in zip(*(torch.autograd.grad(losses(out), wanted) for out in (got, want)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
+
+
+def test_gradients_are_finite_differences():
+    z, y = pair_of_blocks()
+    law = {"step_size": 0.2, "noise_std": 0.3, "seed": 4, "clip": ("norm", 0.7), "prior_precision": 0.4}
+
+    def end(weight, z, y):
+        energy = lambda z, y: (torch.tanh(z @ weight) * (1 + y.sum(1, keepdim=True))).sum(1) + y.square().sum(1)  # noqa: E731
+        return hatebm.langevin(energy, (z, y), 3, grad_steps=3, blocks="sequential", **law)
+
+    leaves = [v.requires_grad_() for v in (drawn((3, 2), 6).double(), z[:2].detach(), y[:2].detach())]
+    assert torch.autograd.gradcheck(end, leaves)
+    assert torch.autograd.gradgradcheck(end, leaves, fast_mode=True)
+
+
+def test_a_given_gradient_is_trained_too():
+    weight, x = torch.tensor(0.7, dtype=torch.float64, requires_grad=True), drawn((4, 3)).double().requires_grad_()
+    law = {"step_size": 0.1, "noise_std": 0.2, "seed": 1}
+    got = hatebm.langevin(None, x, 4, grad_fn=lambda x: (weight * x).sin(), grad_steps=4, **law)
+    y = x
+    for t in range(4):
+        y = y - 0.1 * (weight * y).sin() + 0.2 * hatebm.normal((4, 3), seed=1, step=t).double()
+    for ours, theirs in zip(*(torch.autograd.grad(v.square().sum(), (weight, x)) for v in (got, y)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def small_net():
+    """A network whose gradient torch computes alike with and without a graph; that of SiLU differs in rounding."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(8 * 36, 1))
+
+
+BITS = {
+    "value": {"clip": ("value", 0.01), "clamp": (0, 1)},
+    "norm": {"clip": ("norm", 0.05), "prior_precision": 0.01, "temperature": 0.3},
+    "update": {"clip": ("value", 0.05), "clip_on": "update", "add": "fma"},
+    "before": {"noise_at": "before", "clamp": (0, 1), "clamp_at": "noise+step", "add": "increment"},
+    "reflect": {"reflect": (0, 1)},
+}
+
+
+@pytest.mark.parametrize("law", BITS.values(), ids=BITS)
+def test_the_result_has_the_bits_of_the_chain_without_a_graph(law):
+    net, x = small_net(), torch.rand(6, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+    law = {"step_size": 2.0, "noise_std": 0.005, "seed": 3} | law
+    want, facts = hatebm.langevin(net, x, 6, return_info=True, **law)
+    chain = hatebm.Chain(net, x, **law)
+    got, others = chain.run(6, grad_steps=4, return_info=True)
+    assert got.requires_grad
+    assert torch.equal(got, want)
+    assert not chain.state.requires_grad
+    for name, fact in facts.items():
+        assert torch.equal(fact, others[name])
+        assert not others[name].requires_grad
+    more, plain = chain.run(2), hatebm.langevin(net, want, 2, first_step=6, **law)
+    assert torch.equal(more, plain)
+    assert not more.requires_grad
+
+
+@pytest.mark.parametrize("raises", [None, 3, 5], ids=["returns", "raises before the graph", "raises in the graph"])
+def test_parameters_are_thawed_in_the_last_steps_and_put_back(raises):
+    net, seen = small_net(), []
+    net[0].bias.requires_grad_(False)
+    flags = [p.requires_grad for p in net.parameters()]
+
+    def note(module, args):
+        seen.append([p.requires_grad for p in net.parameters()])
+        if len(seen) - 1 == raises:
+            raise KeyError("from the energy")
+
+    net.register_forward_pre_hook(note)
+    call = lambda: hatebm.langevin(net, torch.rand(2, 1, 6, 6), 6, eps=0.1, seed=0, grad_steps=2)  # noqa: E731
+    if raises is None:
+        call().sum().backward()
+        assert net[3].weight.grad is not None
+        assert net[0].bias.grad is None
+    else:
+        with pytest.raises(KeyError):
+            call()
+    assert seen == ([[False] * 4] * 4 + [flags] * 2)[: len(seen)]
+    assert [p.requires_grad for p in net.parameters()] == flags
+    assert net.training
+
+
+class Saved:
+    """A tensor that a graph keeps for its backward pass, alive as long as the graph."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
+def bytes_kept(n_steps, grad_steps, **law):
+    """The bytes of the activations that the graph of a result keeps."""
+    net, alive = small_net(), weakref.WeakSet()
+    x = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+
+    def pack(tensor):
+        saved = Saved(tensor.detach())
+        alive.add(saved)
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
+        out = hatebm.langevin(net, x, n_steps, eps=0.1, seed=0, grad_steps=grad_steps, **law)
+    gc.collect()
+    parameters = {p.data_ptr() for p in net.parameters()}
+    storages = {s.tensor.untyped_storage().data_ptr(): s.tensor.untyped_storage().nbytes() for s in alive}
+    assert out.requires_grad == bool(grad_steps)
+    return sum(size for place, size in storages.items() if place not in parameters)
+
+
+@pytest.mark.parametrize("law", [{}, {"clip": ("norm", 0.5), "clamp": (0, 1)}], ids=str)
+def test_memory_grows_with_the_steps_that_keep_a_graph_alone(law):
+    kept = {k: bytes_kept(50, k, **law) for k in (0, 1, 2, 3, 5)}
+    assert kept[0] == 0
+    assert 0 < kept[1] < kept[2]
+    assert kept[5] - kept[3] == 2 * (kept[3] - kept[2])
+    assert kept[3] <= 3.5 * kept[1]
+    assert bytes_kept(10, 3, **law) == kept[3]
+
+
+def test_only_a_run_of_the_last_steps_alone_is_joined_to_x():
+    x = torch.ones(2, 3, requires_grad=True)
+    law = {"step_size": 0.1, "noise_std": 0.0}
+    out = hatebm.langevin(gaussian_energy(2.0), x, 4, grad_steps=4, **law)
+    torch.testing.assert_close(torch.autograd.grad(out.sum(), x)[0], torch.full((2, 3), 0.8**4))
+    out = hatebm.langevin(gaussian_energy(2.0), x, 4, grad_steps=3, **law)
+    assert torch.autograd.grad(out.sum(), x, allow_unused=True) == (None,)
+    assert not hatebm.langevin(gaussian_energy(2.0), x, 4, **law).requires_grad
+    assert x.grad is None
+
+
+def test_what_grad_steps_refuses():
+    x, law = torch.ones(2, 3), {"eps": 0.1, "seed": 0}
+    for count, changes, message in [
+        (4, {}, "grad_steps must be an integer from 0 to n_steps = 3"),
+        (-1, {}, "grad_steps must be an integer from 0"),
+        (1.0, {}, "grad_steps must be an integer from 0"),
+        (1, {"correct": "mala"}, "grad_steps must be 0 with correct"),
+        (1, {"leapfrog_steps": 2}, "grad_steps must be 0 with correct, leapfrog_steps"),
+        (1, {"friction": 1.0}, "grad_steps must be 0 with correct, leapfrog_steps or friction"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            hatebm.Chain(quadratic, x, **law | changes).run(3, grad_steps=count)
+    with torch.no_grad(), pytest.raises(ValueError, match="grad_steps must be 0 where autograd is off"):
+        hatebm.langevin(quadratic, x, 3, grad_steps=1, **law)
