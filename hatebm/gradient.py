@@ -63,6 +63,9 @@ def energy_and_gradient(
     Raises:
         ValueError: an energy of another shape, or one that does not depend on a wanted block.
     """
+    if not wanted:
+        with torch.no_grad():
+            return _checked_energies(energy(*state, **kwargs), len(state[0])), []
     if torch.compiler.is_compiling():
         return _traced_gradient(energy, state, wanted, kwargs, differentiable)
     with torch.enable_grad():

@@ -46,7 +46,7 @@ class Adjusted:
             accepted.append(self._choose(t, state, proposal, now, group, moving))
         if not gather:
             return {}
-        return gathered_facts(energies, norms) | {"accept": torch.stack(accepted).float().mean(0)}
+        return gathered_facts(energies, norms) | {"accept": share(accepted, energies)}
 
     def _choose(
         self, t: int, state: list[Tensor], proposal: list[Tensor], now: list[Now], group: list[int], moving: list[int]
@@ -75,6 +75,11 @@ def look(
         if inside is not None:
             energies = torch.where(inside, energies, math.inf)
     return energies, dict(zip(moving, grads, strict=True))
+
+
+def share(accepted: list[Tensor], energies: Tensor) -> Tensor:
+    """The share of each chain's proposals that were accepted: 1 where a step moves nothing."""
+    return torch.stack(accepted).float().mean(0) if accepted else torch.ones_like(energies, dtype=torch.float32)
 
 
 def decide(blocks: Blocks, log_ratio: Tensor, t: int, block: int) -> Tensor:

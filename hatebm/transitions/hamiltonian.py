@@ -10,7 +10,7 @@ from hatebm.checks import require
 from hatebm.gradient import Potential
 from hatebm.health import Watch
 from hatebm.library import langevin_ratio
-from hatebm.transitions.adjusted import chosen, decide, look
+from hatebm.transitions.adjusted import chosen, decide, look, share
 from hatebm.transitions.overdamped import gathered_facts
 
 
@@ -37,14 +37,14 @@ class Hamiltonian:
         self.blocks, self.potential, self.watch = blocks, potential, watch
         self.velocity, self.leapfrog_steps, self.corrected = velocity, leapfrog_steps, corrected
         self.energies: Tensor | None = None
-        self.grads: dict[int, Tensor] = {}
+        self.grads: dict[int, Tensor] | None = None
 
     def __call__(self, t: int, state: list[Tensor], gather: bool) -> dict[str, Tensor]:
         """Step t; ``gather`` returns energies and gradient norms before it, and the share of accepted proposals."""
         now, groups = self.blocks.at(t)
         moving = sorted(k for group in groups for k in group)
         noise = self.blocks.noise(t, state)
-        if self.grads.keys() != set(moving) or self.potential.changes:
+        if self.grads is None or self.grads.keys() != set(moving) or self.potential.changes:
             self.energies, self.grads = self._look(t, state, moving)
             self.watch.see_energy(t, self.energies)
         norms = [x.new_zeros(len(x)) for x in state]
@@ -59,7 +59,7 @@ class Hamiltonian:
         if not gather:
             return {}
         facts = gathered_facts(before, norms)
-        return facts | {"accept": torch.stack(accepted).float().mean(0)} if self.corrected and groups else facts
+        return facts | {"accept": share(accepted, before)} if self.corrected else facts
 
     def _trajectory(
         self, t: int, state: list[Tensor], now: list[Now], group: list[int], moving: list[int]

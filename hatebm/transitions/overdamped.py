@@ -28,6 +28,8 @@ class Overdamped:
             for k, grad in zip(group, grads, strict=True):
                 gathered = {"grad_norm": norms[k], "diverged": self.watch.first}
                 state[k] = self.blocks.move(t, k, self._own(state[k]), grad, now[k], noise[k], **gathered)
+        if gather and not groups:
+            energies = self.potential.gradient(t, state, [])[0]
         return gathered_facts(energies, norms) if gather else {}
 
     def _own(self, x: Tensor) -> Tensor:
