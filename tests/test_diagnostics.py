@@ -355,6 +355,8 @@ def test_a_picture_shows_the_worst_the_median_and_the_best_element():
     assert shown[0] == "x[1, 2]"
     assert shown[2] == f"x[{best // 3}, {best % 3}]"
     assert "x[0, 1]" not in shown
+    asked = plot_chain(draws, quantities=[(1, 2), 4, (-2, 1), -1])
+    assert panels(asked)[::2] == ["x[1, 2]", "x[1, 1]", "x[0, 1]", "x[1, 2]"]
     slow = torch.cat([normals(200, 1, 2), ar1(0.97, 200, 1, 1)], 2)
     assert panels(plot_chain(slow))[0] == "x[2]"
 
