@@ -135,7 +135,7 @@ def test_the_ratio_of_strided_tensors():
 
 
 @pytest.mark.parametrize("n", [0, 1, 700])
-def test_decisions(n, fused):
+def test_decisions(n):
     for ids in (None, torch.randint(2**40, (n,))):
         at = {"seed": -3, "step": 2**39 + 5, "block": 2, "chain_ids": ids}
         log_ratio = torch.randn(n, dtype=torch.float64)

@@ -188,10 +188,15 @@ def test_the_ratio_has_the_reference_bits(shape, law):
 
 @pytest.mark.parametrize("clip", [None, ("norm", 1e3)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (3, 64), (2, 1_100_000)], ids=str)
-def test_the_ratio_of_every_type_and_length(shape, dtype, clip):
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (3, 64), (2, 9001)], ids=str)
+def test_the_ratio_of_every_type(shape, dtype, clip):
     operands = proposed(shape, dtype)
     assert_same_bits(ratio(operands, "cpu", clip=clip), ratio(operands, "reference", clip=clip))
+
+
+def test_the_ratio_of_more_runs_than_one_fold_takes():
+    operands = proposed((1, 1_050_001))
+    assert_same_bits(ratio(operands, "cpu", clip=("norm", 1e3)), ratio(operands, "reference", clip=("norm", 1e3)))
 
 
 def test_a_misaligned_proposal():

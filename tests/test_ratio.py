@@ -63,7 +63,7 @@ def test_threads_do_not_change_a_bit():
     step_size=st.floats(-3, 3, width=32),
     noise_std=st.floats(1e-3, 3),
     temperature=st.floats(0.125, 8),
-    prior_precision=st.floats(-2, 2),
+    prior_precision=st.floats(-2, 2, width=32),
     clip=st.none() | st.tuples(st.sampled_from(["value", "norm"]), st.floats(0.015625, 4)),
     clip_on=st.sampled_from(["grad", "update"]),
     special=st.none() | st.sampled_from([math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-42, 3e38]),
