@@ -82,7 +82,8 @@ class Hamiltonian:
         log_ratio = (self.energies.double() - energies.double()) / now[group[0]].temperature
         for k in group:
             log_ratio = log_ratio + self._half_square(self.velocity[k], v[k], 1.0)
-            log_ratio = log_ratio + self._half_square(state[k], x[k], self.blocks.settings[k]["prior_precision"])
+            if prior := self.blocks.settings[k]["prior_precision"]:
+                log_ratio = log_ratio + self._half_square(state[k], x[k], prior)
         accept = decide(self.blocks, log_ratio, t, group[0])
         for k in group:
             state[k], self.velocity[k] = chosen(accept, x[k], state[k]), chosen(accept, v[k], -self.velocity[k])
