@@ -199,9 +199,10 @@ class Chain:
         device = self._state[0].device
         state = _checked_state(_to(device, saved["state"]))
         velocity = _checked_state(_to(device, saved["velocity"])) if self._velocity else []
-        for label, parts in (("state", state), ("velocity", velocity)):
-            same = [x.shape[1:] for x in parts] in ([x.shape[1:] for x in self._state], [])
-            require(same, name, label, "blocks shaped like the chain's", [tuple(x.shape) for x in parts])
+        same = [x.shape[1:] for x in state] == [x.shape[1:] for x in self._state]
+        require(same, name, "state", "blocks shaped like the chain's", [tuple(x.shape) for x in state])
+        same = not velocity or [(v.shape, v.dtype) for v in velocity] == [(x.shape, x.dtype) for x in state]
+        require(same, name, "velocity", "blocks like the state's", [(tuple(v.shape), v.dtype) for v in velocity])
         ids = checked_chain_ids(name, saved["chain_ids"], len(state[0]), device)
         seed, step = checked_draw(name, saved["seed"], saved["step"], 0, 0, device)
         masks = checked_mask(name, self._mask, state)

@@ -1,5 +1,7 @@
 """Where chains break: watched without waiting for the device, reported with step and chain."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -44,8 +46,8 @@ torch.library.register_fake("hatebm::report_diverged_", lambda x, first, chain_i
 class Watch:
     """For each chain the first step at which something was not finite, as a tensor on the chains' device.
 
-    ``first`` is None, and nothing is seen, when nobody wants to know. Where proposals may be ``refused``, an infinite
-    energy is no fault.
+    ``first`` is None, and nothing is seen, when nobody wants to know. Where proposals may be ``refused``, an energy of
+    +inf is no fault.
     """
 
     def __init__(self, n: int, device: torch.device, wanted: bool = True, refused: bool = False) -> None:
@@ -84,7 +86,7 @@ class Watch:
             return
         energies = torch.stack([e.expand(len(self.first)) for e in self.energies])
         steps = torch.tensor(self.steps, device=energies.device)[:, None]
-        broken = energies.isnan() if self.refused else ~energies.isfinite()
+        broken = ~(energies > -math.inf) if self.refused else ~energies.isfinite()
         when = torch.where(broken, steps, NEVER).amin(0)
         self.first = torch.minimum(self.first, when)
         self.energies, self.steps = [], []

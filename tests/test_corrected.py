@@ -137,6 +137,13 @@ def test_a_nan_energy_is_reported_with_its_step_and_chain():
     assert chain.step == 100
 
 
+@pytest.mark.parametrize("form", [{"correct": "mala"}, {"leapfrog_steps": 2}], ids=str)
+def test_an_energy_without_a_floor_is_reported(form):
+    pit = lambda x: torch.where(x[:, 0] > 1, -math.inf, 0.0) + x.square().sum(1)  # noqa: E731
+    with pytest.raises(hatebm.ChainDiverged):
+        hatebm.Chain(pit, torch.zeros(4, 1), eps=0.7, seed=0, **form).run(20)
+
+
 def wavy(z, y, a=1.0):
     """A smooth energy that is no Gaussian and ties its blocks."""
     tie = (z.flatten(1).sum(1) + y.flatten(1).sum(1)).square() / 8

@@ -303,6 +303,13 @@ def test_velocities_survive_a_file(leapfrog_steps):
     assert torch.equal(later.run(9), want)
 
 
+@pytest.mark.parametrize("wrong", [torch.zeros(3, 2), torch.zeros(4, 3), torch.zeros(4, 2).double()], ids=str)
+def test_velocities_that_do_not_fit_are_refused(wrong):
+    chain = hatebm.Chain(quadratic, torch.zeros(4, 2), eps=0.1, friction=1.0)
+    with pytest.raises(ValueError, match="load_state_dict: velocity must be blocks like the state's"):
+        chain.load_state_dict(chain.state_dict() | {"velocity": (wrong,)})
+
+
 @pytest.mark.parametrize(
     "law", [{"friction": 0.8}, {"leapfrog_steps": 3}, {"leapfrog_steps": 2, "friction": 0.5}], ids=str
 )
