@@ -1,6 +1,7 @@
 """Fused, reproducible Langevin dynamics for energy-based models."""
 
 from hatebm import diagnostics, ops
+from hatebm.ais import ais
 from hatebm.backend import backends
 from hatebm.chain import Chain
 from hatebm.composition import mixture, negate, product
@@ -18,6 +19,7 @@ __all__ = [
     "Dynamics",
     "Purpose",
     "ReplayBuffer",
+    "ais",
     "backends",
     "diagnostics",
     "hmc",

@@ -13,7 +13,7 @@ LEVELS = [
     {"native", "reference", "kernels"},
     {"backend", "library", "noise", "ops"},
     {"adjoint", "blocks", "composition", "transitions", "dynamics", "freeze", "gradient", "health", "info", "rays"},
-    {"chain", "langevin", "hmc", "tempering", "nets", "data", "evaluation", "pictures", "replay", "cells"},
+    {"chain", "langevin", "hmc", "tempering", "ais", "nets", "data", "evaluation", "pictures", "replay", "cells"},
     {"convergence", "chain_picture", "diagnostics"},
     {"systems"},
     {"checkpoints", "progress", "results", "runs", "presets", "settings", "training"},

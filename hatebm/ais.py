@@ -1,0 +1,268 @@
+"""Annealed importance sampling: the log of a partition function, with an error bar."""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hatebm.chain import Chain
+from hatebm.checks import CHAINS, checked_box, checked_chain_ids, require
+from hatebm.freeze import bare, frozen, modules_of
+from hatebm.gradient import Potential
+from hatebm.noise import Purpose, normal, uniform
+
+NAME = "ais"
+ACCEPTED = 0.75
+
+
+class AIS(NamedTuple):
+    """What :func:`ais` found.
+
+    Attributes:
+        log_z: log of the mean of exp(log_weights), the estimate of log Z; minus that where it ran in reverse.
+        standard_error: of log_z, by the delta method over the independent chains.
+        ess: effective number of chains, (sum w)^2 / sum w^2, between 1 and n.
+        log_weights: (n,) float64, log w of each chain: the mean of w is Z, or 1 / Z in reverse.
+        states: (n, *sample), the last states; forward, those with weights w sample exp(-E / T).
+        acceptance: (bridges,) share of the trajectories accepted at each beta > 0, NaN where none was run.
+        eps: (bridges,) the lengths of the leapfrog steps, for another run without a pilot.
+    """
+
+    log_z: float
+    standard_error: float
+    ess: float
+    log_weights: Tensor
+    states: Tensor
+    acceptance: Tensor
+    eps: Tensor
+
+
+def ais(
+    energy: Callable[..., Tensor],
+    x: Sequence[int] | Tensor,
+    *,
+    bridges: int | Sequence[float] | Tensor = 200,
+    eps: float | Sequence[float] | Tensor,
+    leapfrog_steps: int = 10,
+    trajectories: int = 1,
+    temperature: float = 1.0,
+    std: float = 1.0,
+    box: tuple[float, float] | None = None,
+    pilot: int = 16,
+    seed: int | None = None,
+    chain_ids: Tensor | Sequence[int] | None = None,
+    energy_kwargs: dict[str, Any] | None = None,
+    mode: str = "eval",
+    device: torch.device | str | None = None,
+    backend: str | None = None,
+) -> AIS:
+    r"""Estimate log Z, Z the integral of exp(-E(x) / T), by annealed importance sampling.
+
+    n chains start in the base p_0 = N(0, std^2), or uniform on ``box``, and pass the bridges
+    f_beta = p_0^(1 - beta) exp(-beta E / T) for 0 = beta_0 < ... < beta_K = 1. At each one
+    log w <- log w + (beta_k - beta_(k-1)) (-E(x) / T - log p_0(x)), and then x moves by Hamiltonian Monte Carlo, which
+    keeps f_(beta_k) exactly at any step (it turns at the walls of the box). The mean of w is Z without bias, for any
+    number of bridges. Its logarithm is a stochastic lower bound: too low on average, by about half the square of the
+    standard error while that is small. If it is not small, or the effective number of chains is a few, the error bar
+    means little: take more bridges.
+
+    With exact samples of exp(-E / T) as ``x`` the chains run from beta = 1 to 0, the mean of w is 1 / Z, and log_z is a
+    stochastic upper bound (bidirectional Monte Carlo); what a sampler has left behind is not exact, and bounds nothing.
+
+    Args:
+        energy: callable or module, (n, \*sample) to (n,), low = likely.
+        x: the shape (n, \*sample), n >= 2; or exact samples of exp(-E / T), for the run in reverse.
+        bridges: their number K, with beta_k = (k / K)^2, closest at the base; or beta_0 = 0, ..., beta_K = 1.
+        eps: length of a leapfrog step where the pilot does not shorten it; or one for each bridge, and no pilot.
+        leapfrog_steps: of a trajectory; leapfrog_steps * eps about the width of exp(-E / T) mixes best.
+        trajectories: at each bridge, which costs trajectories * leapfrog_steps + 1 gradients and an energy.
+        temperature: divides the energy.
+        std: standard deviation of the normal base.
+        box: (low, high) of every element: the base is uniform there, and Z the integral over the box.
+        pilot: number of chains of a run before, whose share of accepted trajectories sets the next bridge's length,
+            eps_(k+1) = min(eps, eps_k exp(share - 0.75)). They are not among the n, so the weights stay unbiased; 0
+            keeps eps. They take ``energy_kwargs`` as it is: with a row for each chain in it, give 0 or n.
+        seed: 64-bit seed of the noise; None draws one from torch's generator.
+        chain_ids: (n,) ids of the chains, default 0..n-1: a chain's weight is the same in any batch.
+        energy_kwargs: keyword arguments of the energy.
+        mode, backend: as in :class:`hatebm.Chain`.
+        device: of the chains, where ``x`` is a shape.
+
+    Returns:
+        An :class:`AIS`: log_z, standard_error, ess, log_weights, states, acceptance, eps.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was wanted and what came.
+        ChainDiverged: a NaN energy at a finite state.
+
+    Source: Neal, "Annealed importance sampling" (2001); Grosse, Ghahramani and Adams, "Sandwiching the marginal
+    likelihood using bidirectional Monte Carlo" (2015).
+    """
+    betas = _checked_betas(bridges)
+    base = _Normal(std) if box is None else _Uniform(*checked_box(NAME, "box", box))
+    base.check()
+    for name, value, low in (
+        ("pilot", pilot, 0),
+        ("leapfrog_steps", leapfrog_steps, 1),
+        ("trajectories", trajectories, 1),
+    ):
+        require(isinstance(value, int) and value >= low, NAME, name, f"an integer >= {low}", value)
+    require(0 < temperature < math.inf, NAME, "temperature", "a finite number > 0", temperature)
+    fixed = energy_kwargs is None or isinstance(energy_kwargs, dict)
+    require(fixed, NAME, "energy_kwargs", "a dict: the bridges share one energy", energy_kwargs, TypeError)
+    reverse = isinstance(x, Tensor)
+    shape = x.shape if reverse else x
+    fits = isinstance(shape, tuple | list) and len(shape) > 0 and shape[0] > 1
+    require(fits, NAME, "x", "(n, *sample) with n >= 2, or n samples", x)
+    device = x.device if reverse else torch.empty(0, device=device).device
+    ids = checked_chain_ids(NAME, range(shape[0]) if chain_ids is None else chain_ids, shape[0], device)
+    require(int(ids.max()) < CHAINS - pilot, NAME, "chain_ids", f"ids in [0, 2^40 - pilot), pilot = {pilot}", chain_ids)
+    seed = int(torch.randint(1 << 62, (1,))) if seed is None else seed
+    moves = {"leapfrog_steps": leapfrog_steps, "seed": seed, "mode": mode, "backend": backend}
+    path = _Path(energy, base, betas, temperature, trajectories, energy_kwargs, moves)
+    steps, steered = _checked_eps(eps, len(betas) - 1)
+
+    with frozen(modules_of(path.potential.energy), mode):
+        start = base.checked(x) if reverse else path.start(shape, ids)
+        if steered and pilot:
+            few = torch.arange(CHAINS - pilot, CHAINS, device=device)
+            begin = path.start((pilot, *shape[1:]), few).to(start.dtype)
+            *_, steps = path.run(begin, few, steps, steered=True)
+        states, log_w, *lists = path.run(start, ids, steps, reverse=reverse)
+    largest = float(log_w.max())
+    w = (log_w - largest).exp()
+    log_z = largest + math.log(float(w.mean()))
+    standard_error = float(w.std() / w.mean()) / math.sqrt(len(w))
+    ess = float(w.sum().square() / w.square().sum())
+    lists = (torch.tensor(values, dtype=torch.float64) for values in lists)
+    return AIS(-log_z if reverse else log_z, standard_error, ess, log_w, states, *lists)
+
+
+class _Normal(NamedTuple):
+    """N(0, std^2)."""
+
+    std: float
+
+    def check(self) -> None:
+        fits = isinstance(self.std, int | float) and 0 < self.std < math.inf
+        require(fits, NAME, "std", "a finite number > 0", self.std)
+
+    def checked(self, x: Tensor) -> Tensor:
+        return x
+
+    def draw(self, shape: Sequence[int], **place: Any) -> Tensor:
+        return self.std * normal(shape, **place)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        z = x.reshape(len(x), x[0].numel()).double() / self.std
+        return -z.square().sum(1) / 2 - z.shape[1] * math.log(self.std * math.sqrt(2 * math.pi))
+
+    def law(self, beta: float) -> dict[str, Any]:
+        """What the bridge at beta has of the base."""
+        return {"prior_precision": (1 - beta) / self.std**2}
+
+
+class _Uniform(NamedTuple):
+    """Uniform on [low, high] in every element."""
+
+    low: float
+    high: float
+
+    def check(self) -> None:
+        fits = -math.inf < self.low < self.high < math.inf
+        require(fits, NAME, "box", "(low, high), finite, with low < high", tuple(self))
+
+    def checked(self, x: Tensor) -> Tensor:
+        within = bool(((x >= self.low) & (x <= self.high)).all())
+        require(within, NAME, "x", f"samples inside the box {tuple(self)}", x)
+        return x
+
+    def draw(self, shape: Sequence[int], **place: Any) -> Tensor:
+        return (self.low + (self.high - self.low) * uniform(shape, **place)).clamp(self.low, self.high)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        return x.new_full((len(x),), -x[0].numel() * math.log(self.high - self.low), dtype=torch.float64)
+
+    def law(self, beta: float) -> dict[str, Any]:
+        """What the bridge at beta has of the base."""
+        return {"reflect": tuple(self)}
+
+
+class _Path:
+    """The densities f_beta = base^(1 - beta) exp(-beta E / T), and chains that pass them."""
+
+    def __init__(
+        self,
+        energy: Callable[..., Tensor],
+        base: _Normal | _Uniform,
+        betas: list[float],
+        temperature: float,
+        trajectories: int,
+        energy_kwargs: dict[str, Any] | None,
+        moves: dict[str, Any],
+    ) -> None:
+        self.energy, self.base, self.betas = energy, base, betas
+        self.temperature, self.trajectories = temperature, trajectories
+        self.potential = Potential(bare(energy), None, energy_kwargs, ())
+        self.moves = moves | {"energy_kwargs": energy_kwargs}
+
+    def start(self, shape: Sequence[int], ids: Tensor) -> Tensor:
+        """Exact samples of the base."""
+        place = {"seed": self.moves["seed"], "step": 0, "purpose": Purpose.INITIAL_STATE, "chain_ids": ids}
+        return self.base.draw(shape, **place, device=ids.device)
+
+    def run(
+        self, x: Tensor, ids: Tensor, eps: list[float], reverse: bool = False, steered: bool = False
+    ) -> tuple[Tensor, Tensor, list[float], list[float]]:
+        """The last states, log w, the shares of accepted trajectories, and the lengths they had."""
+        last = len(self.betas) - 1
+        log_w, accepted = torch.zeros(len(x), dtype=torch.float64, device=x.device), [math.nan] * last
+        for k in range(last - 1, -1, -1) if reverse else range(1, last + 1):
+            before = self.betas[k + 1 if reverse else k - 1]
+            log_w += (self.betas[k] - before) * self.slope(x)
+            if k > 0:
+                x, accepted[k - 1] = self.move(k, x, ids, eps[k - 1])
+            if steered and k < last:
+                eps[k] = min(eps[k], eps[k - 1] * math.exp(accepted[k - 1] - ACCEPTED))
+        return x, log_w, accepted, eps
+
+    def slope(self, x: Tensor) -> Tensor:
+        """The derivative of log f_beta in beta: -E / T - log p_0."""
+        return -self.potential.energies(0, (x,)).double() / self.temperature - self.base.log_density(x)
+
+    def move(self, k: int, x: Tensor, ids: Tensor, eps: float) -> tuple[Tensor, float]:
+        """Trajectories that keep f_(beta_k), and the share of them that was accepted."""
+        beta = self.betas[k]
+        law = {"eps": eps, "temperature": self.temperature / beta} | self.base.law(beta)
+        chain = Chain(self.energy, x, chain_ids=ids, first_step=k * self.trajectories, **law, **self.moves)
+        x, info = chain.run(self.trajectories, return_info=True)
+        return x, float(info["accept"].mean())
+
+
+def _checked_betas(bridges: int | Sequence[float] | Tensor) -> list[float]:
+    if isinstance(bridges, int):
+        require(bridges > 0, NAME, "bridges", "> 0, or a list of betas", bridges)
+        return [(k / bridges) ** 2 for k in range(bridges + 1)]
+    betas = _listed("bridges", bridges)
+    rises = len(betas) > 1 and all(low < high for low, high in pairwise(betas))
+    require(rises and betas[0] == 0 and betas[-1] == 1, NAME, "bridges", "0 = beta_0 < ... < beta_K = 1", bridges)
+    return betas
+
+
+def _checked_eps(eps: float | Sequence[float] | Tensor, bridges: int) -> tuple[list[float], bool]:
+    """A length for each bridge, and whether a pilot may steer it."""
+    one = isinstance(eps, int | float)
+    steps = [float(eps)] * bridges if one else _listed("eps", eps)
+    require(len(steps) == bridges, NAME, "eps", f"a number, or {bridges}, one a bridge", eps)
+    require(all(0 < step < math.inf for step in steps), NAME, "eps", "finite and > 0", eps)
+    return steps, one
+
+
+def _listed(name: str, numbers: Sequence[float] | Tensor) -> list[float]:
+    numbers = numbers.tolist() if isinstance(numbers, Tensor) else numbers
+    fits = isinstance(numbers, list | tuple) and all(isinstance(value, int | float) for value in numbers)
+    require(fits, NAME, name, "a number, a list, a tuple or a 1-D tensor of numbers", numbers, TypeError)
+    return [float(value) for value in numbers]
