@@ -27,35 +27,33 @@ HATEBM_HD Float total_gradient(const Law& law, Float x, Float grad) {
     return law.prior_precision != 0 ? grad + Float(law.prior_precision) * x : grad;
 }
 
-// The gradient after a clip of its own; `factor` scales that of a sample whose norm is clipped.
+// Where a total gradient leads.
 template <class Float>
-HATEBM_HD Float clipped_gradient(const Law& law, Float grad, Float factor) {
-    if (law.clip == Clip::norm) grad = grad * factor;
-    if (law.clip == Clip::value && !law.clip_on_update) grad = clamp(grad, Float(-law.bound), Float(law.bound));
-    return grad;
-}
+struct Drift {
+    Float grad, free, drift;  // the gradient after a clip of its own, s times it, and that after a clip of the update
+};
 
-// How far a clipped gradient leads: s clip(g).
+// `factor` scales the gradient of a sample whose norm is clipped.
 template <class Float>
-HATEBM_HD Float drift_of(const Law& law, Float grad) {
-    const Float drift = Float(law.step_size) * grad;
-    const bool clip_update = law.clip == Clip::value && law.clip_on_update;
-    return clip_update ? clamp(drift, Float(-law.bound), Float(law.bound)) : drift;
+HATEBM_HD Drift<Float> drift_of(const Law& law, Float grad, Float factor) {
+    const Float s(law.step_size), bound(law.bound);
+    if (law.clip == Clip::norm) grad = grad * factor;
+    if (law.clip == Clip::value && !law.clip_on_update) grad = clamp(grad, Float(-law.bound), bound);
+    Float drift = s * grad, free = drift;
+    if (law.clip == Clip::value && law.clip_on_update) drift = clamp(drift, Float(-law.bound), bound);
+    return {grad, free, drift};
 }
 
 // x after the step. eps is used when noise_std is not 0.
 template <class Float>
-HATEBM_HD Float step_element(const Law& law, Float x, Float grad, Float eps, Float factor) {
+HATEBM_HD Float step_element(const Law& law, Float x, Float total, Float eps, Float factor) {
     const bool noisy = law.noise_std != 0;
-    grad = clipped_gradient(law, grad, factor);
-    const Float drift = drift_of(law, grad);
+    const auto [grad, free, drift] = drift_of(law, total, factor);
     Float moved;
     if (law.add == Add::fma) {
         moved = fma(Float(-law.step_size), grad, x);
-        if (law.clip == Clip::value && law.clip_on_update) {
-            const Float free = Float(law.step_size) * grad;
+        if (law.clip == Clip::value && law.clip_on_update)
             moved = where_greater(abs_of(free), Float(law.bound), x - drift, moved);
-        }
         if (noisy) moved = fma(Float(law.noise_std), eps, moved);
     } else if (law.add == Add::increment) {
         moved = noisy ? x + (Float(law.noise_std) * eps - drift) : x - drift;

@@ -29,7 +29,7 @@ End end_of(const RatioArgs& a, int64_t first, int64_t count) {
 template <GradType G>
 HATEBM_HD Tile drift_tile(const Law& law, const float* x, const void* grad, int64_t i, Tile factor) {
     const Tile total = total_gradient(law, load_tile(x + i), load_grad<G>(grad, i));
-    return drift_of(law, clipped_gradient(law, total, factor));
+    return drift_of(law, total, factor).drift;
 }
 
 // The drifts of a row, in `out`, which has room for whole tiles.

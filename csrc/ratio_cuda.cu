@@ -41,11 +41,10 @@ __device__ __forceinline__ Move load_move(const Ratio& a, Place place) {
 }
 
 __device__ __forceinline__ double term_of(const Ratio& a, const Move& m, int k, const float (&factors)[2]) {
-    const float there = total_gradient(a.law, m.from.x.v[k], m.from.grad.v[k]);
-    const float back = total_gradient(a.law, m.to.x.v[k], m.to.grad.v[k]);
-    return ratio_element(a.half_precision, a.half_prior, m.from.x.v[k], m.to.x.v[k],
-                         drift_of(a.law, clipped_gradient(a.law, there, factors[0])),
-                         drift_of(a.law, clipped_gradient(a.law, back, factors[1])));
+    const float x = m.from.x.v[k], proposal = m.to.x.v[k];
+    const float there = drift_of(a.law, total_gradient(a.law, x, m.from.grad.v[k]), factors[0]).drift;
+    const float back = drift_of(a.law, total_gradient(a.law, proposal, m.to.grad.v[k]), factors[1]).drift;
+    return ratio_element(a.half_precision, a.half_prior, x, proposal, there, back);
 }
 
 // One pass over samples, `pieces` blocks to each. `sums` holds three sets, a sample's runs in a row in each: the squared

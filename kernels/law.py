@@ -21,22 +21,20 @@ def total_gradient(x, grad, inverse_temperature, prior_precision, PRIOR: tl.cons
 
 
 @triton.jit
-def clipped_gradient(g, factor, bound, CLIP: tl.constexpr, CLIP_ON: tl.constexpr):
-    """The gradient after a clip of its own; ``factor`` scales that of a sample whose norm is clipped."""
+def drift_of(g, factor, step_size, bound, CLIP: tl.constexpr, CLIP_ON: tl.constexpr):
+    """The gradient after a clip of its own, s times it, and that after a clip of the update.
+
+    ``factor`` scales the gradient of a sample whose norm is clipped.
+    """
     if CLIP == "norm":
         g = g * factor
     if CLIP == "value" and CLIP_ON == "grad":
         g = clamp(g, -bound, bound)
-    return g
-
-
-@triton.jit
-def drift_of(g, step_size, bound, CLIP: tl.constexpr, CLIP_ON: tl.constexpr):
-    """How far a clipped gradient leads: s clip(g)."""
-    drift = step_size * g
+    free = step_size * g
+    drift = free
     if CLIP == "value" and CLIP_ON == "update":
-        drift = clamp(drift, -bound, bound)
-    return drift
+        drift = clamp(free, -bound, bound)
+    return g, free, drift
 
 
 @triton.jit
@@ -61,8 +59,7 @@ def moved(
     GRAD: tl.constexpr, NOISY: tl.constexpr, ADD: tl.constexpr, CLIP: tl.constexpr, CLIP_ON: tl.constexpr,
 ):  # fmt: skip
     """X after the step."""
-    g = clipped_gradient(g, factor, bound, CLIP, CLIP_ON)
-    drift = drift_of(g, step_size, bound, CLIP, CLIP_ON)
+    g, free, drift = drift_of(g, factor, step_size, bound, CLIP, CLIP_ON)
     if not GRAD:
         new = x + noise_std * eps if NOISY else x
     elif ADD == "increment":
@@ -74,7 +71,7 @@ def moved(
     else:
         new = tl.fma(-step_size, g, x)
         if CLIP == "value" and CLIP_ON == "update":
-            new = tl.where(tl.abs(step_size * g) > bound, x - drift, new)
+            new = tl.where(tl.abs(free) > bound, x - drift, new)
         if NOISY:
             new = tl.fma(noise_std, eps, new)
     return clamp(new, low, high)

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hatebm.kernels.law import clip_factor, clipped_gradient, drift_of, ratio_element, total_gradient
+from hatebm.kernels.law import clip_factor, drift_of, ratio_element, total_gradient
 from hatebm.kernels.quads import EXACT, elements_of, is_wide, offsets_of, program, sizes
 from hatebm.kernels.samples import ON_CHIP, quads_of_program, sharing
 from hatebm.kernels.tree import RUN, fold_in_halves, norm_of, run_sums, run_totals, tree_sum
@@ -47,10 +47,8 @@ def ratio_quads(
                 back_squares = tl.load(squares + n + one)
             factor_there = clip_factor(norm_of(there_squares), step_size, bound, CLIP_ON)[:, None]
             factor_back = clip_factor(norm_of(back_squares), step_size, bound, CLIP_ON)[:, None]
-        there = clipped_gradient(there, factor_there, bound, CLIP, CLIP_ON)
-        back = clipped_gradient(back, factor_back, bound, CLIP, CLIP_ON)
-        there = drift_of(there, step_size, bound, CLIP, CLIP_ON)
-        back = drift_of(back, step_size, bound, CLIP, CLIP_ON)
+        _, _, there = drift_of(there, factor_there, step_size, bound, CLIP, CLIP_ON)
+        _, _, back = drift_of(back, factor_back, step_size, bound, CLIP, CLIP_ON)
         terms = tl.where(inside, ratio_element(start, end, there, back, half_precision, half_prior), 0.0)
         of_runs = run_totals(terms, RUNS, LEVELS)
         if PASS == "whole":
