@@ -120,6 +120,7 @@ def test_what_is_held_keeps_its_bits(form, strided):
         assert torch.equal(bits(out)[~moves], bits(x)[~moves])
         assert torch.equal(bits(chain.state)[~moves], bits(x)[~moves])
     assert (out != x)[moves].float().mean() > 0.2
+    assert all((v[~moves] == 0).all() for v in chain.state_dict().get("velocity", ()))
     if strided:
         plain = hatebm.Chain(wavy, x.contiguous(), seed=2, mask=moves, **BASE | form)
         torch.testing.assert_close(plain.run(6), out, rtol=1e-4, atol=1e-4)
@@ -184,7 +185,17 @@ def tied_gaussian(x):
     "extra", [{}, {"prior_precision": 0.6}, {"prior_precision": 0.6, "clip": ("norm", 1.2)}], ids=str
 )
 @pytest.mark.parametrize(
-    "form", [{}, {"noise_at": "before"}, {"correct": "mala"}, {"leapfrog_steps": 3}, {"friction": math.inf}], ids=str
+    "form",
+    [
+        {},
+        {"noise_at": "before"},
+        {"correct": "mala"},
+        {"correct": "mala", "clamp": (-1.5, 1.5)},
+        {"leapfrog_steps": 3},
+        {"leapfrog_steps": 3, "clamp": (-1.5, 1.5)},
+        {"friction": math.inf},
+    ],
+    ids=str,
 )
 def test_a_masked_chain_is_the_chain_of_what_moves_alone(form, extra):
     x, moves = drawn((30, 3)).double() + torch.tensor([0.0, 2.0, 0.0]), torch.tensor([True, False, True])
@@ -195,6 +206,7 @@ def test_a_masked_chain_is_the_chain_of_what_moves_alone(form, extra):
     alone = hatebm.Chain(rest, x[:, moves], noise=lambda t: eps[t][:, moves], **law)
     (got, facts), (want, others) = whole.run(12, return_info=True), alone.run(12, return_info=True)
     torch.testing.assert_close(got[:, moves], want, rtol=1e-12, atol=1e-12)
+    assert "accept" not in others or 0.1 < float(others["accept"].mean()) < 1
     for name in others.keys() - {"step", "energy"}:
         torch.testing.assert_close(facts[name], others[name], rtol=1e-12, atol=1e-12)
 
