@@ -7,35 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from replays import BOXES, filled, held, number_of, numbered
 from scipy import stats
 
 import hatebm
-from hatebm.cells import from_cells, to_cells
 from hatebm.noise import Purpose, words
 from hatebm.replay import PLACED, REPLACEMENTS, STORAGES
-
-BOXES = [(0, 1), (-1, 1), (0, 8)]
-
-
-def numbered(first, n, *shape):
-    """States of which number k is filled with the middle of cell k mod 256: both storages give its number back."""
-    cells = torch.arange(first, first + n) % 256
-    return ((cells + 0.5) / 256).view(n, *[1] * len(shape)).expand(n, *shape)
-
-
-def number_of(x):
-    return (x.flatten(1)[:, 0] * 256).floor().long()
-
-
-def filled(n, capacity=None, **arguments):
-    buffer = hatebm.ReplayBuffer(n if capacity is None else capacity, (2,), **{"seed": 0} | arguments)
-    buffer.push(numbered(0, n, 2), 0)
-    return buffer
-
-
-def held(buffer):
-    states = buffer.state_dict()["states"]
-    return states.flatten(1)[:, 0].long() if buffer.storage == torch.uint8 else number_of(states)
 
 
 @settings(max_examples=100, deadline=None)
@@ -175,83 +152,6 @@ def test_a_reservoir_keeps_every_state_equally_likely():
     assert stats.chi2.sf(float(distance), n - 1) > 1e-3
 
 
-@pytest.mark.parametrize("box", BOXES)
-def test_a_state_comes_back_within_its_cell_and_a_cell_as_itself(box):
-    low, high = box
-    unit = torch.rand(400, 7, generator=torch.Generator().manual_seed(0))
-    x = low + (high - low) * torch.cat([unit, torch.zeros(1, 7), torch.ones(1, 7)])
-    buffer = hatebm.ReplayBuffer(len(x), (7,), box=box, seed=0)
-    buffer.push(x, 0)
-    cells = buffer.state_dict()["states"]
-    for step in range(1, 20):
-        back, _, slots = buffer.draw(2000, step, reinit=0)
-        assert (back - x[slots]).abs().max() <= (high - low) / 256
-        within = (back.double() - low) / (high - low) * 256 - cells[slots]
-        assert within.min() > 0
-        assert within.max() < 1
-        buffer.push(back, step, slots=slots)
-        assert torch.equal(buffer.state_dict()["states"], cells)
-    assert stats.kstest(within.flatten().numpy(), "uniform").pvalue > 1e-3
-
-
-def test_dither_is_exact_in_float32_and_owes_nothing_to_the_slot():
-    cells = torch.arange(256, dtype=torch.uint8).repeat(400, 1)
-    odd = from_cells(cells, (0, 1), seed=0, step=0, purpose=Purpose.REPLAY).double() * 2**24
-    assert torch.equal(odd % 2, torch.ones_like(odd))
-    assert stats.chisquare(torch.bincount((odd / 2).long().flatten() % 16, minlength=16).numpy()).pvalue > 1e-3
-    x, _, slots = filled(256).draw(20_000, 1, reinit=0)
-    both = torch.stack([slots.double(), *(x.double() * 256 % 1).T])
-    assert (torch.corrcoef(both) - torch.eye(3)).abs().max() < 4 / math.sqrt(20_000)
-
-
-def published_round_trip(x, generator):
-    """What the code of Du and Mordatch (2019) stores and reads: floor(255 x), and k / 256 + U(0, 1/256)."""
-    return ((255 * x.clamp(0, 1)).floor() + torch.rand(x.shape, generator=generator)) / 256
-
-
-def test_no_mean_moves_however_often_a_state_is_stored():
-    n, trips = 400_000, 50
-    start = (torch.arange(n) + 0.5) / n
-    ours, theirs, generator = start[None], start, torch.Generator().manual_seed(0)
-    means = []
-    for trip in range(trips):
-        ours = from_cells(to_cells(ours, (0, 1)), (0, 1), seed=0, step=trip, purpose=Purpose.REPLAY)
-        theirs = published_round_trip(theirs, generator)
-        means.append((float(ours.double().mean()), float(theirs.double().mean())))
-    dither = math.sqrt(1 / 12 / n) / 256
-    assert all(abs(mean - 0.5) < 4 * dither for mean, _ in means)
-    # The first k has the mean 127. Then 255 (k + u) / 256 < k where u < k / 255: one cell down, with that probability.
-    assert abs(means[0][1] / 0.5 - 255 / 256) < 4 * dither / 0.5
-    lost = (127 * (254 / 255) ** (trips - 1) + 0.5) / 256
-    assert abs(means[-1][1] - lost) < 4 * math.sqrt(trips / 4 / n) / 256 + 4 * dither
-    assert means[-1][1] / 0.5 < 0.83
-
-
-def test_bytes_neither_overflow_nor_invert():
-    values = [-1e37, -1.0, -1e-30, 0.0, 1 / 256, 0.5, 254.5 / 256, 1 - 2**-24, 1.0, 1.0 + 2**-23, 2.0, 300.0, 1e37]
-    want = [0, 0, 0, 0, 1, 128, 254, 255, 255, 255, 255, 255, 255]
-    for box in BOXES:
-        low, high = box
-        x = torch.tensor([low + (high - low) * value for value in values])[:, None]
-        buffer = hatebm.ReplayBuffer(len(x), (1,), box=box, seed=0)
-        buffer.push(x, 0)
-        assert buffer.state_dict()["states"][:, 0].tolist() == want
-        back, _, slots = buffer.draw(500, 1, reinit=0)
-        assert torch.equal(to_cells(back, box)[:, 0].long(), torch.tensor(want)[slots])
-        assert back.min() >= low
-        assert back.max() <= high
-
-
-def test_float32_keeps_the_bits_in_the_box_or_out_of_it():
-    x = torch.linspace(-5, 5, 40).view(20, 2)
-    buffer = hatebm.ReplayBuffer(20, (2,), storage=torch.float32, seed=0)
-    buffer.push(x, 0)
-    back, _, slots = buffer.draw(60, 1, reinit=0)
-    assert torch.equal(back, x[slots])
-    back.zero_()
-    assert torch.equal(buffer.state_dict()["states"], x)
-
-
 @pytest.mark.parametrize("trailing", [(), (3,)], ids=["numbers", "rows"])
 def test_labels_stay_with_their_states(trailing):
     label = lambda x: (7 * number_of(x) + 2).view(-1, *[1] * len(trailing)).expand(-1, *trailing)  # noqa: E731
@@ -365,105 +265,6 @@ def test_graphs_inference_and_doubles():
     assert x.dtype == torch.float32
 
 
-INT = torch.int64
-REFUSALS = [
-    (lambda: hatebm.ReplayBuffer(0, (2,), seed=0), "ReplayBuffer: capacity must be"),
-    (lambda: hatebm.ReplayBuffer(2.5, (2,), seed=0), "ReplayBuffer: capacity must be"),
-    (lambda: hatebm.ReplayBuffer(2, 2, seed=0), "ReplayBuffer: shape must be"),
-    (lambda: hatebm.ReplayBuffer(2, (-1,), seed=0), "ReplayBuffer: shape must be"),
-    (lambda: hatebm.ReplayBuffer(2, (2,), seed=0, storage=torch.int8), "ReplayBuffer: storage must be"),
-    (lambda: hatebm.ReplayBuffer(2, (2,), seed=0, box=(1, 1)), "ReplayBuffer: box must be"),
-    (lambda: hatebm.ReplayBuffer(2, (2,), seed=0, box=(0, math.inf)), "ReplayBuffer: box must be"),
-    (lambda: hatebm.ReplayBuffer(2, (2,), seed=0, box=(0, math.nan)), "ReplayBuffer: box must be"),
-    (lambda: hatebm.ReplayBuffer(2, (2,), seed=0, box=None), "ReplayBuffer: box must be"),
-    (lambda: hatebm.ReplayBuffer(2, (2,), seed=0, replacement="fifo"), "ReplayBuffer: replacement must be"),
-    (lambda: hatebm.ReplayBuffer(2, (2,), seed=2**64), "ReplayBuffer: seed must be"),
-    (lambda: hatebm.ReplayBuffer(2, (2,), seed=None), "ReplayBuffer: seed must be"),
-]
-
-
-@pytest.mark.parametrize(("call", "message"), REFUSALS, ids=range(len(REFUSALS)))
-def test_what_no_buffer_can_be_is_named(call, message):
-    with pytest.raises((ValueError, TypeError), match=message):
-        call()
-
-
-X, BAD_CALLS = (
-    torch.full((3, 2), 0.5),
-    [
-        (lambda b: b.draw(-1, 0), "draw: n must be"),
-        (lambda b: b.draw(2.0, 0), "draw: n must be"),
-        (lambda b: b.draw(2, -1, reinit=0), "draw: step must be"),
-        (lambda b: b.draw(2, 2**40, reinit=0), "draw: step must be"),
-        (lambda b: b.draw(2, 0, reinit=1.5), "draw: reinit must be"),
-        (lambda b: b.draw(2, 0, reinit=math.nan), "draw: reinit must be"),
-        (lambda b: b.draw(2, 0), "draw: labels must be given"),
-        (lambda b: b.draw(2, 0, labels=torch.zeros(3, dtype=INT)), "draw: labels must be an int64 tensor of 2"),
-        (lambda b: b.draw(2, 0, labels=torch.zeros(2)), "draw: labels must be an int64"),
-        (lambda b: b.draw(2, 0, labels=torch.zeros(2, 1, dtype=INT)), "draw: labels must be shaped like"),
-        (lambda b: b.draw(2, 0, reinit=1, labels=torch.zeros(2, dtype=INT), init=3), "draw: init must be"),
-        (
-            lambda b: b.draw(2, 0, reinit=1, labels=torch.zeros(2, dtype=INT), init=lambda rows: X),
-            "draw: init's result must be of shape",
-        ),
-        (lambda b: b.push(X[:, :1], 0), "push: x must be of shape"),
-        (lambda b: b.push(X[0, 0], 0), "push: x must be of shape"),
-        (lambda b: b.push([0.5], 0), "push: x must be a tensor"),
-        (lambda b: b.push((X * 255).to(torch.uint8), 0), "push: x must be float32"),
-        (lambda b: b.push(X, -1, labels=torch.zeros(3, dtype=INT)), "push: step must be"),
-        (lambda b: b.push(X * math.nan, 0, labels=torch.zeros(3, dtype=INT)), "push: x must be finite"),
-        (lambda b: b.push(X.index_fill(0, torch.tensor(1), math.inf), 0), "push: x must be finite"),
-        (lambda b: b.push(X.index_fill(0, torch.tensor(1), -math.inf), 0), "push: x must be finite"),
-        (lambda b: b.push(X, 0), "push: labels must be given"),
-        (lambda b: b.push(X, 0, labels=torch.zeros(2, dtype=INT)), "push: labels must be an int64 tensor of 3"),
-        (lambda b: b.push(X, 0, labels=torch.zeros(3, 2, dtype=INT)), "push: labels must be shaped like"),
-        (
-            lambda b: b.push(X, 0, labels=torch.zeros(3, dtype=INT), slots=torch.tensor([0, 1, 4])),
-            "push: slots must be -1 or filled ones in \\[0, 4\\)",
-        ),
-        (
-            lambda b: b.push(X, 0, labels=torch.zeros(3, dtype=INT), slots=torch.tensor([0, 1, -2])),
-            "push: slots must be -1 or filled",
-        ),
-        (lambda b: b.push(X, 0, labels=torch.zeros(3, dtype=INT), slots=torch.zeros(2, dtype=INT)), "slots must be of"),
-        (lambda b: b.push(X, 0, labels=torch.zeros(3, dtype=INT), slots=[0, 1, 2]), "push: slots must be an int64"),
-        (lambda b: b.load_state_dict({}), "load_state_dict: saved must be"),
-        (lambda b: b.load_state_dict(b.state_dict() | {"extra": 1}), "load_state_dict: saved must be"),
-        (lambda b: b.load_state_dict(b.state_dict() | {"capacity": 9}), "capacity must be 8"),
-        (lambda b: b.load_state_dict(b.state_dict() | {"low": -1.0}), "low must be 0.0"),
-        (lambda b: b.load_state_dict(b.state_dict() | {"seen": 7}), "load_state_dict: states must be"),
-        (lambda b: b.load_state_dict(b.state_dict() | {"seen": -1}), "load_state_dict: seen must be"),
-        (lambda b: b.load_state_dict(b.state_dict() | {"seed": 2**64}), "load_state_dict: seed must be"),
-        (
-            lambda b: b.load_state_dict(b.state_dict() | {"states": torch.zeros(4, 2)}),
-            "load_state_dict: states must be",
-        ),
-        (lambda b: b.load_state_dict(b.state_dict() | {"labels": torch.zeros(4)}), "load_state_dict: labels must be"),
-        (lambda b: b.load_state_dict(b.state_dict() | {"labels": torch.tensor(1)}), "load_state_dict: labels must be"),
-    ],
-)
-
-
-@pytest.mark.parametrize(("call", "message"), BAD_CALLS, ids=range(len(BAD_CALLS)))
-def test_a_refused_call_leaves_the_buffer_whole(call, message):
-    buffer = hatebm.ReplayBuffer(8, (2,), seed=0)
-    buffer.push(numbered(0, 4, 2), 0, labels=torch.arange(4))
-    before = buffer.state_dict()
-    with pytest.raises((ValueError, TypeError), match=message):
-        call(buffer)
-    after = buffer.state_dict()
-    assert torch.equal(before.pop("states"), after.pop("states"))
-    assert torch.equal(before.pop("labels"), after.pop("labels"))
-    assert before == after
-
-
-def test_states_without_labels_take_none_later():
-    with pytest.raises(ValueError, match="push: labels must be left out"):
-        filled(3).push(X, 1, labels=torch.zeros(3, dtype=INT))
-    with pytest.raises(ValueError, match="draw: labels must be left out"):
-        filled(3).draw(3, 1, labels=torch.zeros(3, dtype=INT))
-
-
 def test_persistent_chains_reach_the_law_that_fresh_ones_miss():
     """Corrected chains of N(0.8, 0.1^2) within [0, 1], 512 in a state; the label of a state counts its rounds."""
     mean, spread, shape, n, rounds = 0.8, 0.1, (512,), 64, 120
@@ -471,7 +272,7 @@ def test_persistent_chains_reach_the_law_that_fresh_ones_miss():
     energy = lambda x: ((x - mean) / spread).square().sum(1) / 2  # noqa: E731
     buffer = hatebm.ReplayBuffer(4 * n, shape, seed=0)
     for t in range(rounds):
-        x, age, _ = buffer.draw(n, step=t, labels=torch.zeros(n, dtype=INT))
+        x, age, _ = buffer.draw(n, step=t, labels=torch.zeros(n, dtype=torch.int64))
         law = {"eps": 0.05, "correct": "mala", "clamp": (0, 1), "seed": 0, "first_step": 2 * t}
         x = hatebm.langevin(energy, x.reshape(-1, 1), 2, **law).view(n, *shape)
         age = age + 1
