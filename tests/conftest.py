@@ -1,6 +1,9 @@
 import pytest
+from hypothesis import settings
 
 from hatebm import native
+
+settings.register_profile("repeatable", derandomize=True)  # the same examples at every run: pytest --hypothesis-profile
 
 
 @pytest.fixture(params=native._C.instruction_sets())

@@ -55,8 +55,8 @@ def the_loop(x, law, first_step, mask):
         if law["noise_at"] == "before" and law["clamp_at"] == "noise+step":
             at = walled(at)
         at = at if mask is None else torch.where(mask, at, start)
-        g = pull(at, weight) if mask is None else torch.where(mask, pull(at, weight), 0)
-        g = g / temperature + law["prior_precision"] * at
+        g = pull(at, weight) / temperature + law["prior_precision"] * at
+        g = g if mask is None else torch.where(mask, g, 0)
         scale = s if law["clip_on"] == "update" else 1.0
         if law["clip"]:
             kind, c = law["clip"]
