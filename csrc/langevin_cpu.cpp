@@ -154,7 +154,7 @@ void step_run(const StepArgs& a, const RoundKeys& keys, int64_t first, int64_t c
     Row row = open_row(a, first, 0, chains * a.d, unused);
     const Row given = row;
     if (law.noise_std != 0 && !row.noise) {
-        if (a.d < tile)
+        if (draws_packed(a.d))
             packed_normals(a.draw, keys, a.chain_ids, first, chains, a.d, noise);
         else
             for (int64_t c = 0; c < chains; ++c)

@@ -5,8 +5,8 @@ namespace hatebm::HATEBM_ISA {
 
 void normal(const NormalArgs& a) {
     const RoundKeys keys = round_keys(a.draw.seed);
-    const bool packed = a.d < tile;
-    const int64_t run = packed ? (a.d > 0 ? fold / a.d : 1) : 1;  // chains that are drawn together
+    const bool packed = draws_packed(a.d);
+    const int64_t run = packed ? fold / a.d : 1;  // chains that are drawn together
     const int64_t length = 16 * fold, pieces = packed ? 1 : (a.d + length - 1) / length;
     const int64_t jobs = (a.n + run - 1) / run * pieces;
     for_each(jobs, a.n * a.d > worth_sharing ? a.threads : 1, [&](int64_t job) {

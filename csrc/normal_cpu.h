@@ -44,28 +44,65 @@ inline void row_of_normals(const Draw& draw, const RoundKeys& keys, uint64_t cha
     }
 }
 
-// The normals of `count` whole chains of d elements, d small: a vector takes quads of several chains.
+// Whether chains of d elements are drawn packed: rows of their own would waste more tiles than the packing costs.
+constexpr bool draws_packed(int64_t d) {
+    const int64_t in_tiles = (d + tile - 1) / tile * tile;
+    return d % tile != 0 && (d < tile || 5 * d < 3 * in_tiles);
+}
+
+// The lane that the i-th of the quads takes whose normals are to lie in order: transpose() works within 128 bits.
+constexpr int lane_of(int i) {
+    constexpr int groups = lanes < 4 ? 1 : lanes / 4;
+    return i / lanes * lanes + i % lanes % groups * 4 + i % lanes / groups;
+}
+
+// The normals of quads of any chains, four after four; `quad`, `chain` and `last` by lane.
+constexpr int quads_at_once = Vector::two_tiles ? 2 * lanes : lanes;
+inline void normals_of_quads(const Draw& draw, const RoundKeys& keys, const uint32_t* quad, const uint32_t* chain,
+                             const uint32_t* last, float* out) {
+    const auto step = static_cast<uint32_t>(draw.step);
+    if constexpr (Vector::two_tiles) {
+        const auto pair = [](const uint32_t* p) { return both(load_words(p), load_words(p + lanes)); };
+        Twice<Float> n0, n1, n2, n3;
+        quad_of_normals(pair(quad), pair(chain), Twice<Word>(step), pair(last), keys, n0, n1, n2, n3);
+        transpose(n0.a, n1.a, n2.a, n3.a);
+        transpose(n0.b, n1.b, n2.b, n3.b);
+        store(out, Tile({n0.a, n1.a}, {n2.a, n3.a}));
+        store(out + tile, Tile({n0.b, n1.b}, {n2.b, n3.b}));
+    } else {
+        Tile t;
+        quad_of_normals(load_words(quad), load_words(chain), Word(step), load_words(last), keys, t.a.a, t.a.b, t.b.a, t.b.b);
+        transpose(t.a.a, t.a.b, t.b.a, t.b.b);
+        store(out, t);
+    }
+}
+
+// The normals of `count` whole chains of d > 0 elements: a vector takes quads of several chains. The last quad of a chain
+// spills over into the next one, whose own first quad comes later.
 inline void packed_normals(const Draw& draw, const RoundKeys& keys, const int64_t* ids, int64_t first_chain, int64_t count,
                            int64_t d, float* out) {
-    const int64_t quads = (d + 3) / 4, total = quads * count;
-    for (int64_t start = 0; start < total; start += lanes) {
-        alignas(64) uint32_t quad[lanes], chain_low[lanes], last[lanes];
-        alignas(64) float normals[4][lanes];
-        for (int lane = 0; lane < lanes; ++lane) {
-            const int64_t at = start + lane < total ? start + lane : total - 1;
-            const uint64_t chain = chain_id(ids, first_chain + at / quads);
-            quad[lane] = static_cast<uint32_t>(at % quads);
-            chain_low[lane] = static_cast<uint32_t>(chain);
-            last[lane] = last_counter(draw, chain);
+    alignas(64) uint32_t quads[quads_at_once] = {}, chains[quads_at_once] = {}, last[quads_at_once] = {};
+    alignas(64) float normals[4 * quads_at_once];
+    float *const end = out + count * d, *places[quads_at_once];
+    int64_t first = 0;  // the element of the chain that is next
+    for (int64_t chain = 0; chain < count;) {
+        int drawn = 0;
+        while (drawn < quads_at_once && chain < count) {
+            const uint64_t id = chain_id(ids, first_chain + chain);
+            for (; drawn < quads_at_once && first < d; ++drawn, first += 4) {
+                const int lane = lane_of(drawn);
+                quads[lane] = static_cast<uint32_t>(first / 4);
+                chains[lane] = static_cast<uint32_t>(id);
+                last[lane] = last_counter(draw, id);
+                places[drawn] = out + chain * d + first;
+            }
+            if (first >= d) first = 0, ++chain;
         }
-        Tile t;
-        quad_of_normals(load_words(quad), load_words(chain_low), Word(static_cast<uint32_t>(draw.step)), load_words(last),
-                        keys, t.a.a, t.a.b, t.b.a, t.b.b);
-        store(normals[0], t);
-        for (int lane = 0; lane < lanes && start + lane < total; ++lane) {
-            const int64_t first = 4 * static_cast<int64_t>(quad[lane]);
-            float* p = out + (start + lane) / quads * d + first;
-            for (int k = 0; k < 4 && first + k < d; ++k) p[k] = normals[k][lane];
+        normals_of_quads(draw, keys, quads, chains, last, normals);
+        for (int i = 0; i < drawn; ++i) {
+            const int64_t left = end - places[i];
+            if (left >= 4) __builtin_memcpy(places[i], normals + 4 * i, 4 * sizeof(float));
+            else __builtin_memcpy(places[i], normals + 4 * i, left * sizeof(float));
         }
     }
 }
