@@ -230,20 +230,15 @@ class Chain:
         name = "grad_steps"
         whole = is_count(grad_steps, 0) and grad_steps <= n_steps
         require(whole, "langevin", name, f"an integer from 0 to n_steps = {n_steps}", grad_steps)
-        require(
-            not (grad_steps and (self._form.corrected or self._form.friction)),
-            "langevin",
-            name,
-            "0 with correct, leapfrog_steps or friction",
-            grad_steps,
-        )
+        plain = not (self._form.corrected or self._form.friction)
+        require(plain or not grad_steps, "langevin", name, "0 with correct, leapfrog_steps or friction", grad_steps)
         require(torch.is_grad_enabled() or not grad_steps, "langevin", name, "0 where autograd is off", grad_steps)
 
     def _shaped(self, state: list[Tensor]) -> State:
         return state[0] if self._single else tuple(state)
 
     def _gathered(self, kept: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        names = kept[0] if kept else ("step", "energy", "grad_norm", "displacement")
+        names = kept[0] if kept else ("step", "energy", "grad_norm", "displacement", *["accept"] * self._form.corrected)
         empty = {"step": torch.empty(0, dtype=torch.int64)}
         rows = self._state[0].new_empty(0, len(self._state[0]))
         return {name: torch.stack([row[name] for row in kept]) if kept else empty.get(name, rows) for name in names}
