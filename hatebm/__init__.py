@@ -6,6 +6,7 @@ from hatebm.backend import backends
 from hatebm.chain import Chain
 from hatebm.composition import mixture, negate, product
 from hatebm.dynamics import Dynamics
+from hatebm.hat_energy import HatEnergy
 from hatebm.health import ChainDiverged
 from hatebm.hmc import hmc
 from hatebm.langevin import langevin
@@ -17,6 +18,7 @@ __all__ = [
     "Chain",
     "ChainDiverged",
     "Dynamics",
+    "HatEnergy",
     "Purpose",
     "ReplayBuffer",
     "ais",

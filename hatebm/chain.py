@@ -13,6 +13,7 @@ from hatebm.composition import check_bounded, negations_in
 from hatebm.dynamics import Dynamics
 from hatebm.freeze import MODES, bare, frozen, modules_of
 from hatebm.gradient import Potential
+from hatebm.hat_energy import keeping
 from hatebm.health import Watch
 from hatebm.library import is_traced
 from hatebm.noise import Purpose
@@ -156,7 +157,7 @@ class Chain:
             law.check_length(end)
         self._check_grad_steps(grad_steps, n_steps)
         kept: list[dict[str, Any]] = []
-        with frozen(self._modules, self._mode) as thaw:
+        with frozen(self._modules, self._mode) as thaw, keeping(self._modules):
             whole = grad_steps == n_steps > 0
             state = [x.clone() if whole else x.detach().clone() for x in self._state]
             velocity = list(self._velocity)
