@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hatebm.chain import Chain
-from hatebm.checks import CHAINS, checked_box, checked_chain_ids, require
+from hatebm.checks import CHAINS, checked_box, checked_chain_ids, in_the_name_of, require
 from hatebm.freeze import bare, frozen, modules_of
 from hatebm.gradient import Potential
 from hatebm.noise import Purpose, normal, uniform
@@ -40,6 +40,7 @@ class AIS(NamedTuple):
     eps: Tensor
 
 
+@in_the_name_of(NAME)
 def ais(
     energy: Callable[..., Tensor],
     x: Sequence[int] | Tensor,

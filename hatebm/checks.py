@@ -1,7 +1,8 @@
 """Checks at the door: each message names the function, the argument, what was wanted and what came."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
 
@@ -72,6 +73,17 @@ def require(holds: bool, op: str, argument: str, wanted: str, got: Any, error: t
     """Raise ``error`` that names the function, the argument, what was wanted and what came, unless ``holds``."""
     if not holds:
         raise error(f"{op}: {argument} must be {wanted}, got {describe(got)}")
+
+
+@contextmanager
+def in_the_name_of(op: str) -> Iterator[None]:
+    """Let what a chain refuses be refused by the function that built it."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if str(error).startswith("langevin: "):
+            error.args = (op + str(error).removeprefix("langevin"),)
+        raise
 
 
 def is_count(value: Any, least: int) -> bool:

@@ -6,9 +6,11 @@ from typing import Any
 from torch import Tensor
 
 from hatebm.chain import Chain, State
+from hatebm.checks import in_the_name_of
 from hatebm.dynamics import Schedule
 
 
+@in_the_name_of("hmc")
 def hmc(
     energy: Callable[..., Tensor],
     x: State,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hatebm.chain import Chain, State
-from hatebm.checks import require
+from hatebm.checks import in_the_name_of, require
 from hatebm.dynamics import Dynamics
 from hatebm.freeze import bare, frozen, modules_of
 from hatebm.gradient import Potential
@@ -23,6 +23,7 @@ REPLICAS = 256
 CHAINS = 1 << 32  # ids of one replica's chains; the next replica's follow
 
 
+@in_the_name_of(NAME)
 def tempering(
     energy: Callable[..., Tensor],
     x: State | list[State],

@@ -56,3 +56,13 @@ def test_bad_arguments_are_named(changes, message):
     with pytest.raises((ValueError, TypeError), match=message):
         hatebm.langevin(**call)
     assert torch.equal(X, torch.ones(4, 3))
+
+
+@pytest.mark.parametrize("name", ["hmc", "tempering"])
+def test_a_refusal_names_the_function_that_was_called(name):
+    more = {"temperatures": [1, 2]} if name == "tempering" else {}
+    for changes, message in (({"mask": X}, "mask must be a bool tensor"), ({"seed": 2**64}, "seed must be in")):
+        with pytest.raises((ValueError, TypeError), match=rf"^{name}: {message}"):
+            getattr(hatebm, name)(quadratic, X, 3, eps=0.1, **{"seed": 0} | changes, **more)
+    with pytest.raises(ValueError, match=rf"^{name}: energy's result must be"):
+        getattr(hatebm, name)(lambda x: x, X, 3, eps=0.1, seed=0, **more)
