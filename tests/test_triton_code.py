@@ -1,157 +1,26 @@
-"""What the compilers make of the kernels, read from the machine code: no GPU needed, and nothing measured."""
+"""What Triton makes of its kernels, read from the machine code: no GPU needed, and nothing measured."""
 
 import re
-import shutil
-import subprocess
-import sys
-from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
-
-triton = pytest.importorskip("triton", reason="Triton compiles its kernels here and brings the disassembler")
-
-CSRC = Path(__file__).parent.parent / "csrc"
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-ARCHITECTURES = (80, 90, 100)
-FMAS_A_QUAD = 2 * 17  # of Box-Muller
-FMAS_OF_ADD = 4 * 2  # of add="fma"
-FMAS_OF_LOG = 9
-PRODUCTS_OF_RATIO = 4  # of an element, in float64
-PRODUCTS_A_QUAD = 2 * 6 + 4 * 4  # of Box-Muller, and of a sequential step with a prior
-SUMS_A_QUAD = 2 + 4 * 5  # the same, gz + x, and grad - grad, which is 0 where it is finite
-MULTIPLIES_A_QUAD = 20  # 32 x 32 -> 64 bits, of one Philox call
-needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
-pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="the disassembler comes with Triton for Linux"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:triton"),
-]
-
-
-def instructions(sass):
-    """How often each instruction stands in a disassembly."""
-    return Counter(re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", sass))
-
-
-def count(counts, pattern):
-    return sum(times for opcode, times in counts.items() if re.fullmatch(pattern, opcode))
-
-
-def assert_no_spill(counts):
-    assert sum(counts.values()) > 10, "the disassembly was not understood"
-    assert count(counts, r"(LDL|STL).*") == 0
-
-
-def assert_vectorised(counts, quads):
-    """16 bytes a load and store of float32, and one Philox call a quad."""
-    assert_no_spill(counts)
-    assert count(counts, r"LDG\.E\.128.*") >= quads
-    assert count(counts, r"STG\.E\.128.*") >= quads
-    assert count(counts, r"LDG\.E(\.U16)?") == 0
-    multiplies = count(counts, r"IMAD\.(WIDE|HI)\.U32(\.X)?")
-    assert 0.8 * MULTIPLIES_A_QUAD * quads <= multiplies <= 1.5 * MULTIPLIES_A_QUAD * quads
-
-
-def tool(name, *arguments):
-    return subprocess.run([TOOLS / name, *arguments], capture_output=True, text=True, check=True).stdout
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """Instructions and resources of every CUDA kernel, by kernel and architecture."""
-    folder = tmp_path_factory.mktemp("fatbin")
-    codes = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in ARCHITECTURES]
-    command = ["nvcc", "-O3", "-std=c++17", "-fmad=false", "-fatbin", *codes]
-    running = {p.stem: subprocess.Popen([*command, p, "-o", folder / p.stem]) for p in sorted(CSRC.glob("*.cu"))}
-    assert {name: process.wait() for name, process in running.items()} == dict.fromkeys(running, 0)
-    found = {}
-    for name in running:
-        for section in tool("cuobjdump", "-sass", folder / name).split("arch = ")[1:]:
-            for function, code in re.findall(r"Function : (\S+)\n(.*?)\n\s+\.{10}", section, re.S):
-                found[section.split()[0], function] = [instructions(code)]
-        for section in tool("cuobjdump", "-res-usage", folder / name).split("arch = ")[1:]:
-            for function, usage in re.findall(r"Function (\S+):\n\s*(REG:.*)", section):
-                resources = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", usage)}
-                found[section.split()[0], function].append(resources)
-    return found
-
-
-def kernel(compiled, name, architecture):
-    """The only kernel whose mangled name holds ``name``."""
-    (match,) = (key for key in compiled if key[0] == f"sm_{architecture}" and name in key[1])
-    return compiled[match]
-
-
-@needs_nvcc
-def test_no_cuda_kernel_spills(compiled):
-    assert len(compiled) == 11 * len(ARCHITECTURES)
-    for (architecture, name), (counts, resources) in compiled.items():
-        assert_no_spill(counts)
-        assert (resources["STACK"], resources["LOCAL"]) == (0, 0), f"{name} on {architecture}"
-
-
-@needs_nvcc
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_cuda_step_moves_16_bytes_and_draws_once_a_quad(compiled, architecture):
-    counts, resources = kernel(compiled, "langevin_step_quadsILb1E", architecture)
-    assert_vectorised(counts, 1)
-    assert count(counts, r"LDG\.E\.128.*") == 4  # x, grad, noise, gz
-    assert count(counts, r"STG\.E\.128.*") == 2  # x, image
-    assert count(counts, r"STG\.E(\.64)?") == 0
-    assert resources["REG"] <= 40
-
-
-@needs_nvcc
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_cuda_samples_stay_in_registers(compiled, architecture):
-    counts, resources = kernel(compiled, "langevin_step_samplesILb1E", architecture)
-    assert_vectorised(counts, 8)
-    assert count(counts, r"LDG\.E\.128.*") == 8 * 4  # each tensor is read once
-    assert resources["REG"] <= 144
-
-
-@needs_nvcc
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_cuda_noise_and_hat(compiled, architecture):
-    counts, _ = kernel(compiled, "normal_quads", architecture)
-    assert count(counts, r"STG\.E\.128.*") >= 1
-    roots = count(counts, r"MUFU\.RSQ")  # two for four normals, in as many copies of the loop as the compiler makes
-    assert count(counts, r"IMAD\.(WIDE|HI)\.U32.*") <= 1.2 * MULTIPLIES_A_QUAD * roots / 2
-    counts, _ = kernel(compiled, "residual_quads", architecture)
-    assert count(counts, r"LDG\.E\.128.*") == 2
-    assert count(counts, r"STG\.E\.128.*") == 1
-
-
-@needs_nvcc
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_cuda_ratio_reads_16_bytes_and_decisions_draw_once(compiled, architecture):
-    counts, resources = kernel(compiled, "ratio_samplesILb1E", architecture)
-    assert count(counts, r"LDG\.E\.128.*") >= 8 * 4
-    assert count(counts, r"LDG\.E(\.U16)?") == 0
-    assert resources["REG"] <= 96
-    counts, _ = kernel(compiled, "decide", architecture)
-    assert count(counts, r"IMAD\.(WIDE|HI)\.U32.*") <= 1.2 * MULTIPLIES_A_QUAD * count(counts, r"STG\.E\.U8")
-
-
-@needs_nvcc
-@pytest.mark.parametrize(
-    ("source", "fmas"),
-    [
-        ("langevin", 2 * (FMAS_A_QUAD + FMAS_OF_ADD)),  # of two instantiations
-        ("ratio", 0),
-        ("metropolis", 2 * FMAS_OF_LOG),  # of the loop with chain ids and the one without
-    ],
+from disassembly import (
+    ARCHITECTURES,
+    FMAS_A_QUAD,
+    MARKS,
+    MULTIPLIES_A_QUAD,
+    PRODUCTS_A_QUAD,
+    PRODUCTS_OF_RATIO,
+    SUMS_A_QUAD,
+    assert_no_spill,
+    assert_vectorised,
+    count,
+    instructions,
+    tool,
+    triton,
 )
-def test_cuda_contracts_nothing(source, fmas, tmp_path):
-    target = tmp_path / "kernels.ptx"
-    command = ["nvcc", "-O3", "-std=c++17", "-fmad=false", "-ptx", "-arch=sm_90", CSRC / f"{source}_cuda.cu"]
-    subprocess.run([*command, "-o", target], check=True)
-    ptx = target.read_text()
-    assert ptx.count("fma.rn.f32") == fmas
-    assert not re.search(r"\b(mad|fma)\.(?!rn\.f32|lo|wide)", ptx)
-    assert not re.search(r"\.(approx|ftz)", ptx)
 
+pytestmark = MARKS
 
 STEP = {
     **{"x": "*fp32", "grad": "*fp32", "diverged": "*i64", "n": "i32", "d": "i32"},

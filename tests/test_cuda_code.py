@@ -1,0 +1,120 @@
+"""What nvcc makes of the CUDA kernels, read from the machine code: no GPU needed, and nothing measured."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+from disassembly import (
+    ARCHITECTURES,
+    CSRC,
+    FMAS_A_QUAD,
+    FMAS_OF_ADD,
+    FMAS_OF_LOG,
+    MARKS,
+    MULTIPLIES_A_QUAD,
+    assert_no_spill,
+    assert_vectorised,
+    count,
+    instructions,
+    tool,
+)
+
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
+pytestmark = MARKS
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Instructions and resources of every CUDA kernel, by kernel and architecture."""
+    folder = tmp_path_factory.mktemp("fatbin")
+    codes = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in ARCHITECTURES]
+    command = ["nvcc", "-O3", "-std=c++17", "-fmad=false", "-fatbin", *codes]
+    running = {p.stem: subprocess.Popen([*command, p, "-o", folder / p.stem]) for p in sorted(CSRC.glob("*.cu"))}
+    assert {name: process.wait() for name, process in running.items()} == dict.fromkeys(running, 0)
+    found = {}
+    for name in running:
+        for section in tool("cuobjdump", "-sass", folder / name).split("arch = ")[1:]:
+            for function, code in re.findall(r"Function : (\S+)\n(.*?)\n\s+\.{10}", section, re.S):
+                found[section.split()[0], function] = [instructions(code)]
+        for section in tool("cuobjdump", "-res-usage", folder / name).split("arch = ")[1:]:
+            for function, usage in re.findall(r"Function (\S+):\n\s*(REG:.*)", section):
+                resources = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", usage)}
+                found[section.split()[0], function].append(resources)
+    return found
+
+
+def kernel(compiled, name, architecture):
+    """The only kernel whose mangled name holds ``name``."""
+    (match,) = (key for key in compiled if key[0] == f"sm_{architecture}" and name in key[1])
+    return compiled[match]
+
+
+@needs_nvcc
+def test_no_cuda_kernel_spills(compiled):
+    assert len(compiled) == 11 * len(ARCHITECTURES)
+    for (architecture, name), (counts, resources) in compiled.items():
+        assert_no_spill(counts)
+        assert (resources["STACK"], resources["LOCAL"]) == (0, 0), f"{name} on {architecture}"
+
+
+@needs_nvcc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_cuda_step_moves_16_bytes_and_draws_once_a_quad(compiled, architecture):
+    counts, resources = kernel(compiled, "langevin_step_quadsILb1E", architecture)
+    assert_vectorised(counts, 1)
+    assert count(counts, r"LDG\.E\.128.*") == 4  # x, grad, noise, gz
+    assert count(counts, r"STG\.E\.128.*") == 2  # x, image
+    assert count(counts, r"STG\.E(\.64)?") == 0
+    assert resources["REG"] <= 40
+
+
+@needs_nvcc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_cuda_samples_stay_in_registers(compiled, architecture):
+    counts, resources = kernel(compiled, "langevin_step_samplesILb1E", architecture)
+    assert_vectorised(counts, 8)
+    assert count(counts, r"LDG\.E\.128.*") == 8 * 4  # each tensor is read once
+    assert resources["REG"] <= 144
+
+
+@needs_nvcc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_cuda_noise_and_hat(compiled, architecture):
+    counts, _ = kernel(compiled, "normal_quads", architecture)
+    assert count(counts, r"STG\.E\.128.*") >= 1
+    roots = count(counts, r"MUFU\.RSQ")  # two for four normals, in as many copies of the loop as the compiler makes
+    assert count(counts, r"IMAD\.(WIDE|HI)\.U32.*") <= 1.2 * MULTIPLIES_A_QUAD * roots / 2
+    counts, _ = kernel(compiled, "residual_quads", architecture)
+    assert count(counts, r"LDG\.E\.128.*") == 2
+    assert count(counts, r"STG\.E\.128.*") == 1
+
+
+@needs_nvcc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_cuda_ratio_reads_16_bytes_and_decisions_draw_once(compiled, architecture):
+    counts, resources = kernel(compiled, "ratio_samplesILb1E", architecture)
+    assert count(counts, r"LDG\.E\.128.*") >= 8 * 4
+    assert count(counts, r"LDG\.E(\.U16)?") == 0
+    assert resources["REG"] <= 96
+    counts, _ = kernel(compiled, "decide", architecture)
+    assert count(counts, r"IMAD\.(WIDE|HI)\.U32.*") <= 1.2 * MULTIPLIES_A_QUAD * count(counts, r"STG\.E\.U8")
+
+
+@needs_nvcc
+@pytest.mark.parametrize(
+    ("source", "fmas"),
+    [
+        ("langevin", 2 * (FMAS_A_QUAD + FMAS_OF_ADD)),  # of two instantiations
+        ("ratio", 0),
+        ("metropolis", 2 * FMAS_OF_LOG),  # of the loop with chain ids and the one without
+    ],
+)
+def test_cuda_contracts_nothing(source, fmas, tmp_path):
+    target = tmp_path / "kernels.ptx"
+    command = ["nvcc", "-O3", "-std=c++17", "-fmad=false", "-ptx", "-arch=sm_90", CSRC / f"{source}_cuda.cu"]
+    subprocess.run([*command, "-o", target], check=True)
+    ptx = target.read_text()
+    assert ptx.count("fma.rn.f32") == fmas
+    assert not re.search(r"\b(mad|fma)\.(?!rn\.f32|lo|wide)", ptx)
+    assert not re.search(r"\.(approx|ftz)", ptx)
