@@ -198,3 +198,14 @@ def test_the_linear_hat_follows_its_lyapunov_equation(blocks):
 def test_parts_that_cannot_be_called_are_named():
     with pytest.raises(TypeError, match="HatEnergy: generator must be callable"):
         hatebm.HatEnergy(nn.Linear(1, 1), 3)
+
+
+def test_a_hat_inside_a_product_and_a_compiled_caller():
+    hat, generator = parts()
+    count = Counter(generator)
+    energy = hatebm.product(hatebm.HatEnergy(hat, generator), lambda z, y: y.square().sum(1))
+    law = {"eps": (0.0, 0.1), "seed": 0}
+    want = hatebm.langevin(energy, state(), 4, **law)
+    assert count.forward == 1
+    compiled = torch.compile(lambda *x: hatebm.langevin(energy, x, 4, **law), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*state()), want, rtol=1e-5, atol=1e-6)
