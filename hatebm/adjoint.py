@@ -1,11 +1,11 @@
 """The fused step as a function that autograd passes: for the last steps of a chain that is trained through."""
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hatebm.dynamics import OPEN
 from hatebm.library import langevin_step_
 
 
@@ -19,20 +19,18 @@ class LangevinStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, grad: Tensor | None, backend: str | None, settings: dict[str, Any]) -> Tensor:
         """The step on a copy of x."""
-        new = x.clone()
-        langevin_step_(new, grad, backend, **settings)
+        new, low, high = x.clone(), settings["low"], settings["high"]
+        langevin_step_(new, grad, backend, **settings | OPEN)
         ctx.settings = settings
-        ctx.save_for_backward(x, grad, new)
-        return new
+        ctx.save_for_backward(x, grad, (new < low) | (new > high))
+        new = torch.where(new < low, low, new)
+        return torch.where(new > high, high, new)
 
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         """Differentiable itself, for losses of gradients."""
-        x, grad, new = ctx.saved_tensors
-        law = ctx.settings
-        for bound in (law["low"], law["high"]):
-            if math.isfinite(bound):
-                u = torch.where(new == bound, 0, u)
+        x, grad, clamped = ctx.saved_tensors
+        law, u = ctx.settings, torch.where(clamped, 0, u)
         if grad is None:
             return u, None, None, None
         pull = _through_clip(law, x, grad, law["step_size"] * u)

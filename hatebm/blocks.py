@@ -9,11 +9,10 @@ from torch import Tensor
 
 from hatebm.adjoint import LangevinStep
 from hatebm.checks import check_like
-from hatebm.dynamics import Dynamics
+from hatebm.dynamics import OPEN, Dynamics
 from hatebm.library import langevin_step_
 from hatebm.noise import Purpose
 
-OPEN = {"low": -math.inf, "high": math.inf}
 NOTHING = {"gz": None, "image": None, "grad_norm": None, "displacement": None, "diverged": None}
 BARE = {"inverse_temperature": 1.0, "prior_precision": 0.0, "clip": None}
 

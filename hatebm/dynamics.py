@@ -13,6 +13,7 @@ from hatebm.native import ADD
 
 Schedule = float | list[float] | torch.Tensor | Callable[[int], float]
 SCHEDULED = ("step_size", "noise_std", "eps", "temperature")
+OPEN = {"low": -math.inf, "high": math.inf}  # a box without walls, as the backends take it
 CHOICES = {
     "noise_at": ("after", "before"),
     "add": tuple(ADD),

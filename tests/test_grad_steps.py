@@ -330,3 +330,13 @@ def test_what_grad_steps_refuses():
             hatebm.Chain(quadratic, x, **law | changes).run(3, grad_steps=count)
     with torch.no_grad(), pytest.raises(ValueError, match="grad_steps must be 0 where autograd is off"):
         hatebm.langevin(quadratic, x, 3, grad_steps=1, **law)
+
+
+def test_a_wall_that_is_touched_and_not_crossed_passes_the_gradient():
+    x = torch.tensor([[0.0, 1.0, 0.5, 0.0, 1.0]], dtype=torch.float64, requires_grad=True)
+    pull = torch.tensor([0.0, 0.0, 0.0, 1.0, -1.0], dtype=torch.float64)
+    out = hatebm.langevin(lambda x: (pull * x).sum(1), x, 1, step_size=0.1, noise_std=0, clamp=(0, 1), grad_steps=1)
+    (got,) = torch.autograd.grad(out.sum(), x)
+    (want,) = torch.autograd.grad((x - 0.1 * pull).clamp(0, 1).sum(), x)
+    assert torch.equal(got, want)
+    assert want.tolist() == [[1, 1, 1, 0, 0]]
