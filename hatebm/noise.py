@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hatebm import library
+from hatebm import library, reference
 from hatebm.backend import module_for
 from hatebm.checks import ELEMENTS, checked_chain_ids, checked_draw, require
-
-MASK = 0xFFFFFFFF
 
 
 class Purpose(IntEnum):
@@ -108,14 +106,10 @@ def words(
     shape = _checked_shape("words", shape)
     device = _place(device, chain_ids, seed, step)
     seed, step = checked_draw("words", seed, step, block, purpose, device)
-    ids = checked_chain_ids("words", chain_ids, shape[0], device)
-    seed, step = (torch.as_tensor(v, device=device).reshape(()) for v in (seed, step))
-    chain = (torch.arange(shape[0], device=device) if ids is None else ids)[:, None]
-    quad = torch.arange((math.prod(shape[1:]) + 3) // 4, device=device)
-    last = block | purpose << 8 | (chain >> 32 & 0xFF) << 16 | (step >> 32 & 0xFF) << 24
-    counter = torch.stack(torch.broadcast_tensors(quad, chain & MASK, step & MASK, last), -1)
-    drawn = module_for("words", backend, device).philox(counter, torch.stack([seed & MASK, seed >> 32 & MASK]))
-    return drawn.flatten(1)[:, : math.prod(shape[1:])].reshape(shape)
+    chain_ids = checked_chain_ids("words", chain_ids, shape[0], device)
+    numel = math.prod(shape[1:])
+    at = reference.counters(shape[0], (numel + 3) // 4, seed, step, block, int(purpose), chain_ids, device)
+    return module_for("words", backend, device).philox(*at).flatten(1)[:, :numel].reshape(shape)
 
 
 def uniform(shape: Sequence[int], **place: Any) -> Tensor:

@@ -67,6 +67,25 @@ def box_muller(even: Tensor, odd: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(even & 1 == 1, -cosine, cosine), r * (a * _horner(SIN, square))
 
 
+def counters(
+    n: int,
+    quads: int,
+    seed: int | Tensor,
+    step: int | Tensor,
+    block: int,
+    purpose: int,
+    chain_ids: Tensor | None,
+    device: torch.device | str | None,
+) -> tuple[Tensor, Tensor]:
+    """The Philox counters (n, quads, 4) and key (2,) of the first quads of n chains: the noise contract."""
+    seed, step = (torch.as_tensor(v, dtype=torch.int64, device=device).reshape(()) for v in (seed, step))
+    chain = torch.arange(n, device=device) if chain_ids is None else chain_ids.to(device)
+    quad = torch.arange(quads, device=device)
+    last = block | purpose << 8 | (chain >> 32 & 0xFF) << 16 | (step >> 32 & 0xFF) << 24
+    counter = torch.stack(torch.broadcast_tensors(quad, chain[:, None] & MASK, step & MASK, last[:, None]), -1)
+    return counter, torch.stack([seed & MASK, seed >> 32 & MASK])
+
+
 def normal(
     shape: tuple[int, ...],
     *,
@@ -79,7 +98,7 @@ def normal(
 ) -> Tensor:
     r"""Standard normals of the noise contract, float32 of ``shape`` (n, \*sample): see :func:`hatebm.normal`."""
     n, numel = shape[0], math.prod(shape[1:])
-    words = _words(n, (numel + 3) // 4, seed, step, block, purpose, chain_ids, device)
+    words = philox(*counters(n, (numel + 3) // 4, seed, step, block, purpose, chain_ids, device))
     pairs = box_muller(words[..., 0], words[..., 1]) + box_muller(words[..., 2], words[..., 3])
     return torch.stack(pairs, -1).flatten(1)[:, :numel].reshape(shape)
 
@@ -216,32 +235,13 @@ def metropolis(
 ) -> Tensor:
     """Whether log u < log_ratio, float64 (n,), u the uniform of each chain: word 0 of its Philox block 0."""
     log_ratio = log_ratio.detach()
-    words = _words(len(log_ratio), 1, seed, step, block, purpose, chain_ids, log_ratio.device)
+    words = philox(*counters(len(log_ratio), 1, seed, step, block, purpose, chain_ids, log_ratio.device))
     return minus_2_ln(words[:, 0, 0]).double() > -2 * log_ratio
 
 
 def residual_add(gz: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
     """The hat's input G(z) + y."""
     return torch.add(gz, y, out=out)
-
-
-def _words(
-    n: int,
-    quads: int,
-    seed: int | Tensor,
-    step: int | Tensor,
-    block: int,
-    purpose: int,
-    chain_ids: Tensor | None,
-    device: torch.device | str | None,
-) -> Tensor:
-    """The Philox words (n, quads, 4) of the first quads of n chains."""
-    seed, step = (torch.as_tensor(v, dtype=torch.int64, device=device).reshape(()) for v in (seed, step))
-    chain = torch.arange(n, device=device) if chain_ids is None else chain_ids.to(device)
-    quad = torch.arange(quads, device=device)
-    last = block | purpose << 8 | (chain >> 32 & 0xFF) << 16 | (step >> 32 & 0xFF) << 24
-    counter = torch.stack(torch.broadcast_tensors(quad, chain[:, None] & MASK, step & MASK, last[:, None]), -1)
-    return philox(counter, torch.stack([seed & MASK, seed >> 32 & MASK]))
 
 
 def _total_gradient(x: Tensor, grad: Tensor, inverse_temperature: float, prior_precision: float) -> Tensor:

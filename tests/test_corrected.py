@@ -9,17 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from loops import LEAST_P, drawn, drift
 from targets import DoubleWell, LinearHat, gaussian_energy, kolmogorov_p, quadratic, truncated_normal_cdf
 from torch.distributions import Normal
 
 import hatebm
 from hatebm.noise import Purpose
-
-LEAST_P = 1e-3  # one draw of a seed that stays as it is
-
-
-def drawn(shape, seed=77):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def doubled_column(x):
@@ -161,18 +156,6 @@ def gradients(energy, state):
     leaves = [v.clone().requires_grad_() for v in state]
     energies = energy(*leaves)
     return energies.detach(), list(torch.autograd.grad(energies.sum(), leaves))
-
-
-def drift(x, grad, law):
-    """step_size * clip(grad / temperature + prior_precision * x), as the paper of each clip has it."""
-    s = law["step_size"]
-    g = grad / law.get("temperature", 1.0) + law.get("prior_precision", 0.0) * x
-    kind, bound = law.get("clip") or (None, math.inf)
-    scale = s if law.get("clip_on") == "update" else 1.0
-    if kind == "value":
-        return s / scale * (scale * g).clamp(-bound, bound)
-    norm = (scale * g).flatten(1).norm(dim=1).view(-1, *[1] * (x.dim() - 1))
-    return s * g * (bound / norm).clamp(max=1) if kind == "norm" else s * g
 
 
 def independent_mala(energy, state, n_steps, laws, groups, seed, first_step, chains, kwargs):

@@ -6,17 +6,13 @@ import math
 
 import pytest
 import torch
+from loops import LEAST_P, drawn
 from targets import DoubleWell, LinearHat, gaussian_energy, kolmogorov_p, quadratic, truncated_normal_cdf
 
 import hatebm
 from hatebm.noise import Purpose
 
-LEAST_P = 1e-3  # one draw of a seed that stays as it is
 STIFF = torch.tensor([1.0, 16.0, 100.0])
-
-
-def drawn(shape, seed=77):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def stiff_energy(x):

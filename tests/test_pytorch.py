@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from small import images, small_net
 from targets import quadratic
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -18,17 +19,6 @@ LAWS = {
     "underdamped": {"eps": 0.1, "friction": 2.0, "reflect": (0, 1)},
     "held": {"eps": 0.1, "mask": torch.arange(36).view(6, 6) < 18},
 }
-
-
-def small_net():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.SiLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(8 * 36, 1)
-    )
-
-
-def images(n=6):
-    return torch.rand(n, 1, 6, 6, generator=torch.Generator().manual_seed(1))
 
 
 pytestmark = [  # what PyTorch warns itself of

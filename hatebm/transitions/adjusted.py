@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hatebm.blocks import Blocks, Now
 from hatebm.checks import require
+from hatebm.dynamics import OPEN
 from hatebm.gradient import Potential
 from hatebm.health import Watch
 from hatebm.library import langevin_ratio, metropolis
@@ -41,7 +42,7 @@ class Adjusted:
             proposal = list(state)
             for k in group:
                 require(now[k].noise_std > 0, "langevin", "noise_std", "> 0 with correct='mala'", now[k].noise_std)
-                open_box = {"low": -math.inf, "high": math.inf, "grad_norm": norms[k], "diverged": self.watch.first}
+                open_box = OPEN | {"grad_norm": norms[k], "diverged": self.watch.first}
                 proposal[k] = self.blocks.move(t, k, state[k].clone(), self.grads[k], now[k], noise[k], **open_box)
             accepted.append(self._choose(t, state, proposal, now, group, moving))
         if not gather:
@@ -60,14 +61,14 @@ class Adjusted:
         accept = decide(self.blocks, log_ratio, t, group[0])
         for k in group:
             state[k] = chosen(accept, proposal[k], state[k])
-        self.energies = torch.where(accept, there, self.energies)
-        self.grads = {k: chosen(accept, grads[k], self.grads[k]) for k in moving}
+        self.energies, self.grads = carried(accept, (there, grads), (self.energies, self.grads))
         return accept
 
 
-def look(
-    potential: Potential, blocks: Blocks, t: int, state: list[Tensor], moving: list[int]
-) -> tuple[Tensor, dict[int, Tensor]]:
+Here = tuple[Tensor, dict[int, Tensor]]  # energies, and the gradient of each moving block
+
+
+def look(potential: Potential, blocks: Blocks, t: int, state: list[Tensor], moving: list[int]) -> Here:
     """One evaluation: energies, infinite outside the box, and the gradients of every moving block."""
     energies, grads = potential.energies_and_gradient(t, state, moving)
     for k in moving:
@@ -75,6 +76,12 @@ def look(
         if inside is not None:
             energies = torch.where(inside, energies, math.inf)
     return energies, dict(zip(moving, grads, strict=True))
+
+
+def carried(accept: Tensor, there: Here, here: Here) -> Here:
+    """The energies and gradients from which the next step goes on."""
+    grads = {k: chosen(accept, grad, here[1][k]) for k, grad in there[1].items()}
+    return torch.where(accept, there[0], here[0]), grads
 
 
 def share(accepted: list[Tensor], energies: Tensor) -> Tensor:

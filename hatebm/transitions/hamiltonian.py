@@ -10,7 +10,7 @@ from hatebm.checks import require
 from hatebm.gradient import Potential
 from hatebm.health import Watch
 from hatebm.library import langevin_ratio
-from hatebm.transitions.adjusted import chosen, decide, look, share
+from hatebm.transitions.adjusted import carried, chosen, decide, look, share
 from hatebm.transitions.overdamped import gathered_facts
 
 
@@ -47,7 +47,7 @@ class Hamiltonian:
         if self.grads is None or self.grads.keys() != set(moving) or self.potential.changes:
             self.energies, self.grads = self._look(t, state, moving)
             self.watch.see_energy(t, self.energies)
-        norms = [x.new_zeros(len(x)) for x in state]
+        norms = [x.new_zeros(len(x)) for x in state] if gather else []
         for k in moving if gather else ():
             force = self.blocks.force(k, state[k], self.grads[k], now[k])
             norms[k] = force.reshape(len(force), force[:1].numel()).norm(dim=1)
@@ -87,8 +87,7 @@ class Hamiltonian:
         accept = decide(self.blocks, log_ratio, t, group[0])
         for k in group:
             state[k], self.velocity[k] = chosen(accept, x[k], state[k]), chosen(accept, v[k], -self.velocity[k])
-        self.energies = torch.where(accept, energies, self.energies)
-        self.grads = {k: chosen(accept, grads[k], self.grads[k]) for k in moving}
+        self.energies, self.grads = carried(accept, (energies, grads), (self.energies, self.grads))
         return accept
 
     def _look(self, t: int, state: list[Tensor], moving: list[int]) -> tuple[Tensor | None, dict[int, Tensor]]:
