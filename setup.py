@@ -136,7 +136,15 @@ def sources(pattern: str) -> list[str]:
 
 
 setup(
-    packages=["hatebm", "hatebm.nets", "hatebm.evaluation", "hatebm.systems", "hatebm.transitions", "hatebm.kernels"],
+    packages=[
+        "hatebm",
+        "hatebm.data",
+        "hatebm.nets",
+        "hatebm.evaluation",
+        "hatebm.systems",
+        "hatebm.transitions",
+        "hatebm.kernels",
+    ],
     package_dir={"hatebm.kernels": "kernels"},
     package_data={"hatebm": ["py.typed"]},
     ext_modules=[Extension("hatebm._C", sources("*.cpp"), depends=sources("*.h") + sources("*.cu"))],
