@@ -142,6 +142,8 @@ setup(
         "hatebm.nets",
         "hatebm.evaluation",
         "hatebm.systems",
+        "hatebm.systems.hat",
+        "hatebm.commands",
         "hatebm.transitions",
         "hatebm.kernels",
     ],

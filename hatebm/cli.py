@@ -1,28 +1,19 @@
 """The command line: `hatebm train`, `hatebm sample`, `hatebm info`."""
 
 import argparse
-import importlib
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import NoReturn
 
-import torch
-
-from hatebm import data, pictures, presets, results
+from hatebm import data
+from hatebm.catalogue import SYSTEMS
+from hatebm.commands.sample import sample
+from hatebm.commands.train import train
 from hatebm.errors import UsageError
 from hatebm.health import ChainDiverged
-from hatebm.progress import print_scores, progress
-from hatebm.runs import Run
-from hatebm.settings import parse_settings
-from hatebm.systems.hat import HatState
 from hatebm.training import TrainingDiverged
-from hatebm.training import train as train_run
-
-SYSTEMS = ("hat-synthesis",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,121 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain("interrupted", 130)
 
 
-def train(options: argparse.Namespace) -> int:
-    """`hatebm train`: start or resume a run, then evaluate it and draw its pictures."""
-    _need("sklearn", "PIL", "safetensors", "rich", "matplotlib")
-    run, state, images = _resumed(options) if options.resume else _started(options)
-    print(
-        f"{run.system} on {run.data}: {len(images.train)} images, {run.config.iterations} iterations, in {run.folder}"
-    )
-    with progress(run.config.iterations, state.iteration) as show:
-        finished = train_run(run, state, images, show)
-    if not finished:
-        print(f"stopped after iteration {state.iteration} of {run.config.iterations}, and saved; go on with")
-        print(f"  hatebm train {run.system} --out {run.folder} --resume")
-        return 130
-    scores = results.evaluate(state, images)
-    results.write_results(run, scores)
-    held_out = len(images.held_out)
-    print_scores(scores, f"{held_out} held-out images" if held_out else f"the {len(images.train)} training images")
-    for name, shows in results.write_pictures(run, state, images).items():
-        print(f"{run.folder / name}: {shows}")
-    return 0
-
-
-def sample(options: argparse.Namespace) -> int:
-    """`hatebm sample`: draw a grid of images from the newest checkpoint of a run."""
-    _need("PIL", "safetensors")
-    run = Run.open(options.run)
-    _set_threads(options.threads, run)
-    state = run.load()
-    steps = 2 * run.config.langevin_steps if options.steps is None else options.steps
-    (images,) = results.sample(state, options.n, (steps,), seed=options.seed)
-    out = options.out or run.folder / f"samples-{steps}-steps.png"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        pictures.save_grid(out, data.to_bytes(images), columns=max(1, round(options.n**0.5)))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--out: cannot write the picture {out}: {error}") from None
-    print(f"{out}: {options.n} images after {steps} Langevin steps, iteration {state.iteration} of the training")
-    return 0
-
-
 def info(options: argparse.Namespace) -> int:
     """`hatebm info`: what this machine and this installation offer."""
     from hatebm.info import report
 
     print(report())
     return 0
-
-
-def _started(options: argparse.Namespace) -> tuple[Run, HatState, data.Images]:
-    """A new run with its fresh state and its data; the folder is made last, so a refused run leaves none behind."""
-    settings = _settings(options)
-    name = options.data or "digits"
-    folder = options.out or _free_folder(f"{options.system}-{Path(name).resolve().name}")
-    if folder.exists():
-        raise UsageError(f"--out: {folder} exists already; add --resume to go on with it, or choose another folder")
-    images = data.load(name, settings.get("size"), options.data_root)
-    config = replace(presets.hat_synthesis(images.size, images.channels), **settings)
-    if config.channels != images.channels:
-        raise UsageError(f"--set: channels must be {images.channels} like the data, got {config.channels}")
-    run = Run(folder, options.system, _place(name, options.data_root), len(images.train), config)
-    _set_threads(options.threads, run)
-    state = HatState.create(config)
-    run.create()
-    return run, state, images
-
-
-def _resumed(options: argparse.Namespace) -> tuple[Run, HatState, data.Images]:
-    """The run in --out with its state and data; its configuration stays, but --steps may move the end."""
-    if options.out is None:
-        raise UsageError("--resume: say with --out which run to go on with")
-    run = Run.open(options.out)
-    settings = _settings(options)
-    begun = {**vars(run.config), "data": run.data}
-    asked = settings if options.data is None else {**settings, "data": _place(options.data, options.data_root)}
-    for key, value in asked.items():
-        if key != "iterations" and value != begun[key]:
-            raise UsageError(f"--resume: the run in {run.folder} has {key} = {begun[key]} and keeps it, got {value}")
-    images = data.load(run.data, run.config.size)
-    if len(images.train) != run.train_images:
-        raise UsageError(
-            f"--resume: the run began with {run.train_images} training images, {run.data} now gives {len(images.train)}"
-        )
-    run = replace(run, config=replace(run.config, **settings))
-    _set_threads(options.threads, run)
-    state = run.load()
-    if run.config.iterations < state.iteration:
-        raise UsageError(f"--steps: the run has {state.iteration} iterations already, got {run.config.iterations}")
-    run.write_config()
-    return run, state, images
-
-
-def _place(name: str, root: str) -> str:
-    return name if name in data.NAMES else str(Path(root, name).resolve())
-
-
-def _settings(options: argparse.Namespace) -> dict:
-    flags = {"iterations": options.steps, "batch": options.batch, "size": options.size, "seed": options.seed}
-    return parse_settings(options.set) | {key: value for key, value in flags.items() if value is not None}
-
-
-def _free_folder(name: str) -> Path:
-    names = (name if number == 1 else f"{name}-{number}" for number in count(1))
-    return next(folder for folder in map(Path("runs").joinpath, names) if not folder.exists())
-
-
-def _set_threads(threads: int | None, run: Run) -> None:
-    """As asked; else one for the smallest images, whose layers are over before a second thread has joined in."""
-    if threads is not None or run.config.size <= 8:
-        torch.set_num_threads(threads or 1)
-
-
-def _need(*packages: str) -> None:
-    """Fail before the work begins, not after it, where a package of the `train` extra is missing."""
-    for package in packages:
-        importlib.import_module(package)
 
 
 def _show_skipped_files() -> None:
@@ -198,11 +80,16 @@ def parser() -> argparse.ArgumentParser:
         "that scikit-learn ships, in about two minutes on two CPU cores. Ctrl-C saves and says how to go on.",
     )
     command.set_defaults(command=train)
-    command.add_argument("system", nargs="?", default=SYSTEMS[0], choices=SYSTEMS, metavar="SYSTEM",
+    command.add_argument("system", nargs="?", default="hat-synthesis", choices=tuple(SYSTEMS), metavar="SYSTEM",
                          help=f"one of: {', '.join(SYSTEMS)} (default: %(default)s)")  # fmt: skip
-    command.add_argument("--data", metavar="NAME", help="digits, or a folder of images of any kind (default: digits)")
+    command.add_argument("--data", metavar="NAME",
+                         help=f"{', '.join(data.NAMES)}, or a folder of images (default: digits)")  # fmt: skip
     command.add_argument("--data-root", default=".", metavar="DIR",
-                         help="where a relative folder given to --data begins (default: here)")  # fmt: skip
+                         help="where data sets are found, or downloaded to (default: here)")  # fmt: skip
+    command.add_argument("--preset", metavar="NAME", help="a published configuration: "
+                         + "; ".join(f"{', '.join(s.published)} ({name})" for name, s in SYSTEMS.items()))  # fmt: skip
+    command.add_argument("--generator", metavar="SOURCE", help="for hat-refine and hat-retrofit: a run, a file of "
+                         "weights or package.module:attribute (default: one is trained first)")  # fmt: skip
     command.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: a new one below runs/)")
     command.add_argument("--resume", action="store_true", help="go on with the run in --out, bit for bit")
     command.add_argument("--steps", type=_positive, metavar="N", help="training iterations")
@@ -211,10 +98,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--batch", type=_positive, metavar="N", help="images and chains in one iteration")
     command.add_argument("--seed", type=_seed, metavar="N", help="decides every random number (default: 0)")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                         help="set any value of the configuration; may be given again")  # fmt: skip
-    command.add_argument(
-        "--threads", type=_positive, metavar="N", help="CPU threads (default: 1 for 8 pixels, else as torch chooses)"
-    )
+                         help="set any value of the configuration, with generator.KEY=VALUE one of the stage before; "
+                         "may be given again")  # fmt: skip
+    _add_machine(command)
 
     command = commands.add_parser(
         "sample",
@@ -223,18 +109,26 @@ def parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(command=sample)
     command.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
-    command.add_argument("--n", type=_positive, default=64, metavar="N", help="number of images (default: 64)")
+    command.add_argument("--n", type=_positive, metavar="N", help="number of images (default: 64, with --path 8)")
     command.add_argument("--steps", type=_natural, metavar="K",
-                         help="Langevin steps; 0 is G(z) alone (default: twice those of the training)")  # fmt: skip
+                         help="Langevin steps; 0 is G(z) alone (default: those of the evaluation)")  # fmt: skip
+    command.add_argument("--method", choices=("langevin", "ddls"), help="langevin: the run's own chain; ddls: "
+                         "discriminator-driven latent sampling on its SN-GAN (default: the run's own)")  # fmt: skip
+    command.add_argument("--path", action="store_true", help="draw chains on their way, a row for each")
     command.add_argument("--seed", type=_seed, default=0, metavar="N", help="which images (default: 0)")
     command.add_argument("--out", type=Path, metavar="FILE", help="picture to write (default: in RUN)")
-    command.add_argument(
-        "--threads", type=_positive, metavar="N", help="CPU threads (default: 1 for 8 pixels, else as torch chooses)"
-    )
+    _add_machine(command)
 
     command = commands.add_parser("info", help="versions, CPU features, devices and backends")
     command.set_defaults(command=info)
     return root
+
+
+def _add_machine(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
+    command.add_argument(
+        "--threads", type=_positive, metavar="N", help="CPU threads (default: 1 for 8 pixels, else as torch chooses)"
+    )
 
 
 def _seed(text: str) -> int:

@@ -43,10 +43,9 @@ def _line_printer(total: int) -> Callable[[dict], None]:
 
 
 def _measured(row: dict) -> str:
-    return (
-        f"{row['langevin_steps_per_s']:.0f} steps/s  gap/T {row['energy_gap']:+.2g}  "
-        f"G loss {row['generator_loss']:.1f}  displacement {row['displacement']:.3f}"
-    )
+    speed = "iterations" if "iterations_per_s" in row else "langevin_steps"
+    others = [f"{name.replace('_', ' ')} {row[name]:.3g}" for name in row if name not in ("step", f"{speed}_per_s")]
+    return "  ".join((f"{row[f'{speed}_per_s']:.0f} {speed.removeprefix('langevin_')}/s", *others[:3]))
 
 
 def print_scores(scores: list[Score], reference: str) -> None:

@@ -1,19 +1,16 @@
 """What a trained run has to show: Frechet distances, covered classes and pictures."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import torch
 from torch import Tensor
 
-from hatebm import pictures
+from hatebm import pictures, stages
 from hatebm.data import Images, to_bytes, to_pixels
 from hatebm.evaluation import Classifier, class_shares, frechet_distance, pixel_features
+from hatebm.learner import Learner
 from hatebm.runs import Run
-from hatebm.systems.hat import HatState, sampling_chain
 
-CHAINS_AT_ONCE = 250
 SHOWN = 100
 ENOUGH = 0.03  # a class counts as covered from this share of the samples on
 
@@ -29,36 +26,24 @@ class Score:
     smallest_share: float | None = None
 
 
-def sample(state: HatState, n: int, steps: Sequence[int], *, seed: int) -> list[Tensor]:
-    """Run n chains of a trained model, seen after each of the increasing numbers of Langevin steps; 0 is G(z) + y0.
-
-    Result: for each entry of `steps`, (n, channels, size, size) float32, unclipped.
-    """
-    parts = []
-    for first in range(0, n, CHAINS_AT_ONCE):
-        chain = sampling_chain(state, range(first, min(first + CHAINS_AT_ONCE, n)), seed=seed)
-        done, seen = 0, []
-        for goal in steps:
-            seen.append(chain.run(goal - done))
-            done = goal
-        parts.append(seen)
-    return [torch.cat(part) for part in zip(*parts, strict=True)]
+def samples(run: Run, learner: Learner, images: Images, n: int) -> dict[str, Tensor]:
+    """Sets of n images that are worth comparing: what the stage before draws, then what this one draws."""
+    seed, before = run.config.seed + 1, stages.first_stage(run)
+    drawn = {} if before is None else stages.load(before, learner.device).samples(images, n, seed=seed)
+    return drawn | learner.samples(images, n, seed=seed)
 
 
-def evaluate(state: HatState, images: Images) -> list[Score]:
-    """Scores of the training images, G(z) alone, K and 2K Langevin steps against the held-out images.
+def evaluate(run: Run, learner: Learner, images: Images) -> list[Score]:
+    """Scores of the training images and of all that the run draws, against the held-out images.
 
     Distances are squared Frechet distances in pixels (averaged to at most 8 x 8) and, where there are labels, in the
     penultimate layer of a small classifier fitted on the real training images. A set too small to have a held-out part
     is compared with its training images.
     """
-    k = state.config.langevin_steps
     reference = images.held_out if len(images.held_out) else images.train
     n = min(1000 if images.size <= 16 else 200, max(100, 2 * len(reference)))
-    drawn = sample(state, n, (0, k, 2 * k), seed=state.config.seed + 1)
     sets = {"training images": images.train}
-    names = ("G(z) alone", f"K = {k} steps", f"2K = {2 * k} steps")
-    sets |= {name: to_bytes(x) for name, x in zip(names, drawn, strict=True)}
+    sets |= {name: to_bytes(x) for name, x in samples(run, learner, images, n).items()}
     classifier = None
     if images.train_labels is not None:
         classifier = Classifier.fit(to_pixels(images.train), images.train_labels)
@@ -84,31 +69,27 @@ def write_results(run: Run, scores: list[Score]) -> None:
     (run.folder / "results.json").write_text(json.dumps([asdict(score) for score in scores], indent=2) + "\n")
 
 
-def write_pictures(run: Run, state: HatState, images: Images) -> dict[str, str]:
+def write_pictures(run: Run, learner: Learner, images: Images) -> dict[str, str]:
     """Draw samples.png, path.gif, path.png and curves.png into the run's folder; returns file name -> what it shows."""
-    k = state.config.langevin_steps
-    path = [to_bytes(x) for x in sample(state, SHOWN, range(2 * k + 1), seed=state.config.seed + 1)]
-    panels = {
-        "data": images.train[:SHOWN],
-        "G(z) alone": path[0],
-        f"after {k} Langevin steps": path[k],
-        f"after {2 * k} Langevin steps": path[2 * k],
-    }
+    panels = {"data": images.train[:SHOWN]}
+    panels |= {name: to_bytes(x) for name, x in samples(run, learner, images, SHOWN).items()}
     pictures.save_panels(run.folder / "samples.png", panels, columns=10)
-    pictures.save_film(run.folder / "path.gif", [x[:25] for x in path], columns=5)
-    pictures.save_strip(run.folder / "path.png", path[: k + 1])
-    shown = {
-        "samples.png": f"data, G(z) alone, after {k} and {2 * k} Langevin steps",
-        "path.gif": f"25 chains from step 0 to {2 * k}",
-        "path.png": f"8 chains from step 0 to {k}",
-    }
+    shown = {"samples.png": ", ".join(panels)}
+    last = max(learner.stages().values())
+    if last:
+        path = langevin_path(learner, last, seed=run.config.seed + 1)
+        pictures.save_film(run.folder / "path.gif", [x[:25] for x in path.values()], columns=5)
+        pictures.save_strip(run.folder / "path.png", list(path.values())[::2])
+        shown["path.gif"] = f"25 chains from step 0 to {last}"
+        shown["path.png"] = f"8 chains from step 0 to {last}"
     rows = run.metrics()
     if rows:
-        labels = {
-            "energy_gap": "energy gap / T",
-            "generator_loss": "generator loss",
-            "displacement": "displacement per step (L2)",
-        }
-        pictures.save_curves(run.folder / "curves.png", rows, labels)
-        shown["curves.png"] = "energy gap, generator loss and displacement over the training"
+        pictures.save_curves(run.folder / "curves.png", rows, learner.CURVES)
+        shown["curves.png"] = f"{', '.join(learner.CURVES.values())} over the training"
     return shown
+
+
+def langevin_path(learner: Learner, last: int, *, seed: int, chains: int = 25, frames: int = 21) -> dict[int, Tensor]:
+    """Chains as they go: step -> (chains, channels, size, size) uint8, at evenly spaced steps from 0 to the last."""
+    steps = sorted({round(i * last / (frames - 1)) for i in range(frames)})
+    return dict(zip(steps, map(to_bytes, learner.sample(chains, steps, seed=seed)), strict=True))

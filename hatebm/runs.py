@@ -2,13 +2,15 @@
 
 import json
 import platform
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
 
 from hatebm import checkpoints
+from hatebm.catalogue import SYSTEMS
+from hatebm.config import Config
 from hatebm.errors import UsageError
-from hatebm.systems.hat import HatConfig, HatState
+from hatebm.learner import Learner
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Run:
     system: str
     data: str
     train_images: int
-    config: HatConfig
+    config: Config
 
     @property
     def checkpoints(self) -> Path:
@@ -59,18 +61,18 @@ class Run:
         """The run that lies in a folder; raises UsageError when there is none."""
         try:
             values = json.loads((folder / "config.json").read_text())
-            return cls(
-                folder, values["system"], values["data"], values["train_images"], config_from_json(values["config"])
-            )
+            system = values["system"]
+            config = config_from_json(SYSTEMS[system].config, values["config"])
+            return cls(folder, system, values["data"], values["train_images"], config)
         except FileNotFoundError:
             raise UsageError(f"{folder} is not the folder of a run: it has no config.json") from None
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise UsageError(f"{folder / 'config.json'} is not the configuration of a run: {error}") from error
 
-    def save(self, state: HatState) -> Path:
-        """Write a checkpoint of the state; returns its path."""
-        about = {"iteration": str(state.iteration), "config": json.dumps(asdict(state.config))}
-        return checkpoints.save(self.checkpoints, state.iteration, state.tensors(), about)
+    def save(self, learner: Learner) -> Path:
+        """Write a checkpoint; returns its path."""
+        about = {"iteration": str(learner.iteration), "config": json.dumps(asdict(learner.config))}
+        return checkpoints.save(self.checkpoints, learner.iteration, learner.tensors(), about)
 
     def last_checkpoint(self) -> Path:
         """Path of the newest checkpoint; raises UsageError when there is none."""
@@ -79,16 +81,19 @@ class Run:
             raise UsageError(f"{self.folder} has no checkpoint")
         return found[-1]
 
-    def load(self) -> HatState:
-        """The state in the newest checkpoint, under the configuration of the run."""
+    def has_checkpoint(self) -> bool:
+        """Whether a training has begun here."""
+        return bool(checkpoints.paths(self.checkpoints))
+
+    def restore(self, learner: Learner) -> Learner:
+        """Put the newest checkpoint into a learner of the run's configuration, and return it."""
         path = self.last_checkpoint()
         tensors, about = checkpoints.load(path)
-        state = HatState.create(self.config)
         try:
-            state.restore(tensors, int(about["iteration"]))
+            learner.restore(tensors, int(about["iteration"]))
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise UsageError(f"the checkpoint {path} does not fit the run: {' '.join(str(error).split())}") from error
-        return state
+        return learner
 
     def metrics(self) -> list[dict]:
         """The rows of metrics.jsonl, one for each iteration so far; an unfinished last line is left out."""
@@ -105,12 +110,12 @@ class Run:
         partial.replace(self.metrics_file)
 
 
-def config_from_json(values: dict) -> HatConfig:
+def config_from_json(kind: type[Config], values: dict) -> Config:
     """The configuration written in a config.json, lists turned back into tuples; raises ValueError for unknown keys."""
-    unknown = values.keys() - {field.name for field in fields(HatConfig)}
+    unknown = values.keys() - {field.name for field in fields(kind)}
     if unknown:
         raise ValueError(f"unknown keys {sorted(unknown)}")
-    return replace(HatConfig(), **{key: _tuples(value) for key, value in values.items()})
+    return kind(**{key: _tuples(value) for key, value in values.items()})
 
 
 def versions() -> dict[str, str]:

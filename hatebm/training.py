@@ -1,4 +1,4 @@
-"""Training: iterate a Hat EBM, write metrics and checkpoints, stop cleanly."""
+"""Training: iterate a system, write metrics and checkpoints, stop cleanly."""
 
 import json
 import math
@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 from hatebm.data import Images
 from hatebm.health import ChainDiverged
+from hatebm.learner import Learner
 from hatebm.runs import Run
-from hatebm.systems.hat import HatState, cooperative_iteration
 
 SECONDS_BETWEEN_CHECKPOINTS = 8.0  # or twenty times what one takes to write, whichever is more
 
@@ -20,51 +20,50 @@ class TrainingDiverged(RuntimeError):  # noqa: N818 - beside ChainDiverged
     """The energy, the generator or the chains left the finite numbers; the message names when and the way back."""
 
 
-def train(run: Run, state: HatState, images: Images, on_iteration: Callable[[dict], None]) -> bool:
+def train(run: Run, learner: Learner, images: Images, on_iteration: Callable[[dict], None]) -> bool:
     """Iterate up to `config.iterations`; returns True when it got there, False when a signal stopped it before.
 
     Every iteration adds a row to metrics.jsonl and hands it to `on_iteration`. A checkpoint is written at the start,
     every few seconds (seldom enough to cost at most a twentieth of the time) and at the end; SIGINT and SIGTERM end the
     current iteration and write one too. Raises TrainingDiverged without touching the last good checkpoint.
     """
-    run.cut_metrics(state.iteration)
-    due = _save(run, state)
+    run.cut_metrics(learner.iteration)
+    due = _save(run, learner)
     with run.metrics_file.open("a") as metrics, _stop_on_signals() as stopped:
-        while state.iteration < run.config.iterations and not stopped.is_set():
-            row = _measured_iteration(run, state, images)
+        while learner.iteration < run.config.iterations and not stopped.is_set():
+            row = _measured_iteration(run, learner, images)
             metrics.write(json.dumps(row) + "\n")
             metrics.flush()
             on_iteration(row)
             if time.monotonic() >= due:
-                due = _save(run, state)
-        _save(run, state)
-    return state.iteration >= run.config.iterations
+                due = _save(run, learner)
+        _save(run, learner)
+    return learner.iteration >= run.config.iterations
 
 
-def _measured_iteration(run: Run, state: HatState, images: Images) -> dict:
+def _measured_iteration(run: Run, learner: Learner, images: Images) -> dict:
     start = time.perf_counter()
     try:
-        measured = cooperative_iteration(state, images)
+        measured = learner.advance(images)
     except ChainDiverged as error:
         step = error.step % run.config.langevin_steps + 1
         what = f"NaN or Inf at Langevin step {step} of {run.config.langevin_steps}, in {_chains(error.chains)}"
-        raise _diverged(run, state.iteration + 1, what) from error
+        raise _diverged(run, learner.iteration + 1, what) from error
     if not all(map(math.isfinite, measured.values())):
-        raise _diverged(run, state.iteration, f"not finite: {measured}")
-    return {
-        "step": state.iteration,
-        **measured,
-        "langevin_steps_per_s": run.config.langevin_steps / (time.perf_counter() - start),
-    }
+        raise _diverged(run, learner.iteration, f"not finite: {measured}")
+    rate = 1 / (time.perf_counter() - start)
+    steps = getattr(run.config, "langevin_steps", None)
+    speed = {"iterations_per_s": rate} if steps is None else {"langevin_steps_per_s": steps * rate}
+    return {"step": learner.iteration, **measured, **speed}
 
 
-def _save(run: Run, state: HatState) -> float:
+def _save(run: Run, learner: Learner) -> float:
     """Write a checkpoint of finite weights; returns the time at which the next one is due."""
     start = time.monotonic()
-    broken = [name for name, tensor in state.tensors().items() if not tensor.isfinite().all()]
+    broken = [name for name, tensor in learner.tensors().items() if not tensor.isfinite().all()]
     if broken:
-        raise _diverged(run, state.iteration, f"not finite: {', '.join(broken[:3])}")
-    run.save(state)
+        raise _diverged(run, learner.iteration, f"not finite: {', '.join(broken[:3])}")
+    run.save(learner)
     return time.monotonic() + max(SECONDS_BETWEEN_CHECKPOINTS, 20 * (time.monotonic() - start))
 
 

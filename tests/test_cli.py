@@ -39,8 +39,8 @@ def test_train_writes_everything_and_ends_with_the_table_and_the_pictures(traine
             picture.load()
         assert str(folder / name) in said
     with Image.open(folder / "path.gif") as film:
-        assert film.n_frames == 2 * tiny.CONFIG.langevin_steps + 1
-    for row in ("G(z) alone", "K = 3 steps", "2K = 6 steps", "500 held-out images"):
+        assert film.n_frames == tiny.CONFIG.sample_steps + 1
+    for row in ("G(z) alone", "3 Langevin steps", "6 Langevin steps", "500 held-out images"):
         assert row in said
     scores = json.loads((folder / "results.json").read_text())
     assert scores[0]["feature_frechet"] < 5 < scores[1]["feature_frechet"]
@@ -57,7 +57,7 @@ def test_sample_draws_a_grid_that_the_seed_determines(trained, tmp_path, capsys)
     a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
     assert a == b
     assert a != c
-    assert "7 images after 2 Langevin steps" in capsys.readouterr().out
+    assert "7 images after 2 steps" in capsys.readouterr().out
     assert main(["sample", str(folder), "--steps", "0", "--n", "1"]) == 0
 
 
@@ -106,7 +106,7 @@ def test_a_small_folder_of_pictures_trains_and_names_what_it_skips(tmp_path, cap
 
 
 REFUSED = [
-    pytest.param(["train", "--data", "mnist"], "wanted digits or the path of a folder", id="unknown-data"),
+    pytest.param(["train", "--data", "letters"], "or the path of a folder of images, got 'letters'", id="unknown-data"),
     pytest.param(["train", "--steps", "-3"], "argument --steps: wanted a whole number of at least 1", id="steps"),
     pytest.param(["train", "--steps", "many"], "got 'many'", id="steps-word"),
     pytest.param(["train", "--seed", "9" * 30], "argument --seed: wanted a whole number of 64 bits", id="seed"),

@@ -10,24 +10,24 @@ from tiny import one_thread  # noqa: F401
 from torch import nn
 
 from hatebm.chain import Chain
+from hatebm.config import dropped
 from hatebm.data import batch_indices
 from hatebm.errors import UsageError
+from hatebm.learner import Part
 from hatebm.noise import Purpose, normal
-from hatebm.systems.hat import (
-    Bank,
-    HatConfig,
-    HatState,
-    cooperative_iteration,
-    residual_chain,
-    sampling_chain,
-    update_energy,
-    update_generator,
-)
+from hatebm.systems.hat import Synthesis
+from hatebm.systems.hat.synthesis import bank_slots, residual_chain, update_generator
+from hatebm.systems.hat.update import update_energy
 
 
 @pytest.fixture
-def state():
-    return HatState.create(tiny.CONFIG)
+def learner():
+    return Synthesis.create(tiny.CONFIG)
+
+
+def nets(learner: Synthesis) -> tuple[nn.Module, nn.Module]:
+    """H and G as they learn."""
+    return learner.parts["energy"].network, learner.parts["generator"].network
 
 
 def weights(module: nn.Module) -> list[torch.Tensor]:
@@ -39,8 +39,8 @@ def same(before: list[torch.Tensor], after: list[torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("steps", [1, 7])
-def test_the_chain_of_y_at_frozen_z_is_the_chain_of_x_from_one_call_of_g(state, steps):
-    energy, generator = state.energy.double(), state.generator.double()
+def test_the_chain_of_y_at_frozen_z_is_the_chain_of_x_from_one_call_of_g(learner, steps):
+    energy, generator = (net.double() for net in nets(learner))
     law = replace(tiny.CONFIG, eps=0.1, temperature=0.01, max_displacement=0.3).dynamics
     z = torch.randn(4, 5, dtype=torch.float64)
     y0 = torch.zeros(4, 1, 8, 8, dtype=torch.float64)
@@ -51,11 +51,12 @@ def test_the_chain_of_y_at_frozen_z_is_the_chain_of_x_from_one_call_of_g(state, 
     assert (y.flatten(1).norm(dim=1) > 0.1).all()
 
 
-def test_an_iteration_calls_g_once_for_its_chain_and_once_to_train_it_and_h_once_a_step_and_once_to_train_it(state):
+def test_an_iteration_calls_g_once_for_its_chain_and_once_to_train_it_and_h_once_a_step_and_once_to_train_it(learner):
     calls = {"G": 0, "H": 0}
-    state.generator.register_forward_hook(lambda *_: calls.update(G=calls["G"] + 1))
-    state.energy.register_forward_hook(lambda *_: calls.update(H=calls["H"] + 1))
-    cooperative_iteration(state, tiny.images())
+    energy, generator = nets(learner)
+    generator.register_forward_hook(lambda *_: calls.update(G=calls["G"] + 1))
+    energy.register_forward_hook(lambda *_: calls.update(H=calls["H"] + 1))
+    learner.advance(tiny.images())
     assert calls == {"G": 2, "H": tiny.CONFIG.langevin_steps + 1}
 
 
@@ -69,15 +70,20 @@ def test_the_cap_bounds_each_image_by_itself():
     torch.testing.assert_close(moved[1], 0.25 * x[1].flatten())
 
 
-def test_energy_and_temperature_scaled_together_change_nothing(state):
-    scaled = copy.deepcopy(state)
-    scaled.config = replace(state.config, temperature=4 * state.config.temperature)
+def test_energy_and_temperature_scaled_together_change_nothing(learner):
+    scaled, t = copy.deepcopy(learner), tiny.CONFIG.temperature
     with torch.no_grad():
-        scaled.energy.head.weight *= 4
+        nets(scaled)[0].head.weight *= 4
     z, data = torch.randn(4, 5), torch.randn(4, 1, 8, 8)
-    sampled = [residual_chain(s.energy, s.generator, z, s.config.dynamics, seed=0).run(5) for s in (state, scaled)]
+    laws = tiny.CONFIG.dynamics, replace(tiny.CONFIG, temperature=4 * t).dynamics
+    sampled = [
+        residual_chain(*nets(one), z, law, seed=0).run(5) for one, law in zip((learner, scaled), laws, strict=True)
+    ]
     torch.testing.assert_close(*sampled, rtol=0, atol=0)
-    assert update_energy(state, data, sampled[0]) == update_energy(scaled, data, sampled[1])
+    gaps = [
+        update_energy(one.parts["energy"], data, sampled[0], scale * t) for one, scale in ((learner, 1), (scaled, 4))
+    ]
+    assert gaps[0] == gaps[1]
 
 
 class GaussianEnergy(nn.Module):
@@ -91,55 +97,56 @@ class GaussianEnergy(nn.Module):
         return self.theta * x.flatten(1).square().sum(1) / 2
 
 
-def test_the_update_of_h_follows_the_likelihood(state):
+def test_the_update_of_h_follows_the_likelihood():
     temperature, theta, d = 0.5, 2.0, 64
-    state.config = replace(state.config, temperature=temperature)
-    state.energy = GaussianEnergy(theta)
-    state.energy_optimizer = torch.optim.SGD(state.energy.parameters(), lr=1e-3)
+    energy = GaussianEnergy(theta)
+    part = Part(energy, torch.optim.SGD(energy.parameters(), lr=1e-3), lambda t: 1e-3)
     data = torch.randn(4, 1, 8, 8)
     model = torch.full((4, 1, 8, 8), (temperature / theta) ** 0.5)  # the second moment of exp(-H / T), exactly
-    update_energy(state, data, model)
+    update_energy(part, data, model, temperature)
     # log-likelihood d/2 log theta - theta |x|^2 / (2 T), up to a constant
     slope = d / (2 * theta) - float(data.flatten(1).square().sum(1).mean()) / (2 * temperature)
-    assert state.energy.theta.item() - theta == pytest.approx(1e-3 * slope, rel=1e-3)
+    assert energy.theta.item() - theta == pytest.approx(1e-3 * slope, rel=1e-3)
 
 
-def test_an_update_of_h_lowers_the_gap_and_leaves_g_alone(state):
+def test_an_update_of_h_lowers_the_gap_and_leaves_g_alone(learner):
     data, sampled = torch.randn(4, 1, 8, 8), torch.rand(4, 1, 8, 8)
-    before = weights(state.generator)
-    first = update_energy(state, data, sampled)
-    assert update_energy(state, data, sampled) < first
-    assert same(before, weights(state.generator))
+    energy, before = learner.parts["energy"], weights(nets(learner)[1])
+    first = update_energy(energy, data, sampled, 1e-6)
+    assert update_energy(energy, data, sampled, 1e-6) < first
+    assert same(before, weights(nets(learner)[1]))
 
 
-def test_an_update_of_g_lowers_its_error_and_leaves_h_alone(state):
+def test_an_update_of_g_lowers_its_error_and_leaves_h_alone(learner):
     z, x = torch.randn(4, 5), torch.randn(4, 1, 8, 8)
-    before = weights(state.energy)
-    first = update_generator(state, z, x)
+    energy, generator = nets(learner)
+    before = weights(energy)
     with torch.no_grad():
-        assert first == pytest.approx(1000 * float((HatState.create(tiny.CONFIG).generator(z) - x).square().mean()))
-    assert update_generator(state, z, x) < first
-    assert same(before, weights(state.energy))
+        error = float((generator(z) - x).square().mean())
+    first = update_generator(learner.parts["generator"], z, x, 1000.0)
+    assert first == pytest.approx(1000 * error)
+    assert update_generator(learner.parts["generator"], z, x, 1000.0) < first
+    assert same(before, weights(energy))
 
 
-def test_the_bank_begins_as_the_generators_images(state):
+def test_the_bank_begins_as_the_generators_images(learner):
+    z, x = learner.memory["bank.z"], learner.memory["bank.x"]
     with torch.no_grad():
-        torch.testing.assert_close(state.bank.x, state.generator(state.bank.z))
-    assert state.bank.z.shape == (12, 5)
+        torch.testing.assert_close(x, nets(learner)[1](z))
+    assert z.shape == (12, 5)
 
 
 def test_slots_are_distinct_and_every_slot_is_as_likely():
-    bank = Bank(torch.zeros(12, 1), torch.zeros(12, 1))
-    drawn = torch.stack([bank.slots(4, 0, t) for t in range(3000)])
+    drawn = torch.stack([bank_slots(tiny.CONFIG, t) for t in range(3000)])
     assert all(len(set(slots)) == 4 for slots in drawn.tolist())
     counts = torch.bincount(drawn.flatten(), minlength=12)
     assert ((counts - 1000).abs() < 5 * (3000 * 4 / 12 * 8 / 12) ** 0.5).all()
 
 
 def test_the_age_of_what_g_learns_from_is_geometric_with_mean_bank_over_batch():
-    bank, born, ages = Bank(torch.zeros(32, 1), torch.zeros(32, 1)), torch.zeros(32), []
+    config, born, ages = replace(tiny.CONFIG, bank_size=32, seed=1), torch.zeros(32), []
     for t in range(4000):
-        slots = bank.slots(4, 1, t)
+        slots = bank_slots(config, t)
         ages.append(t - born[slots])
         born[slots] = t
     ages = torch.cat(ages[200:])
@@ -147,69 +154,77 @@ def test_the_age_of_what_g_learns_from_is_geometric_with_mean_bank_over_batch():
     assert float((ages == 1).float().mean()) == pytest.approx(1 / 8, rel=0.05)
 
 
-def test_g_learns_from_the_old_content_and_the_new_pairs_take_its_place(state):
+def test_g_learns_from_the_old_content_and_the_new_pairs_take_its_place(learner):
     images, config = tiny.images(), tiny.CONFIG
     for _ in range(3):
-        cooperative_iteration(state, images)
-    before, t = copy.deepcopy(state), state.iteration
-    cooperative_iteration(state, images)
+        learner.advance(images)
+    before, t = copy.deepcopy(learner), learner.iteration
+    learner.advance(images)
 
-    slots = before.bank.slots(config.batch, config.seed, t)
+    slots = bank_slots(config, t)
     z = normal((config.batch, config.latent_dim), seed=config.seed, step=t, purpose=Purpose.INITIAL_STATE)
     sampled = residual_chain(
-        before.energy, before.generator, z, config.dynamics, seed=config.seed, first_step=t * config.langevin_steps
+        *nets(before), z, config.dynamics, seed=config.seed, first_step=t * config.langevin_steps
     ).run(config.langevin_steps)
-    assert torch.equal(state.bank.z[slots], z)
-    assert torch.equal(state.bank.x[slots], sampled)
+    assert torch.equal(learner.memory["bank.z"][slots], z)
+    assert torch.equal(learner.memory["bank.x"][slots], sampled)
     others = torch.ones(config.bank_size, dtype=torch.bool)
     others[slots] = False
-    assert torch.equal(state.bank.x[others], before.bank.x[others])
+    assert torch.equal(learner.memory["bank.x"][others], before.memory["bank.x"][others])
 
-    before.generator_optimizer.param_groups[0]["lr"] = config.generator_lr * config.lr_factor(t)
-    update_generator(before, before.bank.z[slots], before.bank.x[slots])
-    assert same(weights(before.generator), weights(state.generator))
+    generator = before.parts["generator"]
+    generator.optimizer.param_groups[0]["lr"] = config.generator_lr * 0.5
+    update_generator(generator, before.memory["bank.z"][slots], before.memory["bank.x"][slots], 1000.0)
+    assert same(weights(generator.network), weights(nets(learner)[1]))
 
 
 def test_the_same_seed_trains_the_same_model_and_another_seed_another():
     def trained(seed: int) -> list[torch.Tensor]:
-        state = HatState.create(replace(tiny.CONFIG, seed=seed))
+        learner = Synthesis.create(replace(tiny.CONFIG, seed=seed))
         torch.rand(7)  # the global random state has no say
         for _ in range(2):
-            cooperative_iteration(state, tiny.images())
-        return weights(state.energy) + weights(state.generator)
+            learner.advance(tiny.images())
+        return [weight for net in nets(learner) for weight in weights(net)]
 
     assert same(trained(0), trained(0))
     assert not same(trained(0), trained(1))
 
 
-def test_the_flags_of_the_networks_and_the_graph_are_left_as_found(state):
-    state.energy.blocks[0].conv1.bias.requires_grad_(False)
-    chain = residual_chain(state.energy, state.generator, torch.randn(2, 5), tiny.CONFIG.dynamics, seed=0)
+def test_the_flags_of_the_networks_and_the_graph_are_left_as_found(learner):
+    energy, generator = nets(learner)
+    energy.blocks[0].conv1.bias.requires_grad_(False)
+    chain = residual_chain(energy, generator, torch.randn(2, 5), tiny.CONFIG.dynamics, seed=0)
     assert not chain.run(2).requires_grad
-    assert [p.requires_grad for p in state.energy.parameters()].count(False) == 1
-    assert all(p.grad is None for p in (*state.energy.parameters(), *state.generator.parameters()))
+    assert [p.requires_grad for p in energy.parameters()].count(False) == 1
+    assert all(p.grad is None for p in (*energy.parameters(), *generator.parameters()))
 
 
-def test_a_sampled_image_is_determined_by_its_id_and_the_seed(state):
-    together = sampling_chain(state, range(8), seed=5).run(4)
-    alone = sampling_chain(state, range(6, 7), seed=5).run(4)
+def test_a_sampled_image_is_determined_by_its_id_and_the_seed(learner):
+    together = learner.chain(range(8), seed=5).run(4)
+    alone = learner.chain(range(6, 7), seed=5).run(4)
     torch.testing.assert_close(together[6:7], alone, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(together[0], together[1])
 
 
-def test_batches_follow_the_order_of_training(state):
+def test_batches_follow_the_order_of_training(learner):
     seen = []
-    state.energy.register_forward_hook(lambda module, given, _: seen.append(given[0].detach()))
+    nets(learner)[0].register_forward_hook(lambda module, given, _: seen.append(given[0].detach()))
     images = tiny.images()
-    state.config = replace(state.config, data_noise=0.0)
-    cooperative_iteration(state, images)
+    learner.config = replace(learner.config, data_noise=0.0)
+    learner.advance(images)
     index = batch_indices(10, 4, seed=0, iteration=0)
     torch.testing.assert_close(seen[-1][:4], images.train[index] / 127.5 - 1)
 
 
-def test_learning_rates_drop_at_their_iterations():
-    config = HatConfig(lr_drops=((800, 0.1), (500, 0.5)))
-    assert [config.lr_factor(t) for t in (0, 499, 500, 799, 800, 10**6)] == [1, 1, 0.5, 0.5, 0.1, 0.1]
+def test_learning_rates_drop_at_their_iterations(learner):
+    assert [dropped(2.0, ((800, 0.1), (500, 0.5)), t) for t in (0, 499, 500, 799, 800, 10**6)] == [
+        2, 2, 1, 1, 0.2, 0.2,
+    ]  # fmt: skip
+    rates = []
+    for _ in range(5):
+        learner.advance(tiny.images())
+        rates.append([part.optimizer.param_groups[0]["lr"] for part in learner.parts.values()])
+    assert rates == [[2e-3, 2e-3]] * 3 + [[1e-3, 1e-3]] * 2
 
 
 @pytest.mark.parametrize(
@@ -217,11 +232,13 @@ def test_learning_rates_drop_at_their_iterations():
     [
         ({"batch": 0}, "batch must be positive, got 0"),
         ({"eps": float("nan")}, "eps must be positive, got nan"),
+        ({"average": 1.0}, "average must lie"),
+        ({"crop": "left"}, "crop must be one of center, random, got left"),
         ({"iterations": -1}, "iterations must not be negative, got -1"),
         ({"bank_size": 3, "batch": 4}, "bank_size must be at least batch = 4, got 3"),
         ({"energy_widths": ()}, "energy_widths"),
         ({"generator_widths": (4, 0)}, "generator_widths"),
-        ({"lr_drops": (5,)}, "lr_drops"),
+        ({"energy_lr_drops": (5,)}, "energy_lr_drops"),
         ({"seed": 1 << 64}, "seed"),
         ({"energy_beta1": 1.0}, "energy_beta1"),
     ],

@@ -10,18 +10,18 @@ import tiny
 import torch
 from tiny import one_thread  # noqa: F401
 
-from hatebm import checkpoints
+from hatebm import checkpoints, stages
 from hatebm.errors import UsageError
 from hatebm.runs import Run, config_from_json
-from hatebm.systems.hat import HatState
+from hatebm.systems.hat import Synthesis, SynthesisConfig
 from hatebm.training import TrainingDiverged, train
 
 
-def new_run(folder, **settings) -> tuple[Run, HatState]:
+def new_run(folder, **settings) -> tuple[Run, Synthesis]:
     config = replace(tiny.CONFIG, **settings)
     run = Run(folder, "hat-synthesis", "digits", 10, config)
     run.create()
-    return run, HatState.create(config)
+    return run, Synthesis.create(config)
 
 
 def ignore(row: dict) -> None:
@@ -39,8 +39,8 @@ def assert_same_run(run: Run, other: Run) -> None:
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory) -> Run:
-    run, state = new_run(tmp_path_factory.mktemp("straight") / "run")
-    assert train(run, state, tiny.images(), ignore)
+    run, learner = new_run(tmp_path_factory.mktemp("straight") / "run")
+    assert train(run, learner, tiny.images(), ignore)
     return run
 
 
@@ -55,10 +55,10 @@ def test_a_run_writes_a_row_for_each_iteration_and_its_configuration(straight):
 
 @pytest.mark.parametrize("pause", [1, 3, 5])
 def test_resuming_equals_going_on(straight, tmp_path, pause):
-    run, state = new_run(tmp_path / "run", iterations=pause)
-    train(run, state, tiny.images(), ignore)
+    run, learner = new_run(tmp_path / "run", iterations=pause)
+    train(run, learner, tiny.images(), ignore)
     run = replace(Run.open(tmp_path / "run"), config=tiny.CONFIG)
-    assert train(run, run.load(), tiny.images(), ignore)
+    assert train(run, stages.load(run), tiny.images(), ignore)
     assert_same_run(run, straight)
 
 
@@ -69,22 +69,22 @@ def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(straight, tmp_path, numb
             os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
-    run, state = new_run(tmp_path / "run")
-    assert not train(run, state, tiny.images(), stop_at_three)
+    run, learner = new_run(tmp_path / "run")
+    assert not train(run, learner, tiny.images(), stop_at_three)
     assert signal.getsignal(number) is before
     assert run.last_checkpoint().stem == "00000003"
-    assert train(run, run.load(), tiny.images(), ignore)
+    assert train(run, stages.load(run), tiny.images(), ignore)
     assert_same_run(run, straight)
 
 
 def test_a_run_killed_while_writing_goes_on_from_the_last_whole_checkpoint(straight, tmp_path):
-    run, state = new_run(tmp_path / "run", iterations=4)
-    train(run, state, tiny.images(), ignore)
+    run, learner = new_run(tmp_path / "run", iterations=4)
+    train(run, learner, tiny.images(), ignore)
     (run.checkpoints / "partial").write_bytes(b"half of a checkpoi")
     with run.metrics_file.open("a") as metrics:
         metrics.write('{"step": 5, "energy_gap": 1.0}\n{"step": 6, "ene')
     run = replace(run, config=tiny.CONFIG)
-    assert train(run, run.load(), tiny.images(), ignore)
+    assert train(run, stages.load(run), tiny.images(), ignore)
     assert_same_run(run, straight)
 
 
@@ -96,40 +96,40 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "foreign"])
 def test_a_broken_checkpoint_is_named(tmp_path, damage):
-    run, state = new_run(tmp_path / "run", iterations=1)
-    train(run, state, tiny.images(), ignore)
+    run, learner = new_run(tmp_path / "run", iterations=1)
+    train(run, learner, tiny.images(), ignore)
     path = run.last_checkpoint()
     whole = path.read_bytes()
     path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "foreign": b"x" * 1000}[damage])
     with pytest.raises(UsageError, match=f"{path.name} cannot be read"):
-        run.load()
+        stages.load(run)
 
 
 def test_a_checkpoint_of_other_networks_is_refused(straight):
     run = replace(straight, config=replace(tiny.CONFIG, energy_widths=(4, 7)))
     with pytest.raises(UsageError, match="does not fit the run"):
-        run.load()
+        stages.load(run)
 
 
 def test_divergence_stops_names_the_place_and_leaves_the_last_checkpoint_whole(tmp_path):
-    run, state = new_run(tmp_path / "run", iterations=50, energy_lr=1e30)
+    run, learner = new_run(tmp_path / "run", iterations=50, energy_lr=1e30)
     with pytest.raises(TrainingDiverged) as caught:
-        train(run, state, tiny.images(), ignore)
+        train(run, learner, tiny.images(), ignore)
     message = str(caught.value)
     assert "in iteration" in message
     assert "chains 0, 1, 2, 3" in message
     assert str(run.last_checkpoint()) in message
-    assert all(tensor.isfinite().all() for tensor in run.load().tensors().values())
+    assert all(tensor.isfinite().all() for tensor in stages.load(run).tensors().values())
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
-    run, state = new_run(tmp_path / "run", iterations=1)
-    train(run, state, tiny.images(), ignore)
+    run, learner = new_run(tmp_path / "run", iterations=1)
+    train(run, learner, tiny.images(), ignore)
     with torch.no_grad():
-        state.generator.conv.bias.fill_(float("nan"))
+        learner.parts["generator"].network.conv.bias.fill_(float("nan"))
     with pytest.raises(TrainingDiverged, match=r"not finite: generator\.conv\.bias"):
-        train(run, state, tiny.images(), ignore)
-    assert run.load().generator.conv.bias.isfinite().all()
+        train(run, learner, tiny.images(), ignore)
+    assert stages.load(run).generator.conv.bias.isfinite().all()
 
 
 def test_a_folder_that_exists_or_cannot_be_made_is_refused(tmp_path):
@@ -147,4 +147,4 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(UsageError, match="is not the configuration of a run"):
         Run.open(tmp_path)
     with pytest.raises(ValueError, match=r"unknown keys \['speed'\]"):
-        config_from_json({"speed": 1})
+        config_from_json(SynthesisConfig, {"speed": 1})

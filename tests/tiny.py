@@ -14,14 +14,28 @@ CONFIG = replace(
     generator_widths=(6, 6, 4),
     latent_dim=5,
     langevin_steps=3,
+    sample_steps=6,
     iterations=6,
     batch=4,
     bank_size=12,
-    lr_drops=((3, 0.5),),
+    energy_lr_drops=((3, 0.5),),
+    generator_lr_drops=((3, 0.5),),
+    average=0.9,
 )
 SETTINGS = [
     *("--set", "energy_widths=(4,6)", "--set", "generator_widths=(6,6,4)", "--set", "latent_dim=5"),
-    *("--set", "langevin_steps=3", "--set", "bank_size=12", "--batch", "4", "--threads", "1"),
+    *(
+        "--set",
+        "langevin_steps=3",
+        "--set",
+        "sample_steps=6",
+        "--set",
+        "bank_size=12",
+        "--batch",
+        "4",
+        "--threads",
+        "1",
+    ),
 ]
 
 

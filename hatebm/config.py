@@ -1,0 +1,64 @@
+"""All numbers of a training in one frozen value, checked when it is made."""
+
+import math
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from hatebm.errors import UsageError
+
+CROPS = ("center", "random")
+Drops = tuple[tuple[int, float], ...]  # (iteration, factor): the rate is multiplied by it from there on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What every system has: its images, and how long and on how many it trains.
+
+    Raises UsageError for a number out of range. Whole numbers and rates must be positive, but for those named in
+    MAY_BE_ZERO; fractions lie in [0, 1).
+    """
+
+    MAY_BE_ZERO: ClassVar[frozenset[str]] = frozenset({"iterations"})
+    FRACTIONS: ClassVar[frozenset[str]] = frozenset({"average"})
+
+    size: int = 32
+    channels: int = 3
+    iterations: int = 50_000
+    batch: int = 128
+    crop: str = "center"  # how pictures become square: "center", or "random" along the longer side
+    average: float = 0.9999  # decay of the averaged weights that samples and scores use; 0: the last weights
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            self._check(field.name, getattr(self, field.name))
+
+    def _check(self, name: str, value: object) -> None:
+        if name == "crop":
+            if value not in CROPS:
+                raise self._refused(name, f"be one of {', '.join(CROPS)}", value)
+        elif name == "seed":
+            if not -(1 << 63) <= value < (1 << 63) - 1:  # the samples are drawn with the next seed
+                raise self._refused(name, "fit 64 bits", value)
+        elif name in self.FRACTIONS:
+            if not 0 <= value < 1:
+                raise self._refused(name, "lie in [0, 1)", value)
+        elif name.endswith("_widths"):
+            if not value or not all(isinstance(width, int) and width > 0 for width in value):
+                raise self._refused(name, "be positive whole numbers", value)
+        elif name.endswith("_drops"):
+            if not all(isinstance(drop, tuple) and len(drop) == 2 and drop[0] >= 0 and drop[1] > 0 for drop in value):
+                raise self._refused(name, "be pairs (iteration, factor)", value)
+        elif isinstance(value, int | float):
+            if name in self.MAY_BE_ZERO and not 0 <= value < math.inf:
+                raise self._refused(name, "not be negative", value)
+            if name not in self.MAY_BE_ZERO and not 0 < value < math.inf:
+                raise self._refused(name, "be positive", value)
+
+    def _refused(self, name: str, wanted: str, value: object) -> UsageError:
+        return UsageError(f"{type(self).__name__}: {name} must {wanted}, got {value}")
+
+
+def dropped(lr: float, drops: Drops, iteration: int) -> float:
+    """The learning rate of an iteration: `lr` times the factor of the last drop before it."""
+    return lr * next((factor for start, factor in sorted(drops, reverse=True) if iteration >= start), 1.0)

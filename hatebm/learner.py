@@ -1,0 +1,192 @@
+"""What learns: networks with their optimisers and averages, and all else that a training must remember."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from hatebm.chain import Chain
+from hatebm.config import Config
+from hatebm.data import Images
+from hatebm.errors import UsageError
+
+CHAINS_AT_ONCE = 250
+
+
+class Part:
+    """One network that learns: its optimiser, its learning rate, and the running average of its weights.
+
+    Args:
+        network: what learns.
+        optimizer: of its parameters.
+        rate: the learning rate of an iteration.
+        average: decay of the exponential average of the weights, in [0, 1); 0 keeps none.
+        max_grad_norm: largest L2 norm of each parameter's gradient; 0 sets no bound.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        rate: Callable[[int], float],
+        average: float = 0.0,
+        max_grad_norm: float = 0.0,
+    ) -> None:
+        self.network, self.optimizer, self.rate = network, optimizer, rate
+        self.max_grad_norm = max_grad_norm
+        self.average = None
+        if average:
+            self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(average), use_buffers=True)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network as samples and scores use it: with averaged weights, where there is an average; in eval mode."""
+        return (self.network if self.average is None else self.average.module).eval()
+
+    def descend(self, loss: Tensor) -> float:
+        """One step of the optimiser down a loss, whose value it returns."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        for weight in self.network.parameters() if self.max_grad_norm else ():
+            nn.utils.clip_grad_norm_(weight, self.max_grad_norm)
+        self.optimizer.step()
+        return loss.item()
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Every tensor of the part under one name each."""
+        moments = self.optimizer.state_dict()["state"]
+        named = {f"{name}.{key}": tensor for key, tensor in self.network.state_dict().items()}
+        named |= {f"{name}_optimizer.{i}.{key}": t for i, entry in moments.items() for key, t in entry.items()}
+        if self.average is not None:
+            named |= {f"{name}_average.{key}": tensor for key, tensor in self.average.state_dict().items()}
+        return named
+
+    def restore(self, name: str, named: dict[str, Tensor]) -> None:
+        """Take back what `tensors` gave."""
+        self.network.load_state_dict(_below(f"{name}.", named))
+        if self.average is not None:
+            self.average.load_state_dict(_below(f"{name}_average.", named))
+        parameters, moments = self.optimizer.param_groups[0]["params"], {}
+        for key, tensor in _below(f"{name}_optimizer.", named).items():
+            index, moment = key.split(".")
+            if tensor.dim():  # in its parameter's memory order: Adam rounds by it
+                tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
+            moments.setdefault(int(index), {})[moment] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+
+
+@dataclass
+class ImageChain:
+    """A chain, and the images that its states stand for."""
+
+    chain: Chain
+    image: Callable[[Any], Tensor]
+
+    def run(self, n_steps: int) -> Tensor:
+        """Advance by `n_steps`; returns the images, (n, channels, size, size) float32, unclipped."""
+        return self.image(self.chain.run(n_steps))
+
+
+class Learner(ABC):
+    """A system in training: everything that changes, one iteration, and what can be drawn from it.
+
+    Attributes:
+        config: all its numbers.
+        parts: the networks that learn.
+        memory: other tensors that a restart needs.
+        iteration: how many iterations are finished.
+    """
+
+    METHOD: ClassVar[str] = "langevin"  # how it samples, as `hatebm sample --method` says it
+    CURVES: ClassVar[dict[str, str]]  # what an iteration measures -> the words on its axis
+
+    def __init__(self, config: Config, parts: dict[str, Part], memory: dict[str, Tensor] | None = None) -> None:
+        self.config, self.parts, self.memory = config, parts, memory or {}
+        self.iteration = 0
+
+    @abstractmethod
+    def iterate(self, images: Images) -> dict[str, float]:
+        """The algorithm's iteration number `self.iteration`, in place; returns what it measured."""
+
+    @abstractmethod
+    def chain(self, chain_ids: Sequence[int], *, seed: int) -> ImageChain:
+        """Chains before their first step; each is determined by its id and the seed."""
+
+    @abstractmethod
+    def stages(self) -> dict[str, int]:
+        """What is worth comparing: title -> number of steps of the chain."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(next(iter(self.parts.values())).network.parameters()).device
+
+    @property
+    def generator(self) -> nn.Module:
+        """The generator as other systems take it over; raises UsageError where there is none."""
+        raise UsageError(f"{type(self).__name__} has no generator")
+
+    @property
+    def energy(self) -> nn.Module:
+        """The energy of images, low = likely; raises UsageError where there is none."""
+        raise UsageError(f"{type(self).__name__} has no energy of images")
+
+    def advance(self, images: Images) -> dict[str, float]:
+        """One iteration at its learning rates, then the averages; returns what it measured."""
+        for part in self.parts.values():
+            for group in part.optimizer.param_groups:
+                group["lr"] = part.rate(self.iteration)
+        measured = self.iterate(images)
+        for part in self.parts.values():
+            if part.average is not None:
+                part.average.update_parameters(part.network)
+        self.iteration += 1
+        return measured
+
+    def sample(self, n: int, steps: Sequence[int], *, seed: int) -> list[Tensor]:
+        """Run n chains, seen after each of the increasing numbers of steps; 0 is where they begin.
+
+        Result: for each entry of `steps`, (n, channels, size, size) float32 on the CPU, unclipped.
+        """
+        batches = []
+        for first in range(0, n, CHAINS_AT_ONCE):
+            chain = self.chain(range(first, min(first + CHAINS_AT_ONCE, n)), seed=seed)
+            done, seen = 0, []
+            for goal in steps:
+                seen.append(chain.run(goal - done).cpu())
+                done = goal
+            batches.append(seen)
+        return [torch.cat(batch) for batch in zip(*batches, strict=True)]
+
+    def samples(self, images: Images, n: int, *, seed: int) -> dict[str, Tensor]:
+        """Samples of each stage, n of them: title -> (n, channels, size, size) float32."""
+        stages = self.stages()
+        return dict(zip(stages, self.sample(n, sorted(stages.values()), seed=seed), strict=True))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor that changes, under one name each, as a checkpoint keeps them."""
+        named = dict(self.memory)
+        for name, part in self.parts.items():
+            named |= part.tensors(name)
+        return named
+
+    def restore(self, named: dict[str, Tensor], iteration: int) -> None:
+        """Take back what `tensors` gave; raises KeyError or RuntimeError when it is of another configuration."""
+        for name, part in self.parts.items():
+            part.restore(name, named)
+        for name, tensor in self.memory.items():
+            tensor.copy_(named[name])
+        self.iteration = iteration
+
+
+def adam(network: nn.Module, lr: float, beta1: float = 0.9, beta2: float = 0.999) -> torch.optim.Adam:
+    """Adam with the small constant of Keras, under which the published numbers were found."""
+    return torch.optim.Adam(network.parameters(), lr, betas=(beta1, beta2), eps=1e-7)
+
+
+def _below(prefix: str, named: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)}

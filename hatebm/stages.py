@@ -1,0 +1,111 @@
+"""From a run folder to what learns in it, also where it stands on a generator from a stage before.
+
+The generator of a run lies in its folder `generator`: a run of its own (trained there or copied from elsewhere), or
+`generator.json` with `weights.safetensors` for one that came as a file or by import path.
+"""
+
+import importlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hatebm import checkpoints
+from hatebm.catalogue import SYSTEMS
+from hatebm.errors import UsageError
+from hatebm.learner import Learner
+from hatebm.nets.imported import generator_from, load_generator
+from hatebm.runs import Run
+
+FOLDER = "generator"
+
+
+def fresh(run: Run, device: torch.device | str = "cpu") -> Learner:
+    """What learns in a run, before its first iteration."""
+    system = SYSTEMS[run.system]
+    if system.generator is None:
+        return system.learner.create(run.config, device)
+    return system.learner.create(run.config, generator_in(run.folder / FOLDER), device)
+
+
+def load(run: Run, device: torch.device | str = "cpu") -> Learner:
+    """What learns in a run, as its newest checkpoint has it."""
+    return run.restore(fresh(run, device))
+
+
+def first_stage(run: Run) -> Run | None:
+    """The run that trained this run's generator; None where it has none, or one that came without a run."""
+    return Run.open(run.folder / FOLDER) if (run.folder / FOLDER / "config.json").exists() else None
+
+
+def generator_in(folder: Path) -> nn.Module:
+    """The generator that lies in a folder, of whichever kind."""
+    if (folder / "config.json").exists():
+        return load(Run.open(folder)).generator
+    try:
+        source = json.loads((folder / "generator.json").read_text())["source"]
+    except (OSError, KeyError, ValueError) as error:
+        raise UsageError(f"{folder} holds no generator: {error}") from None
+    weights, _ = checkpoints.load(folder / "weights.safetensors")
+    if _is_import_path(source):
+        generator = imported(source)
+        generator.load_state_dict(weights)
+        return generator
+    return generator_from(weights)
+
+
+def taken_over(source: str) -> tuple[nn.Module, Callable[[Path], None]]:
+    """A generator from elsewhere, and what puts a copy of it into a folder.
+
+    source: folder of a run, a file of weights, or `package.module:attribute`.
+    Raises UsageError when it is none of these.
+    """
+    if (Path(source) / "config.json").is_file():
+        run = Run.open(Path(source))
+        return load(run).generator, lambda folder: _copy_run(run, folder)
+    if Path(source).is_file():
+        generator = load_generator(Path(source))
+    elif _is_import_path(source):
+        generator = imported(source)
+    else:
+        wanted = "the folder of a run, a file of weights or package.module:attribute"
+        raise UsageError(f"--generator: wanted {wanted}, got {source!r}")
+    return generator, lambda folder: _write_module(generator, source, folder)
+
+
+def imported(path: str) -> nn.Module:
+    """The module at `package.module:attribute`, or what the function or class there returns without arguments."""
+    module, _, attribute = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+        found = found if isinstance(found, nn.Module) else found()
+    except Exception as error:  # code of the user's, which may raise anything
+        raise UsageError(f"--generator: cannot import {path}: {type(error).__name__}: {error}") from error
+    if not isinstance(found, nn.Module):
+        raise UsageError(f"--generator: {path} must be a torch.nn.Module or return one, got {type(found).__name__}")
+    return found.eval()
+
+
+def _is_import_path(source: str) -> bool:
+    module, colon, attribute = source.partition(":")
+    return bool(colon) and attribute.isidentifier() and all(map(str.isidentifier, module.split(".")))
+
+
+def _copy_run(run: Run, folder: Path) -> None:
+    folder.mkdir()
+    (folder / "checkpoints").mkdir()
+    shutil.copy2(run.folder / "config.json", folder)
+    shutil.copy2(run.last_checkpoint(), folder / "checkpoints")
+
+
+def _write_module(generator: nn.Module, source: str, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    (folder / "generator.json").write_text(json.dumps({"source": source}) + "\n")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in generator.state_dict().items()}, folder / "weights.safetensors"
+    )

@@ -1,0 +1,112 @@
+"""A deterministic autoencoder on a sphere of codes: the non-probabilistic generator that a Hat EBM can retrofit.
+
+Source: Hill et al., "Hat EBM" (2022), arXiv 2210.16486, retrofit experiment, and its official code.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hatebm.config import Config, Drops, dropped
+from hatebm.data import Images, batch_indices, to_pixels
+from hatebm.errors import UsageError
+from hatebm.learner import CHAINS_AT_ONCE, Learner, Part, adam
+from hatebm.nets import Decoder, Encoder
+from hatebm.noise import Purpose, normal
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig(Config):
+    """The numbers of the autoencoder; the defaults are those of the official CIFAR-10 configuration."""
+
+    MAY_BE_ZERO = Config.MAY_BE_ZERO | {"code_noise"}
+
+    iterations: int = 49_900
+    code_side: int = 16  # a code is a picture of one channel, on the sphere of radius sqrt(code_side^2)
+    encoder_widths: tuple[int, ...] = (256, 256, 256, 256)
+    decoder_widths: tuple[int, ...] = (256, 256, 256, 256)
+    output_scale: float = 2.0
+    code_noise: float = 2e-2
+    lr: float = 1e-4
+    lr_drops: Drops = ()
+    loss_weight: float = 1000.0
+
+
+class Autoencoder(Learner):
+    """An encoder I and a decoder G that learn to give images back from noisy codes; I is of no use afterwards."""
+
+    METHOD: ClassVar = "decoding"
+    CURVES: ClassVar = {"reconstruction_loss": "reconstruction loss"}
+
+    config: AutoencoderConfig
+
+    @classmethod
+    def create(cls, config: AutoencoderConfig, device: torch.device | str = "cpu") -> "Autoencoder":
+        """Fresh networks and optimisers, determined by `config.seed`; the global random state is left alone."""
+        size, channels, side = config.size, config.channels, config.code_side
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            encoder = Encoder(size, channels, side, config.encoder_widths)
+            decoder = Decoder(size, channels, side, config.decoder_widths, config.output_scale)
+        parts = {}
+        for name, network in (("encoder", encoder), ("decoder", decoder)):
+            network.to(device, memory_format=torch.channels_last)
+            optimizer = adam(network, config.lr)
+            parts[name] = Part(network, optimizer, lambda t: dropped(config.lr, config.lr_drops, t), config.average)
+        return cls(config, parts)
+
+    @property
+    def generator(self) -> nn.Module:
+        return self.parts["decoder"].evaluated
+
+    def iterate(self, images: Images) -> dict[str, float]:
+        """One Adam step of I and of G down `loss_weight * mean (x - G(I(x) + code_noise * N(0, I)))^2`."""
+        config, t = self.config, self.iteration
+        encoder, decoder = self.parts["encoder"], self.parts["decoder"]
+        index = batch_indices(len(images.train), config.batch, seed=config.seed, iteration=t)
+        data = to_pixels(images.train[index].to(self.device))
+        code = encoder.network(data)
+        noise = normal(code.shape, seed=config.seed, step=t, purpose=Purpose.DATA_NOISE, device=self.device)
+        loss = config.loss_weight * F.mse_loss(decoder.network(code + config.code_noise * noise), data)
+        for part in (encoder, decoder):
+            part.optimizer.zero_grad()
+        loss.backward()
+        for part in (encoder, decoder):
+            part.optimizer.step()
+        return {"reconstruction_loss": loss.item()}
+
+    def chain(self, chain_ids: Sequence[int], *, seed: int) -> "Decoded":
+        shape = (len(chain_ids), 1, self.config.code_side, self.config.code_side)
+        place = {"seed": seed, "step": 0, "chain_ids": chain_ids, "purpose": Purpose.INITIAL_STATE}
+        with torch.no_grad():
+            return Decoded(self.generator(normal(shape, **place, device=self.device)))
+
+    def stages(self) -> dict[str, int]:
+        return {"G(z) alone": 0}
+
+    @torch.no_grad()
+    def samples(self, images: Images, n: int, *, seed: int) -> dict[str, Tensor]:
+        """Reconstructions of held-out images, then the decoder on random codes."""
+        shown = to_pixels((images.held_out if len(images.held_out) else images.train)[:n])
+        encoder, decoder = self.parts["encoder"].evaluated, self.parts["decoder"].evaluated
+        back = [decoder(encoder(x.to(self.device))).cpu() for x in shown.split(CHAINS_AT_ONCE)]
+        return {"held-out images": shown, "their reconstructions": torch.cat(back)} | super().samples(
+            images, n, seed=seed
+        )
+
+
+@dataclass
+class Decoded:
+    """Images of random codes, which no chain moves."""
+
+    images: Tensor
+
+    def run(self, n_steps: int) -> Tensor:
+        """The images; raises UsageError for any step."""
+        if n_steps:
+            raise UsageError(f"--steps: an autoencoder has no chain, wanted 0 steps, got {n_steps}")
+        return self.images

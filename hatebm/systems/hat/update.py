@@ -1,0 +1,35 @@
+"""How the hat network learns, the same in every Hat EBM, and what the chains' end is worth watching for."""
+
+import torch
+from torch import Tensor
+
+from hatebm.data import Images, batch_indices, to_pixels
+from hatebm.learner import Part
+from hatebm.noise import Purpose, normal
+from hatebm.systems.hat.config import HatConfig
+
+
+def noisy_batch(images: Images, config: HatConfig, iteration: int, device) -> Tensor:
+    """The training images of an iteration, with data noise: x+ = x + data_noise * N(0, I)."""
+    index = batch_indices(len(images.train), config.batch, seed=config.seed, iteration=iteration)
+    data = to_pixels(images.train[index].to(device))
+    noise = normal(data.shape, seed=config.seed, step=iteration, purpose=Purpose.DATA_NOISE, device=device)
+    return data + config.data_noise * noise
+
+
+def update_energy(energy: Part, data: Tensor, sampled: Tensor, temperature: float) -> float:
+    """One Adam step of H down `(mean H(data) - mean H(sampled)) / T`, the likelihood's gradient; returns that gap.
+
+    Only sums x = G(z) + y enter H, so data need no latents. Source: Hat EBM (2022), equations 6 and 9.
+    """
+    energies = energy.network(torch.cat((data, sampled)))
+    gap = (energies[: len(data)].mean() - energies[len(data) :].mean()) / temperature
+    return energy.descend(gap)
+
+
+def signs_of_health(sampled: Tensor, generated: Tensor) -> dict[str, float]:
+    """How far samples lie from G(z), RMS per pixel, and the share of their pixels beyond [-1, 1]."""
+    return {
+        "residual": (sampled - generated).square().mean().sqrt().item(),
+        "saturated": (sampled.abs() > 1).float().mean().item(),
+    }
