@@ -1,10 +1,12 @@
 """The hat network H: a residual network without any normalisation, from an image to one scalar energy."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hatebm.checks import require
 from hatebm.errors import UsageError
 from hatebm.nets.layers import conv_then_pool, init_glorot
 
@@ -12,7 +14,8 @@ from hatebm.nets.layers import conv_then_pool, init_glorot
 class EnergyBlock(nn.Module):
     """Residual block `[relu,] conv3, relu, conv3[, pool]` beside `[pool,] conv1`; the stem has no leading relu.
 
-    A 1x1 convolution commutes exactly with average pooling, so the shortcut always pools first.
+    Without a pool and with equal widths the shortcut is the identity. A 1x1 convolution commutes exactly with average
+    pooling, so the shortcut always pools first.
     """
 
     def __init__(self, width_in: int, width: int, *, pool: bool, stem: bool = False):
@@ -43,19 +46,23 @@ class ResidualEnergy(nn.Module):
 
     def __init__(self, size: int, channels: int, widths: Sequence[int], pools: int):
         super().__init__()
-        if not 1 <= pools <= len(widths):
-            raise UsageError(f"ResidualEnergy: pools must be 1 to {len(widths)} (the number of widths), got {pools}")
-        if size % 2**pools:
-            raise UsageError(f"ResidualEnergy: size must be a multiple of 2**pools = {2**pools}, got {size}")
-        inputs = (channels, *widths[:-1])
-        self.blocks = nn.Sequential(
-            *(
-                EnergyBlock(width_in, width, pool=i < pools, stem=i == 0)
-                for i, (width_in, width) in enumerate(zip(inputs, widths, strict=True))
-            )
-        )
+        check_halvings("ResidualEnergy", size, widths, pools)
+        self.blocks = energy_blocks(channels, widths, pooled=range(pools))
         self.head = nn.Linear(widths[-1], 1, bias=False)
         init_glorot(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(F.relu(self.blocks(x)).mean((2, 3))).squeeze(1)
+
+
+def energy_blocks(channels: int, widths: Sequence[int], pooled: Container[int]) -> nn.Sequential:
+    """One block per width, the first of them a stem; the blocks whose numbers are in `pooled` halve the image."""
+    ends = enumerate(pairwise((channels, *widths)))
+    return nn.Sequential(*(EnergyBlock(a, b, pool=i in pooled, stem=i == 0) for i, (a, b) in ends))
+
+
+def check_halvings(op: str, size: int, widths: Sequence[int], pools: int) -> None:
+    """Raise UsageError in the name of `op` unless the first `pools` of the blocks can halve the image."""
+    require(1 <= pools <= len(widths), op, "pools", f"1 to {len(widths)} (the number of widths)", pools, UsageError)
+    halves = size > 0 and size % 2**pools == 0
+    require(halves, op, "size", f"a multiple of 2**pools = {2**pools}", size, UsageError)

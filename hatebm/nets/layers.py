@@ -1,4 +1,6 @@
-"""Layers that the energy and the generator share."""
+"""Layers that the networks share, and how their weights start."""
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,9 @@ class Affine(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.bias, x, self.weight)
+
+
+NORMS = {"affine": Affine, "batch": nn.BatchNorm2d}
 
 
 def conv_then_pool(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -48,3 +53,15 @@ def init_glorot(module: nn.Module) -> None:
             nn.init.xavier_uniform_(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def init_sngan(net: nn.Module) -> None:
+    """Glorot-uniform weights, with gain sqrt(2) in the 3x3 convolutions of `net.blocks`, and PyTorch's own biases.
+
+    Source: the SN-GANs of the mimicry library (github.com/kwotsin/mimicry).
+    """
+    in_blocks = set(net.blocks.modules())
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            wide = layer in in_blocks and layer.weight.shape[2:] == (3, 3)
+            nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(2) if wide else 1.0)
