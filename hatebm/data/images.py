@@ -1,0 +1,49 @@
+"""Pictures as bytes, what every data set becomes, and as the floats that the networks see."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Images:
+    """A training and a held-out part of one data set, as bytes.
+
+    train: (n, channels, size, size) uint8; held_out: (m, channels, size, size) uint8, empty when the set is too small
+    to give any away; labels: (n,) and (m,) int64, or None where there are no classes.
+    """
+
+    train: Tensor
+    held_out: Tensor
+    train_labels: Tensor | None = None
+    held_out_labels: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        return self.train.shape[-1]
+
+    @property
+    def channels(self) -> int:
+        return self.train.shape[1]
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Bytes 0 to 255 as float32 in [-1, 1]."""
+    return images / 127.5 - 1
+
+
+def to_bytes(pixels: Tensor) -> Tensor:
+    """Floats as bytes: clipped to [-1, 1], rounded to the nearest of 0 to 255."""
+    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Images (n, channels, s, s) uint8 at another side, bicubic and antialiased; those of that side as they are."""
+    if images.shape[-1] == size:
+        return images
+    scale = {"size": (size, size), "mode": "bicubic", "antialias": True, "align_corners": False}
+    return torch.cat([to_bytes(F.interpolate(to_pixels(part), **scale)) for part in images.split(AT_ONCE)])
