@@ -1,7 +1,7 @@
 """What learns: networks with their optimisers and averages, and all else that a training must remember."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -147,20 +147,22 @@ class Learner(ABC):
         self.iteration += 1
         return measured
 
-    def sample(self, n: int, steps: Sequence[int], *, seed: int) -> list[Tensor]:
-        """Run n chains, seen after each of the increasing numbers of steps; 0 is where they begin.
+    def batches(self, n: int, steps: Sequence[int], *, seed: int) -> Iterator[list[Tensor]]:
+        """Run n chains, some at a time, seen after each of the increasing numbers of steps; 0 is where they begin.
 
-        Result: for each entry of `steps`, (n, channels, size, size) float32 on the CPU, unclipped.
+        Each batch: for each entry of `steps`, (b, channels, size, size) float32 on the CPU, unclipped.
         """
-        batches = []
         for first in range(0, n, CHAINS_AT_ONCE):
             chain = self.chain(range(first, min(first + CHAINS_AT_ONCE, n)), seed=seed)
             done, seen = 0, []
             for goal in steps:
                 seen.append(chain.run(goal - done).cpu())
                 done = goal
-            batches.append(seen)
-        return [torch.cat(batch) for batch in zip(*batches, strict=True)]
+            yield seen
+
+    def sample(self, n: int, steps: Sequence[int], *, seed: int) -> list[Tensor]:
+        """All batches of `batches` in one: for each entry of `steps`, (n, channels, size, size) float32."""
+        return [torch.cat(seen) for seen in zip(*self.batches(n, steps, seed=seed), strict=True)]
 
     def samples(self, images: Images, n: int, *, seed: int) -> dict[str, Tensor]:
         """Samples of each stage, n of them: title -> (n, channels, size, size) float32."""

@@ -10,14 +10,17 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextmanager
-def progress(total: int, done: int) -> Iterator[Callable[[dict], None]]:
-    """A bar to feed with the rows of a training; where the output is no terminal, a plain line now and then."""
+def progress(total: int, done: int) -> Iterator[tuple[Callable[[dict], None], Callable[[str], None]]]:
+    """A bar to feed with the rows of a training, and a way to say a line above it.
+
+    Where the output is no terminal there is a plain line now and then.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console()
     if not console.is_terminal:
-        yield _line_printer(total)
+        yield _line_printer(total), print
         return
     columns = (
         BarColumn(bar_width=None),
@@ -27,7 +30,7 @@ def progress(total: int, done: int) -> Iterator[Callable[[dict], None]]:
     )
     with Progress(*columns, console=console, expand=True) as bar:
         task = bar.add_task("", total=total, completed=done, measured="")
-        yield lambda row: bar.update(task, completed=row["step"], measured=_measured(row))
+        yield lambda row: bar.update(task, completed=row["step"], measured=_measured(row)), bar.console.print
 
 
 def _line_printer(total: int) -> Callable[[dict], None]:

@@ -46,7 +46,8 @@ def generator_in(folder: Path) -> nn.Module:
     if (folder / "config.json").exists():
         return load(Run.open(folder)).generator
     try:
-        source = json.loads((folder / "generator.json").read_text())["source"]
+        about = json.loads((folder / "generator.json").read_text())
+        source, scale = about["source"], about["output_scale"]
     except (OSError, KeyError, ValueError) as error:
         raise UsageError(f"{folder} holds no generator: {error}") from None
     weights, _ = checkpoints.load(folder / "weights.safetensors")
@@ -54,7 +55,7 @@ def generator_in(folder: Path) -> nn.Module:
         generator = imported(source)
         generator.load_state_dict(weights)
         return generator
-    return generator_from(weights)
+    return generator_from(weights, scale)
 
 
 def taken_over(source: str) -> tuple[nn.Module, Callable[[Path], None]]:
@@ -105,7 +106,8 @@ def _write_module(generator: nn.Module, source: str, folder: Path) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir()
-    (folder / "generator.json").write_text(json.dumps({"source": source}) + "\n")
+    about = {"source": source, "output_scale": getattr(generator, "output_scale", None)}
+    (folder / "generator.json").write_text(json.dumps(about) + "\n")
     save_file(
         {name: tensor.contiguous() for name, tensor in generator.state_dict().items()}, folder / "weights.safetensors"
     )

@@ -12,6 +12,7 @@ from hatebm.data import Images
 from hatebm.health import ChainDiverged
 from hatebm.learner import Learner
 from hatebm.runs import Run
+from hatebm.symptoms import Watched
 
 SECONDS_BETWEEN_CHECKPOINTS = 8.0  # or twenty times what one takes to write, whichever is more
 
@@ -20,14 +21,22 @@ class TrainingDiverged(RuntimeError):  # noqa: N818 - beside ChainDiverged
     """The energy, the generator or the chains left the finite numbers; the message names when and the way back."""
 
 
-def train(run: Run, learner: Learner, images: Images, on_iteration: Callable[[dict], None]) -> bool:
+def train(
+    run: Run,
+    learner: Learner,
+    images: Images,
+    on_iteration: Callable[[dict], None],
+    on_advice: Callable[[str], None] = print,
+) -> bool:
     """Iterate up to `config.iterations`; returns True when it got there, False when a signal stopped it before.
 
-    Every iteration adds a row to metrics.jsonl and hands it to `on_iteration`. A checkpoint is written at the start,
+    Every iteration adds a row to metrics.jsonl and hands it to `on_iteration`; a symptom that the rows show goes to
+    `on_advice`, once. A checkpoint is written at the start,
     every few seconds (seldom enough to cost at most a twentieth of the time) and at the end; SIGINT and SIGTERM end the
     current iteration and write one too. Raises TrainingDiverged without touching the last good checkpoint.
     """
     run.cut_metrics(learner.iteration)
+    watched = Watched(run.config, run.metrics())
     due = _save(run, learner)
     with run.metrics_file.open("a") as metrics, _stop_on_signals() as stopped:
         while learner.iteration < run.config.iterations and not stopped.is_set():
@@ -35,6 +44,8 @@ def train(run: Run, learner: Learner, images: Images, on_iteration: Callable[[di
             metrics.write(json.dumps(row) + "\n")
             metrics.flush()
             on_iteration(row)
+            for advice in watched.see(row):
+                on_advice(f"iteration {row['step']}: {advice}")
             if time.monotonic() >= due:
                 due = _save(run, learner)
         _save(run, learner)

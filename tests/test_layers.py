@@ -28,7 +28,18 @@ LEVELS = [
     {"chain", "langevin", "hmc", "tempering", "ais", "nets", "data", "evaluation", "pictures", "replay", "cells"},
     {"convergence", "chain_picture", "diagnostics", "config", "learner"},
     {"systems"},
-    {"catalogue", "checkpoints", "progress", "results", "runs", "presets", "settings", "stages", "training"},
+    {
+        "catalogue",
+        "checkpoints",
+        "progress",
+        "results",
+        "runs",
+        "presets",
+        "settings",
+        "stages",
+        "symptoms",
+        "training",
+    },
     {"cli", "commands", "__main__", "__init__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

@@ -76,7 +76,7 @@ class Joint(Learner):
         config, t = self.config, self.iteration
         moves: list[Tensor] = []
         chain = self._chain(self.parts["energy"].network, range(config.batch), seed=config.seed, step=t, residual=0.0)
-        _, last = chain.state
+        start, last = chain.state
 
         def see(_: int, state: tuple[Tensor, Tensor]) -> None:
             nonlocal last
@@ -93,6 +93,7 @@ class Joint(Learner):
         return {
             "energy_gap": gap,
             "displacement": torch.stack(moves).mean().item(),
+            "latent_displacement": (z - start).square().mean().sqrt().item(),
             "latent_norm": z.square().mean().sqrt().item(),
             **signs_of_health(sampled, generated),
         }

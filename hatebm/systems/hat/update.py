@@ -28,8 +28,8 @@ def update_energy(energy: Part, data: Tensor, sampled: Tensor, temperature: floa
 
 
 def signs_of_health(sampled: Tensor, generated: Tensor) -> dict[str, float]:
-    """How far samples lie from G(z), RMS per pixel, and the share of their pixels beyond [-1, 1]."""
+    """How far samples lie from G(z), RMS per pixel, and how far beyond [-1, 1], the mean over all pixels."""
     return {
         "residual": (sampled - generated).square().mean().sqrt().item(),
-        "saturated": (sampled.abs() > 1).float().mean().item(),
+        "overshoot": (sampled.abs() - 1).clamp_min(0).mean().item(),
     }

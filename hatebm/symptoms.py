@@ -1,0 +1,131 @@
+"""What goes wrong in the training of a Hat EBM, seen in its metrics, and which knob to turn.
+
+Each symptom is a property of the last rows of metrics.jsonl: the failures that users of short-run energy-based models
+report.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean, pstdev
+
+from hatebm.config import Config
+
+WINDOW = 100  # iterations that a symptom must last
+
+Rows = Sequence[dict]
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """One thing that goes wrong: what to do, the metrics that show it, and how they look then."""
+
+    advice: str
+    metrics: tuple[str, ...]
+    shows: Callable[[Rows, Config], bool]
+
+
+def stuck_at_the_cap(rows: Rows, config: Config) -> bool:
+    """The moves of the residual are nearly all as long as the cap allows: the gradient explodes."""
+    return _mean(rows[WINDOW:], "displacement") > 0.95 * config.max_displacement
+
+
+def gap_swings_wider(rows: Rows, config: Config) -> bool:
+    """The energy gap changes sign in swings that grow: H and the chains chase one another."""
+    early, late = ([row["energy_gap"] for row in part] for part in (rows[:WINDOW], rows[WINDOW:]))
+    turns = sum(a * b < 0 for a, b in pairwise(late))
+    return turns >= WINDOW // 20 and abs(fmean(late)) < pstdev(late) / 2 and pstdev(late) > 3 * pstdev(early)
+
+
+def sampler_is_dead(rows: Rows, config: Config) -> bool:
+    """Chains go no further than their noise alone carries them: the drift does nothing."""
+    late, pixels = rows[WINDOW:], config.channels * config.size**2
+    dead = _mean(late, "displacement") < 1.02 * config.eps * pixels**0.5
+    if "latent_displacement" in late[-1]:
+        dead = dead and _mean(late, "latent_displacement") < 1.02 * config.eps_latent * config.langevin_steps**0.5
+    return dead
+
+
+def generator_falls_behind(rows: Rows, config: Config) -> bool:
+    """The generator's loss rises: its teacher, the chain, moves faster than it learns."""
+    thirds = [rows[i : i + len(rows) // 3] for i in range(0, len(rows) - 2, len(rows) // 3)]
+    first, middle, last = (_mean(part, "generator_loss") for part in thirds[:3])
+    return first < middle < last and last > 1.5 * first
+
+
+def latents_drift(rows: Rows, config: Config) -> bool:
+    """The latents leave the shell of N(0, I), which no prior keeps them on."""
+    return not 0.7 < _mean(rows[WINDOW:], "latent_norm") < 1.4
+
+
+def oversaturated(rows: Rows, config: Config) -> bool:
+    """Pixels lie far beyond [-1, 1]: H wins, and the chains run away from the data."""
+    return _mean(rows[WINDOW:], "overshoot") > 0.1
+
+
+SYMPTOMS = (
+    Symptom(
+        "moves are stuck at max_displacement: the gradient of H explodes; lower energy_lr or set max_grad_norm",
+        ("displacement",),
+        stuck_at_the_cap,
+    ),
+    Symptom(
+        "the energy gap swings around 0, wider and wider; lower energy_lr, or raise langevin_steps",
+        ("energy_gap",),
+        gap_swings_wider,
+    ),
+    Symptom(
+        "chains move no further than their noise: the drift eps^2 / (2 T) is too small; lower temperature",
+        ("displacement",),
+        sampler_is_dead,
+    ),
+    Symptom(
+        "the generator loss grows: its teacher moves faster than G learns; lower energy_lr, or raise bank_size",
+        ("generator_loss", "energy_gap"),
+        generator_falls_behind,
+    ),
+    Symptom(
+        "latents leave the shell of N(0, I), and no prior holds them; lower eps_latent or langevin_steps",
+        ("latent_norm",),
+        latents_drift,
+    ),
+    Symptom(
+        "samples lie far beyond [-1, 1]: they oversaturate; lower energy_lr, or langevin_steps and sample_steps",
+        ("overshoot",),
+        oversaturated,
+    ),
+)
+
+
+class Watched:
+    """A training under watch: each symptom is told once.
+
+    rows: those of the iterations that are over, whose symptoms were told then.
+    """
+
+    def __init__(self, config: Config, rows: Iterable[dict] = ()) -> None:
+        self.config, self.told = config, set()
+        self.rows: deque[dict] = deque(maxlen=2 * WINDOW)
+        for row in rows:
+            self.see(row)
+
+    def see(self, row: dict) -> list[str]:
+        """Advice on what this row shows for the first time."""
+        self.rows.append(row)
+        if len(self.rows) < 2 * WINDOW or row["step"] % (WINDOW // 10):
+            return []
+        rows = list(self.rows)
+        new = [
+            symptom
+            for symptom in SYMPTOMS
+            if symptom not in self.told
+            and all(name in row for name in symptom.metrics)
+            and symptom.shows(rows, self.config)
+        ]
+        self.told.update(new)
+        return [symptom.advice for symptom in new]
+
+
+def _mean(rows: Rows, metric: str) -> float:
+    return fmean(row[metric] for row in rows)
