@@ -26,7 +26,7 @@ LEVELS = [
         "rays",
     },
     {"chain", "langevin", "hmc", "tempering", "ais", "nets", "data", "evaluation", "pictures", "replay", "cells"},
-    {"convergence", "chain_picture", "diagnostics", "config", "learner"},
+    {"convergence", "chain_picture", "diagnostics", "config", "learner", "plots"},
     {"systems"},
     {
         "catalogue",

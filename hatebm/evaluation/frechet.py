@@ -13,10 +13,19 @@ def gaussian_frechet(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
     means: (d,); covariances: (d, d), symmetric and positive semi-definite, singular ones included; all float64.
     Source: Dowson and Landau 1982; Heusel et al. 2017, equation 6.
     """
-    eigenvalues, vectors = torch.linalg.eigh(cov_a)
-    root_a = vectors * eigenvalues.clamp_min(0).sqrt() @ vectors.mT
+    return frechet_from(mean_a, square_root(cov_a), mean_b, cov_b)
+
+
+def frechet_from(mean_a: Tensor, root_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
+    """`gaussian_frechet` of a Gaussian whose covariance is known by its square root, (d, d)."""
     cross = torch.linalg.eigvalsh(root_a @ cov_b @ root_a).clamp_min(0).sqrt().sum()
-    return float((mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross)
+    return float((mean_a - mean_b).square().sum() + root_a.square().sum() + cov_b.trace() - 2 * cross)
+
+
+def square_root(cov: Tensor) -> Tensor:
+    """The symmetric square root of a positive semi-definite matrix, (d, d)."""
+    eigenvalues, vectors = torch.linalg.eigh(cov)
+    return vectors * eigenvalues.clamp_min(0).sqrt() @ vectors.mT
 
 
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:

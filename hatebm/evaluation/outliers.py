@@ -1,0 +1,36 @@
+"""Outliers made from the in-distribution images themselves."""
+
+import torch
+from torch import Tensor
+
+from hatebm.checks import require
+from hatebm.noise import words
+
+PURPOSE = 64  # of these draws, in the noise contract
+
+
+def outliers(images: Tensor, *, seed: int = 0) -> dict[str, Tensor]:
+    """As many outliers of three kinds as there are images, fixed by the seed: name -> (n, channels, size, size) uint8.
+
+    "permuted pixels": each image with its pixels in an order of its own, colours kept; "uniform noise": every byte
+    equally likely; "constant": one colour for each image.
+
+    Args:
+        images: (n, channels, size, size) uint8.
+        seed: 64 bits.
+    """
+    fits = isinstance(images, Tensor) and images.dtype == torch.uint8 and images.dim() == 4
+    require(fits, "outliers", "images", "uint8 of shape (n, channels, size, size)", images, TypeError)
+    n, channels, height, width = images.shape
+    kinds = ((n, height * width), images.shape, (n, channels))
+    draws = [
+        words(shape, seed=seed, step=0, block=block, purpose=PURPOSE, device=images.device)
+        for block, shape in enumerate(kinds)
+    ]
+    order = draws[0].argsort(dim=1, stable=True)[:, None].expand(-1, channels, -1)
+    noise, colour = (draw.remainder(256).byte() for draw in draws[1:])
+    return {
+        "permuted pixels": images.flatten(2).gather(2, order).view_as(images),
+        "uniform noise": noise,
+        "constant": colour[:, :, None, None].expand_as(images).clone(),
+    }
