@@ -7,6 +7,7 @@ from typing import ClassVar
 from hatebm.errors import UsageError
 
 CROPS = ("center", "random")
+KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a word", tuple: "a tuple"}
 Drops = tuple[tuple[int, float], ...]  # (iteration, factor): the rate is multiplied by it from there on
 
 
@@ -14,8 +15,8 @@ Drops = tuple[tuple[int, float], ...]  # (iteration, factor): the rate is multip
 class Config:
     """What every system has: its images, and how long and on how many it trains.
 
-    Raises UsageError for a number out of range. Whole numbers and rates must be positive, but for those named in
-    MAY_BE_ZERO; fractions lie in [0, 1).
+    Raises UsageError for a value of another kind than the field's default, and for a number out of range. Whole numbers
+    and rates must be positive, but for those named in MAY_BE_ZERO; fractions lie in [0, 1).
     """
 
     MAY_BE_ZERO: ClassVar[frozenset[str]] = frozenset({"iterations"})
@@ -31,9 +32,11 @@ class Config:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            self._check(field.name, getattr(self, field.name))
+            self._check(field.name, getattr(self, field.name), type(field.default))
 
-    def _check(self, name: str, value: object) -> None:
+    def _check(self, name: str, value: object, kind: type) -> None:
+        if not _is(value, kind):
+            raise self._refused(name, f"be {KINDS[kind]}", value)
         if name == "crop":
             if value not in CROPS:
                 raise self._refused(name, f"be one of {', '.join(CROPS)}", value)
@@ -43,13 +46,13 @@ class Config:
         elif name in self.FRACTIONS:
             if not 0 <= value < 1:
                 raise self._refused(name, "lie in [0, 1)", value)
-        elif name.endswith("_widths"):
-            if not value or not all(isinstance(width, int) and width > 0 for width in value):
+        elif name.endswith(("_widths", "_shape")):
+            if (name.endswith("_widths") and not value) or not all(_is(side, int) and side > 0 for side in value):
                 raise self._refused(name, "be positive whole numbers", value)
         elif name.endswith("_drops"):
-            if not all(isinstance(drop, tuple) and len(drop) == 2 and drop[0] >= 0 and drop[1] > 0 for drop in value):
+            if not all(_is_drop(drop) for drop in value):
                 raise self._refused(name, "be pairs (iteration, factor)", value)
-        elif isinstance(value, int | float):
+        elif kind in (int, float):
             if name in self.MAY_BE_ZERO and not 0 <= value < math.inf:
                 raise self._refused(name, "not be negative", value)
             if name not in self.MAY_BE_ZERO and not 0 < value < math.inf:
@@ -62,3 +65,15 @@ class Config:
 def dropped(lr: float, drops: Drops, iteration: int) -> float:
     """The learning rate of an iteration: `lr` times the factor of the last drop before it."""
     return lr * next((factor for start, factor in sorted(drops, reverse=True) if iteration >= start), 1.0)
+
+
+def _is(value: object, kind: type) -> bool:
+    """Whether a value is of a kind; a whole number is a number too, and True is none."""
+    return isinstance(value, int | float if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _is_drop(drop: object) -> bool:
+    if not (isinstance(drop, tuple) and len(drop) == 2):
+        return False
+    start, factor = drop
+    return _is(start, int) and start >= 0 and _is(factor, float) and 0 < factor < math.inf
