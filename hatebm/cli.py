@@ -1,4 +1,4 @@
-"""The command line: `hatebm train`, `hatebm sample`, `hatebm info`."""
+"""The command line: `hatebm train`, `hatebm sample`, `hatebm evaluate`, `hatebm info`."""
 
 import argparse
 import sys
@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from hatebm import data
 from hatebm.catalogue import SYSTEMS
+from hatebm.commands.evaluate import evaluate
 from hatebm.commands.sample import sample
 from hatebm.commands.train import train
 from hatebm.errors import UsageError
@@ -117,6 +118,25 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--path", action="store_true", help="draw chains on their way, a row for each")
     command.add_argument("--seed", type=_seed, default=0, metavar="N", help="which images (default: 0)")
     command.add_argument("--out", type=Path, metavar="FILE", help="picture to write (default: in RUN)")
+    _add_machine(command)
+
+    command = commands.add_parser(
+        "evaluate",
+        help="judge a trained run: its samples, at how many steps, and its energy on outliers",
+        description="Print the table and draw the pictures that end a training; with --fid or --ood, those instead.",
+    )
+    command.set_defaults(command=evaluate)
+    command.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    command.add_argument("--fid", action="store_true", help="Frechet distance and KID after growing numbers of steps")
+    command.add_argument("--n", type=_positive, metavar="N", help="samples for --fid (default: 50,000)")
+    command.add_argument("--weights", metavar="FILE", help="for --fid: Inception's weights (default: downloaded; for "
+                         "labelled images up to 16 pixels a small classifier, fitted on the spot)")  # fmt: skip
+    command.add_argument("--features", metavar="MODULE:NAME", help="for --fid: any feature module, by import path")
+    command.add_argument("--ood", nargs="*", metavar="DATA", help="AUROC, AUPRC and FPR80 against permuted, random and "
+                         "constant images, and against each data set or folder named")  # fmt: skip
+    command.add_argument(
+        "--data-root", default=".", metavar="DIR", help="where those of --ood are found (default: here)"
+    )
     _add_machine(command)
 
     command = commands.add_parser("info", help="versions, CPU features, devices and backends")

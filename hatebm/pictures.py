@@ -54,10 +54,22 @@ def save_film(path: Path, frames: Sequence[Tensor], columns: int) -> None:
     first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
 
 
-def save_strip(path: Path, frames: Sequence[Tensor], chains: int = 8) -> None:
-    """Write the path of a few chains, one in a row, time from left to right; frames as in `save_film`."""
-    states = torch.stack(list(frames), 1)[:chains]
-    _picture(grid(states.flatten(0, 1), states.shape[1])).save(path)
+def save_strip(path: Path, frames: dict[int, Tensor]) -> None:
+    """Write the paths of chains, a row for each and the step above each column.
+
+    frames: step -> (chains, channels, size, size) uint8.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    states = torch.stack(list(frames.values()), 1)
+    sheet = _picture(grid(states.flatten(0, 1), states.shape[1]))
+    header, column = 20, (sheet.width - 2) / states.shape[1]
+    canvas = Image.new(sheet.mode, (sheet.width, sheet.height + header), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
+    for i, step in enumerate(frames):
+        draw.text((column * (i + 0.5) + 2, header / 2), str(step), "black", font, anchor="mm")
+    canvas.paste(sheet, (0, header))
+    canvas.save(path)
 
 
 def save_curves(path: Path, rows: Sequence[dict], labels: dict[str, str]) -> None:

@@ -1,10 +1,8 @@
-"""What a training shows on the terminal while it runs and when it is done."""
+"""What a training shows on the terminal while it runs."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-from hatebm.results import ENOUGH, Score
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -49,24 +47,3 @@ def _measured(row: dict) -> str:
     speed = "iterations" if "iterations_per_s" in row else "langevin_steps"
     others = [f"{name.replace('_', ' ')} {row[name]:.3g}" for name in row if name not in ("step", f"{speed}_per_s")]
     return "  ".join((f"{row[f'{speed}_per_s']:.0f} {speed.removeprefix('langevin_')}/s", *others[:3]))
-
-
-def print_scores(scores: list[Score], reference: str) -> None:
-    """Print the scores as a table; `reference` says what the samples are compared with."""
-    from rich.console import Console
-    from rich.table import Table
-
-    print(f"Frechet distance to {reference} (less is better)")
-    table = Table()
-    table.add_column("samples")
-    table.add_column("pixels", justify="right")
-    with_classes = scores[0].feature_frechet is not None
-    if with_classes:
-        for heading in ("classifier", f"classes >= {ENOUGH:.0%}", "smallest class"):
-            table.add_column(heading, justify="right")
-    for score in scores:
-        row = [score.samples, f"{score.pixel_frechet:.2f}"]
-        if with_classes:
-            row += [f"{score.feature_frechet:.1f}", str(score.classes_covered), f"{score.smallest_share:.1%}"]
-        table.add_row(*row)
-    Console().print(table)

@@ -33,6 +33,11 @@ def samples(run: Run, learner: Learner, images: Images, n: int) -> dict[str, Ten
     return drawn | learner.samples(images, n, seed=seed)
 
 
+def reference(images: Images) -> Tensor:
+    """What samples are compared with: the held-out images, where there are any."""
+    return images.held_out if len(images.held_out) else images.train
+
+
 def evaluate(run: Run, learner: Learner, images: Images) -> list[Score]:
     """Scores of the training images and of all that the run draws, against the held-out images.
 
@@ -40,14 +45,14 @@ def evaluate(run: Run, learner: Learner, images: Images) -> list[Score]:
     penultimate layer of a small classifier fitted on the real training images. A set too small to have a held-out part
     is compared with its training images.
     """
-    reference = images.held_out if len(images.held_out) else images.train
-    n = min(1000 if images.size <= 16 else 200, max(100, 2 * len(reference)))
+    real = reference(images)
+    n = min(1000 if images.size <= 16 else 200, max(100, 2 * len(real)))
     sets = {"training images": images.train}
     sets |= {name: to_bytes(x) for name, x in samples(run, learner, images, n).items()}
     classifier = None
     if images.train_labels is not None:
         classifier = Classifier.fit(to_pixels(images.train), images.train_labels)
-    return [_score(name, to_pixels(x), to_pixels(reference), classifier) for name, x in sets.items()]
+    return [_score(name, to_pixels(x), to_pixels(real), classifier) for name, x in sets.items()]
 
 
 def _score(name: str, pixels: Tensor, reference: Tensor, classifier: Classifier | None) -> Score:
@@ -71,15 +76,15 @@ def write_results(run: Run, scores: list[Score]) -> None:
 
 def write_pictures(run: Run, learner: Learner, images: Images) -> dict[str, str]:
     """Draw samples.png, path.gif, path.png and curves.png into the run's folder; returns file name -> what it shows."""
-    panels = {"data": images.train[:SHOWN]}
+    panels = {"held-out data" if len(images.held_out) else "data": reference(images)[:SHOWN]}
     panels |= {name: to_bytes(x) for name, x in samples(run, learner, images, SHOWN).items()}
     pictures.save_panels(run.folder / "samples.png", panels, columns=10)
     shown = {"samples.png": ", ".join(panels)}
     last = max(learner.stages().values())
     if last:
-        path = langevin_path(learner, last, seed=run.config.seed + 1)
-        pictures.save_film(run.folder / "path.gif", [x[:25] for x in path.values()], columns=5)
-        pictures.save_strip(run.folder / "path.png", list(path.values())[::2])
+        path = langevin_path(learner, last, chains=25, frames=21, seed=run.config.seed + 1)
+        pictures.save_film(run.folder / "path.gif", list(path.values()), columns=5)
+        pictures.save_strip(run.folder / "path.png", {step: x[:8] for step, x in list(path.items())[::2]})
         shown["path.gif"] = f"25 chains from step 0 to {last}"
         shown["path.png"] = f"8 chains from step 0 to {last}"
     rows = run.metrics()
@@ -89,7 +94,7 @@ def write_pictures(run: Run, learner: Learner, images: Images) -> dict[str, str]
     return shown
 
 
-def langevin_path(learner: Learner, last: int, *, seed: int, chains: int = 25, frames: int = 21) -> dict[int, Tensor]:
-    """Chains as they go: step -> (chains, channels, size, size) uint8, at evenly spaced steps from 0 to the last."""
+def langevin_path(learner: Learner, last: int, *, chains: int, frames: int, seed: int) -> dict[int, Tensor]:
+    """Chains on their way: step -> (chains, channels, size, size) uint8, at evenly spaced steps from 0 to the last."""
     steps = sorted({round(i * last / (frames - 1)) for i in range(frames)})
     return dict(zip(steps, map(to_bytes, learner.sample(chains, steps, seed=seed)), strict=True))

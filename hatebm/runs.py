@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
 
-from hatebm import checkpoints
+from hatebm import checkpoints, data
 from hatebm.catalogue import SYSTEMS
 from hatebm.config import Config
+from hatebm.data import Images
 from hatebm.errors import UsageError
 from hatebm.learner import Learner
 
@@ -20,6 +21,7 @@ class Run:
     folder: Path
     system: str
     data: str
+    data_root: str
     train_images: int
     config: Config
 
@@ -30,6 +32,15 @@ class Run:
     @property
     def metrics_file(self) -> Path:
         return self.folder / "metrics.jsonl"
+
+    def images(self) -> Images:
+        """The data, as the run began with it; raises UsageError when it has changed since."""
+        images = data.load(self.data, self.config.size, self.data_root, self.config.crop)
+        now = (len(images.train), images.channels)
+        if now != (self.train_images, self.config.channels):
+            begun = f"{self.train_images} training images of {self.config.channels} channels"
+            raise UsageError(f"{self.folder} began with {begun}, {self.data} now gives {now[0]} of {now[1]}")
+        return images
 
     def create(self) -> None:
         """Make the folder and write config.json; raises UsageError when the folder exists or cannot be made."""
@@ -48,6 +59,7 @@ class Run:
         values = {
             "system": self.system,
             "data": self.data,
+            "data_root": self.data_root,
             "train_images": self.train_images,
             "config": asdict(self.config),
             "versions": versions(),
@@ -63,7 +75,7 @@ class Run:
             values = json.loads((folder / "config.json").read_text())
             system = values["system"]
             config = config_from_json(SYSTEMS[system].config, values["config"])
-            return cls(folder, system, values["data"], values["train_images"], config)
+            return cls(folder, system, values["data"], values["data_root"], values["train_images"], config)
         except FileNotFoundError:
             raise UsageError(f"{folder} is not the folder of a run: it has no config.json") from None
         except (OSError, KeyError, TypeError, ValueError) as error:

@@ -38,6 +38,7 @@ LEVELS = [
         "settings",
         "stages",
         "symptoms",
+        "tables",
         "training",
     },
     {"cli", "commands", "__main__", "__init__"},

@@ -47,10 +47,10 @@ def test_panels_film_and_strip_open_again(tmp_path):
     pictures.save_film(tmp_path / "film.gif", frames, 2)
     with Image.open(tmp_path / "film.gif") as film:
         assert film.n_frames == 5
-    pictures.save_strip(tmp_path / "strip.png", frames, chains=3)
+    pictures.save_strip(tmp_path / "strip.png", {10 * i: frame[:3] for i, frame in enumerate(frames)})
     with Image.open(tmp_path / "strip.png") as strip:
-        assert strip.size == (5 * 54 + 6, 3 * 54 + 6)
-        assert strip.getpixel((4 * 54 + 20, 2 * 54 + 20)) == 43
+        assert strip.size == (5 * 54 + 6, 20 + 3 * 54 + 6)
+        assert strip.getpixel((4 * 54 + 20, 20 + 2 * 54 + 20)) == 43
 
 
 def test_curves_of_one_and_of_many_rows(tmp_path):

@@ -19,7 +19,7 @@ from hatebm.training import TrainingDiverged, train
 
 def new_run(folder, **settings) -> tuple[Run, Synthesis]:
     config = replace(tiny.CONFIG, **settings)
-    run = Run(folder, "hat-synthesis", "digits", 10, config)
+    run = Run(folder, "hat-synthesis", "digits", ".", 10, config)
     run.create()
     return run, Synthesis.create(config)
 

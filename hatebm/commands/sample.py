@@ -1,6 +1,7 @@
 """`hatebm sample`: draw images from the newest checkpoint of a run."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from hatebm import data, pictures, results, stages
@@ -18,14 +19,16 @@ def sample(options: argparse.Namespace) -> int:
     learner = _learner(run, options)
     steps = max(learner.stages().values()) if options.steps is None else options.steps
     if options.path:
-        path = results.langevin_path(learner, steps, seed=options.seed, chains=options.n or 8, frames=11)
+        chains = options.n or 8
+        path = results.langevin_path(learner, steps, chains=chains, frames=11, seed=options.seed)
         out = options.out or run.folder / f"path-{steps}-steps.png"
-        _write(out, lambda: pictures.save_strip(out, list(path.values()), chains=options.n or 8))
-        print(f"{out}: {options.n or 8} chains at steps {', '.join(map(str, path))}")
+        _write(out, lambda: pictures.save_strip(out, path))
+        print(f"{out}: {chains} chains at steps {', '.join(map(str, path))}")
         return 0
     n = options.n or 64
     (images,) = learner.sample(n, (steps,), seed=options.seed)
-    out = options.out or run.folder / f"samples-{steps}-steps.png"
+    name = f"{learner.METHOD}-{steps}-steps.png" if options.method else f"samples-{steps}-steps.png"
+    out = options.out or run.folder / name
     _write(out, lambda: pictures.save_grid(out, data.to_bytes(images), columns=max(1, round(n**0.5))))
     print(f"{out}: {n} images after {steps} steps, iteration {learner.iteration} of the training")
     return 0
@@ -42,7 +45,7 @@ def _learner(run: Run, options: argparse.Namespace) -> Learner:
     raise UsageError(f"--method: {run.folder} can be sampled by {methods}, got {options.method}")
 
 
-def _write(out: Path, picture) -> None:
+def _write(out: Path, picture: Callable[[], None]) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         picture()

@@ -15,9 +15,10 @@ from hatebm.commands.options import device_of, need, set_threads
 from hatebm.config import Config
 from hatebm.errors import UsageError
 from hatebm.learner import Learner
-from hatebm.progress import print_scores, progress
+from hatebm.progress import progress
 from hatebm.runs import Run
 from hatebm.settings import parse_settings
+from hatebm.tables import print_scores
 from hatebm.training import train as train_run
 
 
@@ -79,7 +80,8 @@ def _started(options: argparse.Namespace) -> tuple[Run, data.Images]:
     config = replace(published or system.preset(images.size, images.channels), **settings)
     if config.channels != images.channels:
         raise UsageError(f"--set: channels must be {images.channels} like the data, got {config.channels}")
-    run = Run(folder, options.system, _place(name, options.data_root), len(images.train), config)
+    root = str(Path(options.data_root).resolve())
+    run = Run(folder, options.system, _place(name, options.data_root), root, len(images.train), config)
     set_threads(options.threads, run)
     if system.generator is None:
         if options.generator is not None:
@@ -118,11 +120,7 @@ def _resumed(options: argparse.Namespace) -> tuple[Run, data.Images]:
     for key, value in asked.items():
         if key != "iterations" and value != begun[key]:
             raise UsageError(f"--resume: the run in {run.folder} has {key} = {begun[key]} and keeps it, got {value}")
-    images = data.load(run.data, run.config.size, options.data_root, run.config.crop)
-    if len(images.train) != run.train_images:
-        raise UsageError(
-            f"--resume: the run began with {run.train_images} training images, {run.data} now gives {len(images.train)}"
-        )
+    images = run.images()
     run = replace(run, config=replace(run.config, **settings))
     finished = int(run.last_checkpoint().stem) if run.has_checkpoint() else 0
     if run.config.iterations < finished:

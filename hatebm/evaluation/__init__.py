@@ -2,7 +2,7 @@
 
 from hatebm.evaluation.classifier import Classifier, class_shares
 from hatebm.evaluation.features import Features, classifier_features, features_from, inception, of_bytes
-from hatebm.evaluation.fid import Quality, quality
+from hatebm.evaluation.fid import Quality, qualities, quality
 from hatebm.evaluation.frechet import frechet_distance, gaussian_frechet, pixel_features
 from hatebm.evaluation.kid import kernel_distance
 from hatebm.evaluation.ood import Detection, Estimate, detection, energy_score, score_norm
@@ -26,6 +26,7 @@ __all__ = [
     "of_bytes",
     "outliers",
     "pixel_features",
+    "qualities",
     "quality",
     "score_norm",
 ]

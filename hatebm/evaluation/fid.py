@@ -1,7 +1,9 @@
 """Quality of samples in a feature space: the Frechet and the kernel distance to data, each with a standard error."""
 
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -10,6 +12,8 @@ from hatebm.checks import is_count, require
 from hatebm.evaluation.kid import kernel_distance
 from hatebm.evaluation.moments import Moments, jackknife
 from hatebm.freeze import bare, frozen, modules_of
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -68,28 +72,57 @@ def quality(
 
     Source: Heusel et al. 2017 (FID); Binkowski et al. 2018 (KID; the bias of FID); Efron and Stein 1981 (jackknife).
     """
+    batches = ({"": batch} for batch in samples)
+    return qualities(batches, reference, features, groups=groups, kid_subset=kid_subset, kid_of="", seed=seed)[""]
+
+
+def qualities(
+    samples: Iterable[Mapping[Key, Tensor]],
+    reference: Iterable[Tensor],
+    features: Callable[[Tensor], Tensor],
+    *,
+    groups: int = 20,
+    kid_subset: int = 1000,
+    kid_of: Key | None = None,
+    seed: int = 0,
+) -> dict[Key, Quality]:
+    """`quality` of several sets at once, as chains give them that are seen after growing numbers of steps.
+
+    samples: batches, each with its part of every set, key -> (b, channels, size, size) uint8; kid_of: the set whose
+    KID is wanted, whose features alone are kept. All else as in `quality`.
+    """
     require(is_count(groups, 2), "quality", "groups", "a whole number of at least 2", groups)
     require(is_count(kid_subset, 0), "quality", "kid_subset", "a whole number, not negative", kid_subset)
-    if kid_subset:
+    wanted = kid_of is not None and kid_subset > 0
+    if wanted:
         import torchmetrics.image.kid  # noqa: F401  (fails before the work, not after it)
     features = bare(features)
-    drawn, real = Moments(groups), Moments(1)
+    drawn, real = defaultdict(lambda: Moments(groups)), Moments(1)
     kept: dict[str, list[Tensor]] = {"samples": [], "reference": []}
     with frozen(modules_of(features), "eval"), torch.no_grad():
-        for name, images, moments in (("samples", samples, drawn), ("reference", reference, real)):
-            for batch in images:
-                found = _features(name, batch, features)
-                moments.add(found)
-                if kid_subset:
-                    kept[name].append(found.float())
-    require(drawn.n >= 3, "quality", "samples", "3 images or more", drawn.n)
+        for parts in samples:
+            for key, batch in parts.items():
+                found = _features("samples", batch, features)
+                drawn[key].add(found)
+                if wanted and key == kid_of:
+                    kept["samples"].append(found.float())
+        for batch in reference:
+            found = _features("reference", batch, features)
+            real.add(found)
+            if wanted:
+                kept["reference"].append(found.float())
+    counts = [moments.n for moments in drawn.values()] or [0]
+    require(min(counts) >= 3, "quality", "samples", "3 images or more", min(counts))
     require(real.n >= 2, "quality", "reference", "2 images or more", real.n)
-    require(drawn.d == real.d, "quality", "features", "as many for the samples as for the reference", (drawn.d, real.d))
-    frechet, frechet_error = jackknife(drawn, real)
-    kid = kid_error = None
-    if kid_subset:
-        kid, kid_error = kernel_distance(torch.cat(kept["samples"]), torch.cat(kept["reference"]), kid_subset, seed)
-    return Quality(frechet, frechet_error, kid, kid_error, drawn.n, real.n)
+    same = all(moments.d == real.d for moments in drawn.values())
+    require(same, "quality", "features", f"as many for the samples as for the reference, {real.d}", "others")
+    kid = {}
+    if wanted:
+        kid[kid_of] = kernel_distance(torch.cat(kept["samples"]), torch.cat(kept["reference"]), kid_subset, seed)
+    return {
+        key: Quality(*jackknife(moments, real), *kid.get(key, (None, None)), moments.n, real.n)
+        for key, moments in drawn.items()
+    }
 
 
 def _features(name: str, images: Tensor, features: Callable[[Tensor], Tensor]) -> Tensor:

@@ -1,0 +1,103 @@
+"""`hatebm evaluate`: how good a run's samples are, at how many steps, and how well its energy knows outliers."""
+
+import argparse
+import json
+from dataclasses import asdict
+
+import torch
+
+from hatebm import data, plots, stages
+from hatebm.commands.options import device_of, need, set_threads
+from hatebm.commands.train import report
+from hatebm.data import Images, to_bytes, to_pixels
+from hatebm.evaluation import (
+    Features,
+    classifier_features,
+    detection,
+    energy_score,
+    features_from,
+    inception,
+    outliers,
+    qualities,
+    score_norm,
+)
+from hatebm.learner import Learner
+from hatebm.results import reference
+from hatebm.runs import Run
+from hatebm.tables import print_detections, print_qualities
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """The table and the pictures that end a training; or with --ood and --fid, theirs."""
+    need("sklearn", "PIL", "safetensors", "rich", "matplotlib", "torchmetrics")
+    run = Run.open(options.run)
+    set_threads(options.threads, run)
+    images = run.images()
+    learner = stages.load(run, device_of(options))
+    if options.ood is not None:
+        others = {name: _outliers_from(name, run, options.data_root) for name in options.ood}
+        detect_outliers(run, learner, images, others)
+    if options.fid:
+        features = _features(options, images, learner.device)
+        measure_quality(run, learner, images, features, options.n or 50_000)
+    if options.ood is None and not options.fid:
+        report(run, learner, images)
+    return 0
+
+
+def detect_outliers(run: Run, learner: Learner, images: Images, others: dict[str, torch.Tensor]) -> None:
+    """AUROC, AUPRC and FPR80 of the run's energy for made and given outliers: a table, ood.json and ood.png."""
+    inside = reference(images)
+    sets = {run.data: inside} | outliers(inside, seed=run.config.seed) | others
+    found = {}
+    for name, score, file in (("-H(x)", energy_score, "ood.png"), ("-|dH/dx|", score_norm, "ood-gradient.png")):
+        scores = {label: score(learner.energy, to_pixels(x.to(learner.device))).cpu() for label, x in sets.items()}
+        found[name] = {label: detection(scores[run.data], scores[label]) for label in list(sets)[1:]}
+        print_detections(found[name], name, f"{len(inside)} images of {run.data}")
+        plots.save_histogram(run.folder / file, scores, f"{name} of {run.data} and of outliers", name)
+        print(f"{run.folder / file}: histogram of {name}")
+    rows = [
+        {"score": score, "outliers": label, **asdict(one)}
+        for score, by_label in found.items()
+        for label, one in by_label.items()
+    ]
+    (run.folder / "ood.json").write_text(json.dumps(rows, indent=2) + "\n")
+
+
+def measure_quality(run: Run, learner: Learner, images: Images, features: Features, n: int) -> None:
+    """Frechet distance and KID of n samples after growing numbers of steps: a table, quality.json and quality.png."""
+    last = max(learner.stages().values())
+    trained = getattr(run.config, "langevin_steps", last)
+    steps = sorted({round(trained * factor) for factor in (0, 0.5, 1, 1.5, 2, 2.5, 3, 4)} | {last}) if last else [0]
+    seed = run.config.seed + 1
+    batches = (
+        {step: to_bytes(x) for step, x in zip(steps, seen, strict=True)}
+        for seen in learner.batches(n, steps, seed=seed)
+    )
+    found = qualities(batches, images.train.split(250), features, kid_of=last)
+    print_qualities(found, f"{len(images.train)} training images")
+    rows = [{"steps": step, **asdict(quality)} for step, quality in found.items()]
+    (run.folder / "quality.json").write_text(json.dumps(rows, indent=2) + "\n")
+    if len(found) > 1:
+        picture = run.folder / "quality.png"
+        distances, errors = zip(*((q.frechet, q.frechet_error) for q in found.values()), strict=True)
+        plots.save_quality(picture, list(found), distances, errors, trained)
+        print(f"{picture}: quality against the number of Langevin steps")
+
+
+def _outliers_from(name: str, run: Run, root: str) -> torch.Tensor:
+    images = reference(data.load(name, run.config.size, root, run.config.crop))
+    if images.shape[1] == run.config.channels:
+        return images
+    if run.config.channels == 3:
+        return images.expand(-1, 3, -1, -1)
+    return images.float().mean(1, keepdim=True).round().byte()
+
+
+def _features(options: argparse.Namespace, images: Images, device: torch.device) -> Features:
+    """As asked; else a classifier fitted on the spot for the smallest images that have labels, Inception for others."""
+    if options.features is not None:
+        return features_from(options.features)
+    if options.weights is None and images.train_labels is not None and images.size <= 16:
+        return classifier_features(images)
+    return inception(options.weights, device=device)

@@ -1,0 +1,57 @@
+"""The tables that an evaluation prints."""
+
+from collections.abc import Sequence
+
+from hatebm.evaluation import Detection, Quality
+from hatebm.evaluation.ood import Estimate
+from hatebm.results import ENOUGH, Score
+
+
+def print_scores(scores: Sequence[Score], reference: str) -> None:
+    """Frechet distances and covered classes; `reference` says what the samples are compared with."""
+    headings = ["samples", "pixels"]
+    rows = [[score.samples, f"{score.pixel_frechet:.2f}"] for score in scores]
+    if scores[0].feature_frechet is not None:
+        headings += ["classifier", f"classes >= {ENOUGH:.0%}", "smallest class"]
+        for row, score in zip(rows, scores, strict=True):
+            row += [f"{score.feature_frechet:.1f}", str(score.classes_covered), f"{score.smallest_share:.1%}"]
+    _print(f"Frechet distance to {reference} (less is better)", headings, rows)
+
+
+def print_detections(found: dict[str, Detection], score: str, inside: str) -> None:
+    """How well one score tells outliers apart: outliers -> what was found."""
+    rows = [[name, *map(_interval, (one.auroc, one.auprc, one.fpr80))] for name, one in found.items()]
+    title = f"{score} of {inside} against outliers, with 95 % intervals"
+    _print(title, ["outliers", "AUROC (more is better)", "AUPRC (more)", "FPR80 (less)"], rows)
+
+
+def print_qualities(found: dict[int, Quality], reference: str) -> None:
+    """Distances with their standard errors: number of Langevin steps -> quality."""
+    rows = [
+        [
+            str(step),
+            f"{one.frechet:.2f} +- {one.frechet_error:.2f}",
+            "" if one.kid is None else f"{one.kid:.4g} +- {one.kid_error:.2g}",
+        ]
+        for step, one in found.items()
+    ]
+    samples = next(iter(found.values())).samples
+    _print(f"{samples} samples against {reference} (less is better)", ["steps", "Frechet distance", "KID"], rows)
+
+
+def _interval(estimate: Estimate) -> str:
+    low, high = (f"{end:.3f}".removeprefix("0") for end in (estimate.low, estimate.high))
+    return f"{estimate.value:.3f} ({low}-{high})"
+
+
+def _print(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    print(title)
+    table = Table()
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if rows[0][i][:1].isdigit() else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
