@@ -21,8 +21,8 @@ def print_scores(scores: Sequence[Score], reference: str) -> None:
 def print_detections(found: dict[str, Detection], score: str, inside: str) -> None:
     """How well one score tells outliers apart: outliers -> what was found."""
     rows = [[name, *map(_interval, (one.auroc, one.auprc, one.fpr80))] for name, one in found.items()]
-    title = f"{score} of {inside} against outliers, with 95 % intervals"
-    _print(title, ["outliers", "AUROC (more is better)", "AUPRC (more)", "FPR80 (less)"], rows)
+    title = f"{score} of {inside} against outliers, with 95 % intervals (best: 1, 1, 0)"
+    _print(title, ["outliers", "AUROC", "AUPRC", "FPR80"], rows)
 
 
 def print_qualities(found: dict[int, Quality], reference: str) -> None:

@@ -135,8 +135,10 @@ def _check_generator(generator: nn.Module, config: JointConfig, device: torch.de
     wanted = (2, config.channels, config.size, config.size)
     try:
         with torch.no_grad():
-            came = tuple(generator(torch.zeros(2, *latent_shape, device=device)).shape)
-    except (RuntimeError, TypeError) as error:
-        raise UsageError(f"--generator: cannot take latents of shape {tuple(latent_shape)}: {error}") from error
-    if came != wanted:
-        raise UsageError(f"--generator: wanted images of shape {wanted[1:]}, got {came[1:]}")
+            came = generator(torch.zeros(2, *latent_shape, device=device))
+    except Exception as error:  # code of the user's, which may raise anything
+        what = f"{type(error).__name__}: {error}"
+        raise UsageError(f"--generator: cannot take latents of shape {latent_shape}: {what}") from error
+    got = tuple(came.shape) if isinstance(came, Tensor) else type(came).__name__
+    if got != wanted:
+        raise UsageError(f"--generator: wanted two images, a tensor of shape {wanted}, got {got}")
