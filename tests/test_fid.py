@@ -21,6 +21,7 @@ from hatebm.evaluation import (
     frechet_distance,
     inception,
     kernel_distance,
+    qualities,
     quality,
 )
 
@@ -68,6 +69,14 @@ def test_the_frechet_distance_is_that_of_torchmetrics_however_the_images_are_bat
         assert (found.samples, found.references, found.kid) == (200, 300, None)
     assert net.training
     assert net.body[3].training
+
+
+def test_several_sets_at_once_are_each_one_alone():
+    sets, reference = {0: pictures(60, 1), 10: pictures(60, 2)}, [pictures(70, 3)]
+    batches = [{step: images[i : i + 13] for step, images in sets.items()} for i in range(0, 60, 13)]
+    found = qualities(batches, reference, flat, kid_of=10)
+    alone = {step: quality(images.split(13), reference, flat) for step, images in sets.items()}
+    assert found == {0: replace(alone[0], kid=None, kid_error=None), 10: alone[10]}
 
 
 def test_a_set_is_at_distance_zero_from_itself_and_at_the_squared_shift_from_its_shifted_copy():

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from hatebm.evaluation.frechet import frechet_from, square_root
+from hatebm.evaluation.frechet import frechet_from
 
 
 class Moments:
@@ -37,24 +37,29 @@ class Moments:
             self.sums[group] += part.sum(0)
             self.products[group].addmm_(part.mT, part)
 
-    def gaussian(self, without: int | None = None) -> tuple[Tensor, Tensor]:
-        """Mean (d,) and unbiased covariance (d, d) of all groups, or of all but one."""
-        n, total, product = self.n, sum(self.sums), sum(self.products)
-        if without is not None:
-            n, total, product = n - self.counts[without], total - self.sums[without], product - self.products[without]
-        mean = total / n
-        return mean, (product - n * mean.outer(mean)) / (n - 1)
+    def total(self) -> tuple[int, Tensor, Tensor]:
+        """Count, sum (d,) and sum of outer products (d, d) of all groups."""
+        return self.n, sum(self.sums), sum(self.products)
 
 
-def jackknife(drawn: Moments, real: Moments) -> tuple[float, float]:
+def gaussian(n: int, total: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (d,) and unbiased covariance (d, d) from a count, a sum and a sum of outer products."""
+    mean = total / n
+    return mean, (product - n * mean.outer(mean)) / (n - 1)
+
+
+def jackknife(drawn: Moments, mean: Tensor, root: Tensor) -> tuple[float, float]:
     """The Frechet distance of samples to a reference, and its standard error over the draw of the samples.
 
     With m groups of samples left out one after the other: `error^2 = (m - 1) / m sum_g (D_g - mean D)^2`.
+
+    mean: (d,) of the reference; root: (d, d), the square root of its covariance.
     """
-    mean, cov = real.gaussian()
-    root = square_root(cov)
-    groups = [group for group, count in enumerate(drawn.counts) if count]
-    distances = [frechet_from(mean, root, *drawn.gaussian(group)) for group in groups]
-    without = torch.tensor(distances, dtype=torch.float64)
-    spread = (without - without.mean()).square().mean()
-    return frechet_from(mean, root, *drawn.gaussian()), math.sqrt((len(groups) - 1) * spread)
+    n, total, product = drawn.total()
+    without = [
+        frechet_from(mean, root, *gaussian(n - count, total - group_sum, product - group_product))
+        for count, group_sum, group_product in zip(drawn.counts, drawn.sums, drawn.products, strict=True)
+        if count
+    ]
+    spread = torch.tensor(without, dtype=torch.float64).var(correction=0)
+    return frechet_from(mean, root, *gaussian(n, total, product)), math.sqrt((len(without) - 1) * spread)
