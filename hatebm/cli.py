@@ -11,7 +11,7 @@ from hatebm import data
 from hatebm.catalogue import SYSTEMS
 from hatebm.commands.evaluate import evaluate
 from hatebm.commands.sample import sample
-from hatebm.commands.train import train
+from hatebm.commands.train import DEFAULT, train
 from hatebm.errors import UsageError
 from hatebm.health import ChainDiverged
 from hatebm.training import TrainingDiverged
@@ -19,6 +19,8 @@ from hatebm.training import TrainingDiverged
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 when a training diverged, 2 for bad input, 130 when interrupted."""
+    if "" not in sys.path:
+        sys.path.append("")  # modules named by import path may lie in the current folder
     try:
         options = parser().parse_args(arguments)
         with warnings.catch_warnings():
@@ -60,7 +62,8 @@ def _show_skipped_files() -> None:
 
 
 def _complain(message: object, code: int) -> int:
-    print(f"hatebm: error: {message}" if code != 130 else f"hatebm: {message}", file=sys.stderr)
+    line = " ".join(part.strip() for part in str(message).splitlines())
+    print(f"hatebm: error: {line}" if code != 130 else f"hatebm: {line}", file=sys.stderr)
     return code
 
 
@@ -81,12 +84,13 @@ def parser() -> argparse.ArgumentParser:
         "that scikit-learn ships, in about two minutes on two CPU cores. Ctrl-C saves and says how to go on.",
     )
     command.set_defaults(command=train)
-    command.add_argument("system", nargs="?", default="hat-synthesis", choices=tuple(SYSTEMS), metavar="SYSTEM",
-                         help=f"one of: {', '.join(SYSTEMS)} (default: %(default)s)")  # fmt: skip
+    command.add_argument("system", nargs="?", choices=tuple(SYSTEMS), metavar="SYSTEM",
+                         help=f"one of: {', '.join(SYSTEMS)} (default: {DEFAULT})")  # fmt: skip
     command.add_argument("--data", metavar="NAME",
                          help=f"{', '.join(data.NAMES)}, or a folder of images (default: digits)")  # fmt: skip
-    command.add_argument("--data-root", default=".", metavar="DIR",
-                         help="where data sets are found, or downloaded to (default: here)")  # fmt: skip
+    command.add_argument(
+        "--data-root", metavar="DIR", help="where data sets are found, or downloaded to (default: here)"
+    )
     command.add_argument("--preset", metavar="NAME", help="a published configuration: "
                          + "; ".join(f"{', '.join(s.published)} ({name})" for name, s in SYSTEMS.items()))  # fmt: skip
     command.add_argument("--generator", metavar="SOURCE", help="for hat-refine and hat-retrofit: a run, a file of "

@@ -80,7 +80,8 @@ def save_curves(path: Path, rows: Sequence[dict], labels: dict[str, str]) -> Non
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 2.2 * len(labels)), layout="constrained")
-    for axis, (metric, label) in zip(figure.subplots(len(labels), sharex=True), labels.items(), strict=True):
+    axes = figure.subplots(len(labels), sharex=True, squeeze=False)[:, 0]
+    for axis, (metric, label) in zip(axes, labels.items(), strict=True):
         steps, values = [row["step"] for row in rows], torch.tensor([row[metric] for row in rows])
         axis.plot(steps, values, linewidth=0.5, color="0.7")
         axis.plot(steps, _running_mean(values), color="C0")

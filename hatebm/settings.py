@@ -24,7 +24,7 @@ def _parse(pair: str, kind: type[Config]) -> tuple[str, object]:
         raise UsageError(f"--set: unknown key {key!r}; known are {', '.join(defaults)}")
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that literal_eval may raise
         value = text
     wanted = type(defaults[key])
     if wanted is tuple and isinstance(value, list):

@@ -8,6 +8,7 @@ import importlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -47,34 +48,39 @@ def generator_in(folder: Path) -> nn.Module:
         return load(Run.open(folder)).generator
     try:
         about = json.loads((folder / "generator.json").read_text())
-        source, scale = about["source"], about["output_scale"]
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"{folder} holds no generator: {error}") from None
     weights, _ = checkpoints.load(folder / "weights.safetensors")
-    if _is_import_path(source):
-        generator = imported(source)
+    if "module" not in about:
+        return generator_from(weights, about.get("output_scale"))
+    generator = imported(about["module"])
+    try:
         generator.load_state_dict(weights)
-        return generator
-    return generator_from(weights, scale)
+    except RuntimeError as error:
+        raise UsageError(f"{about['module']} does not fit its weights in {folder}: {error}") from error
+    return generator
 
 
 def taken_over(source: str) -> tuple[nn.Module, Callable[[Path], None]]:
     """A generator from elsewhere, and what puts a copy of it into a folder.
 
-    source: folder of a run, a file of weights, or `package.module:attribute`.
+    source: folder of a run (of one in two stages the generator of the first is meant), a file of weights, or
+    `package.module:attribute`.
     Raises UsageError when it is none of these.
     """
-    if (Path(source) / "config.json").is_file():
-        run = Run.open(Path(source))
-        return load(run).generator, lambda folder: _copy_run(run, folder)
-    if Path(source).is_file():
-        generator = load_generator(Path(source))
+    given = Path(source)
+    if (given / "config.json").is_file():
+        given = given / FOLDER if (given / FOLDER).is_dir() else given
+        return generator_in(given), lambda folder: _copy(given, folder)
+    if given.is_file():
+        generator = load_generator(given)
+        about = {"file": source, "output_scale": generator.output_scale}
     elif _is_import_path(source):
-        generator = imported(source)
+        generator, about = imported(source), {"module": source}
     else:
         wanted = "the folder of a run, a file of weights or package.module:attribute"
         raise UsageError(f"--generator: wanted {wanted}, got {source!r}")
-    return generator, lambda folder: _write_module(generator, source, folder)
+    return generator, lambda folder: _write(generator, about, folder)
 
 
 def imported(path: str) -> nn.Module:
@@ -95,19 +101,22 @@ def _is_import_path(source: str) -> bool:
     return bool(colon) and attribute.isidentifier() and all(map(str.isidentifier, module.split(".")))
 
 
-def _copy_run(run: Run, folder: Path) -> None:
-    folder.mkdir()
-    (folder / "checkpoints").mkdir()
-    shutil.copy2(run.folder / "config.json", folder)
-    shutil.copy2(run.last_checkpoint(), folder / "checkpoints")
+def _copy(given: Path, folder: Path) -> None:
+    """Copy the generator that lies in a folder; a run without what it needs to go on, for it is over."""
+    if not (given / "config.json").exists():
+        shutil.copytree(given, folder)
+        return
+    run = Run.open(given)
+    newest = run.last_checkpoint()
+    (folder / "checkpoints").mkdir(parents=True)
+    shutil.copy2(newest, folder / "checkpoints")
+    replace(run, folder=folder, config=replace(run.config, iterations=int(newest.stem))).write_config()
 
 
-def _write_module(generator: nn.Module, source: str, folder: Path) -> None:
+def _write(generator: nn.Module, about: dict, folder: Path) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir()
-    about = {"source": source, "output_scale": getattr(generator, "output_scale", None)}
+    own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in generator.state_dict().items()}
+    save_file(own, folder / "weights.safetensors")  # which refuses tensors that share memory, as tied weights do
     (folder / "generator.json").write_text(json.dumps(about) + "\n")
-    save_file(
-        {name: tensor.contiguous() for name, tensor in generator.state_dict().items()}, folder / "weights.safetensors"
-    )

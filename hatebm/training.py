@@ -28,7 +28,7 @@ def train(
     on_iteration: Callable[[dict], None],
     on_advice: Callable[[str], None] = print,
 ) -> bool:
-    """Iterate up to `config.iterations`; returns True when it got there, False when a signal stopped it before.
+    """Iterate up to `config.iterations`; returns False when a signal stopped it, be it in the last iteration.
 
     Every iteration adds a row to metrics.jsonl and hands it to `on_iteration`; a symptom that the rows show goes to
     `on_advice`, once. A checkpoint is written at the start,
@@ -49,7 +49,7 @@ def train(
             if time.monotonic() >= due:
                 due = _save(run, learner)
         _save(run, learner)
-    return learner.iteration >= run.config.iterations
+    return not stopped.is_set()
 
 
 def _measured_iteration(run: Run, learner: Learner, images: Images) -> dict:

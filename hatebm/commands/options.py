@@ -13,9 +13,11 @@ def device_of(options: argparse.Namespace) -> torch.device:
     """The device that was asked for, else a GPU where there is one; raises UsageError where torch cannot use it."""
     name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device: cannot use {name!r}: {str(error).splitlines()[0]}") from None
+        zero = torch.zeros(1, device=name)
+        zero.cpu()  # which "meta" cannot
+        return zero.device
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise UsageError(f"--device: cannot use {name!r}: {str(error).splitlines()[0].split('. ')[0]}") from None
 
 
 def set_threads(threads: int | None, run: Run) -> None:

@@ -18,6 +18,12 @@ def sample(options: argparse.Namespace) -> int:
     set_threads(options.threads, run)
     learner = _learner(run, options)
     steps = max(learner.stages().values()) if options.steps is None else options.steps
+    trained = getattr(learner.config, "langevin_steps", steps)
+    if steps > 3 * trained:
+        print(
+            f"{steps} steps are more than three times those of the training, K = {trained}: samples oversaturate, "
+            f"they are best at {2 * trained} to {3 * trained}"
+        )
     if options.path:
         chains = options.n or 8
         path = results.langevin_path(learner, steps, chains=chains, frames=11, seed=options.seed)

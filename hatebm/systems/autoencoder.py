@@ -91,10 +91,11 @@ class Autoencoder(Learner):
     @torch.no_grad()
     def samples(self, images: Images, n: int, *, seed: int) -> dict[str, Tensor]:
         """Reconstructions of the first n held-out images, then the decoder on random codes."""
+        kind = "held-out images" if len(images.held_out) else "images"
         shown = to_pixels((images.held_out if len(images.held_out) else images.train)[:n])
         encoder, decoder = self.parts["encoder"].evaluated, self.parts["decoder"].evaluated
         back = [decoder(encoder(x.to(self.device))).cpu() for x in shown.split(CHAINS_AT_ONCE)]
-        return {"held-out images, decoded": torch.cat(back)} | super().samples(images, n, seed=seed)
+        return {f"{kind}, decoded": torch.cat(back)} | super().samples(images, n, seed=seed)
 
 
 @dataclass
