@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import fmean, pstdev
+from statistics import fmean, median
 
 from hatebm.config import Config
 
@@ -27,31 +27,36 @@ class Symptom:
 
 
 def stuck_at_the_cap(rows: Rows, config: Config) -> bool:
-    """The moves of the residual are nearly all as long as the cap allows: the gradient explodes."""
-    return _mean(rows[WINDOW:], "displacement") > 0.95 * config.max_displacement
+    """The drift of the residual is nearly always as long as the cap allows: the gradient explodes."""
+    noise = config.eps * (config.channels * config.size**2) ** 0.5
+    return _mean(rows[WINDOW:], "displacement") ** 2 > (0.95 * config.max_displacement) ** 2 + noise**2
 
 
 def gap_swings_wider(rows: Rows, config: Config) -> bool:
     """The energy gap changes sign in swings that grow: H and the chains chase one another."""
-    early, late = ([row["energy_gap"] for row in part] for part in (rows[:WINDOW], rows[WINDOW:]))
+    gaps = [row["energy_gap"] for row in rows]
+    late, quarter = gaps[WINDOW:], WINDOW // 2
     turns = sum(a * b < 0 for a, b in pairwise(late))
-    return turns >= WINDOW // 20 and abs(fmean(late)) < pstdev(late) / 2 and pstdev(late) > 3 * pstdev(early)
+    around_zero = abs(fmean(late)) < fmean(map(abs, late)) / 2
+    swings = [median(map(abs, gaps[i : i + quarter])) for i in range(0, 4 * quarter, quarter)]
+    return turns >= WINDOW // 20 and around_zero and swings == sorted(swings) and swings[-1] > 3 * swings[0]
 
 
 def sampler_is_dead(rows: Rows, config: Config) -> bool:
-    """Chains go no further than their noise alone carries them: the drift does nothing."""
-    late, pixels = rows[WINDOW:], config.channels * config.size**2
-    dead = _mean(late, "displacement") < 1.02 * config.eps * pixels**0.5
+    """Chains end as far off as their noise alone carries them, eps sqrt(K): the drift does nothing."""
+    late, walks = rows[WINDOW:], {"residual": config.eps}
     if "latent_displacement" in late[-1]:
-        dead = dead and _mean(late, "latent_displacement") < 1.02 * config.eps_latent * config.langevin_steps**0.5
-    return dead
+        walks["latent_displacement"] = config.eps_latent
+    ways = [_mean(late, name) / (eps * config.langevin_steps**0.5) for name, eps in walks.items()]
+    return all(0.98 < way < 1.02 for way in ways)
 
 
 def generator_falls_behind(rows: Rows, config: Config) -> bool:
-    """The generator's loss rises: its teacher, the chain, moves faster than it learns."""
-    thirds = [rows[i : i + len(rows) // 3] for i in range(0, len(rows) - 2, len(rows) // 3)]
-    first, middle, last = (_mean(part, "generator_loss") for part in thirds[:3])
-    return first < middle < last and last > 1.5 * first
+    """The generator's loss rises, once its bank is renewed: its teacher, the chain, moves faster than it learns."""
+    third = len(rows) // 3
+    first, middle, last = (_mean(rows[i * third : (i + 1) * third], "generator_loss") for i in range(3))
+    renewed = rows[0]["step"] > 10 * config.bank_size / config.batch  # ten times the mean age of a pair
+    return renewed and first < middle < last and last > 1.5 * first
 
 
 def latents_drift(rows: Rows, config: Config) -> bool:
@@ -60,13 +65,13 @@ def latents_drift(rows: Rows, config: Config) -> bool:
 
 
 def oversaturated(rows: Rows, config: Config) -> bool:
-    """Pixels lie far beyond [-1, 1]: H wins, and the chains run away from the data."""
-    return _mean(rows[WINDOW:], "overshoot") > 0.1
+    """Pixels lie beyond [-1, 1] by a tenth of its length: H wins, and the chains run away from the data."""
+    return _mean(rows[WINDOW:], "overshoot") > 0.2
 
 
 SYMPTOMS = (
     Symptom(
-        "moves are stuck at max_displacement: the gradient of H explodes; lower energy_lr or set max_grad_norm",
+        "moves are stuck at max_displacement: the gradient of H explodes; lower energy_lr, or raise temperature",
         ("displacement",),
         stuck_at_the_cap,
     ),
@@ -77,7 +82,7 @@ SYMPTOMS = (
     ),
     Symptom(
         "chains move no further than their noise: the drift eps^2 / (2 T) is too small; lower temperature",
-        ("displacement",),
+        ("residual",),
         sampler_is_dead,
     ),
     Symptom(
