@@ -142,7 +142,7 @@ WELL = {
     "a loss that doubles slowly": (SYNTHESIS, {"generator_loss": lambda t: 22 * 2 ** (t / 500)}),
     "a jump of a loss that falls": (
         SYNTHESIS,
-        {"generator_loss": lambda t: 400 if 250 < t <= 280 else 100 - t / 10},
+        {"generator_loss": lambda t: 9000 if t == 251 else 100 - t / 10},
     ),
     "noisy colours": (SYNTHESIS, {"overshoot": lambda t: 0.15}),
 }
