@@ -166,8 +166,8 @@ class Learner(ABC):
 
     def samples(self, images: Images, n: int, *, seed: int) -> dict[str, Tensor]:
         """Samples of each stage, n of them: title -> (n, channels, size, size) float32."""
-        stages = self.stages()
-        return dict(zip(stages, self.sample(n, sorted(stages.values()), seed=seed), strict=True))
+        stages = dict(sorted(self.stages().items(), key=lambda stage: stage[1]))
+        return dict(zip(stages, self.sample(n, list(stages.values()), seed=seed), strict=True))
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor that changes, under one name each, as a checkpoint keeps them."""
