@@ -1,0 +1,178 @@
+"""Ready configurations: the published ones number by number, and that all of them stand for networks that fit."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from hatebm import presets
+from hatebm.catalogue import SYSTEMS
+from hatebm.errors import UsageError
+from hatebm.learner import Learner
+
+# Hill, Nijkamp, Mitchell, Pang and Zhu, "Hat EBM" (2022), arXiv 2210.16486, and its official code.
+HAT = {
+    "batch": 128,
+    "channels": 3,
+    "data_noise": 1e-3,
+    "energy_beta1": 0.9,
+    "energy_lr": 1e-4,
+    "max_displacement": 2.5,
+    "max_grad_norm": 0.0,
+    "energy_lr_drops": (),
+    "crop": "center",
+    "average": 0.9999,
+}
+SYNTHESIS = HAT | {
+    "latent_dim": 128,
+    "langevin_steps": 50,
+    "eps": 5e-4,
+    "temperature": 1e-8,
+    "sample_residual": 0.01,
+    "iterations": 50_000,
+    "bank_size": 9_984,
+    "generator_lr": 1e-4,
+    "generator_lr_drops": (),
+    "generator_weight": 1000.0,
+    "output_scale": 2.0,
+}
+AT_32 = {"size": 32, "energy_widths": (256, 256, 256, 256), "energy_pools": 2}
+AT_64 = {"size": 64, "energy_widths": (64, 128, 256, 512, 1024), "energy_pools": 5}
+AT_128 = {"size": 128, "energy_widths": (64, 128, 256, 512, 1024, 1024), "energy_pools": 5}
+IMAGENET = SYNTHESIS | {
+    "iterations": 300_000,
+    "crop": "random",
+    "energy_lr_drops": ((230_000, 0.1), (260_000, 0.01)),
+    "generator_lr": 5e-5,
+    "generator_lr_drops": ((230_000, 0.2), (260_000, 0.02)),
+    "max_grad_norm": 50.0,
+}
+JOINT = HAT | {"iterations": 25_000, "langevin_steps": 250, "eps": 1e-4, "eps_latent": 5e-3, "temperature": 1e-3}
+JOINT |= {"alternate": True, "latent_shape": (), "residual_precision": 0.0, "sample_residual": 0.0, "energy_lr": 1e-5}
+RETROFIT = {"langevin_steps": 100, "eps": 5e-4, "eps_latent": 1e-3, "residual_precision": 50.0, "data_noise": 1e-2}
+RETROFIT |= {"energy_lr": 1e-4, "sample_residual": 0.01, "sample_steps": 125}
+# Miyato, Kataoka, Koyama and Yoshida, "Spectral normalization for GANs" (2018), as in the mimicry library.
+SNGAN = {
+    "channels": 3,
+    "crop": "center",
+    "average": 0.0,
+    "iterations": 100_000,
+    "batch": 64,
+    "latent_dim": 128,
+    "output_scale": 1.0,
+    "discriminator_updates": 5,
+    "generator_lr": 2e-4,
+    "discriminator_lr": 2e-4,
+    "lr_hold": 0.0,
+    "beta1": 0.0,
+    "beta2": 0.9,
+}
+AUTOENCODER = {"channels": 3, "crop": "center", "average": 0.9999, "code_noise": 2e-2, "loss_weight": 1000.0}
+AUTOENCODER |= {"encoder_widths": (256,) * 4, "decoder_widths": (256,) * 4, "lr": 1e-4, "lr_drops": ()}
+
+PUBLISHED = {
+    ("hat-synthesis", "cifar10"): SYNTHESIS | AT_32 | {"generator_widths": (256,) * 4, "sample_steps": 125},
+    ("hat-synthesis", "celeba"): SYNTHESIS
+    | AT_64
+    | {"generator_widths": (1024, 512, 256, 128, 64), "sample_steps": 100},
+    ("hat-synthesis", "imagenet"): IMAGENET
+    | AT_128
+    | {"generator_widths": (1024, 1024, 512, 256, 128, 64), "sample_steps": 150},
+    ("hat-synthesis", "imagenet-large"): IMAGENET
+    | {"size": 128, "energy_widths": (128, 256, 512, 1024, 2048, 2048), "energy_pools": 5}
+    | {"generator_widths": (2048, 2048, 1024, 512, 256, 128), "sample_steps": 125},
+    ("hat-refine", "cifar10"): JOINT | AT_32 | {"sample_steps": 350},
+    ("hat-refine", "celeba"): JOINT | AT_64 | {"langevin_steps": 100, "temperature": 1e-6, "sample_steps": 125},
+    ("hat-retrofit", "cifar10"): JOINT | AT_32 | RETROFIT,
+    ("sngan", "cifar10"): SNGAN
+    | {"size": 32, "generator_widths": (256,) * 4, "discriminator_widths": (128,) * 4, "discriminator_pools": 2},
+    ("sngan", "celeba"): SNGAN
+    | {"size": 64, "generator_widths": (1024, 512, 256, 128, 64)}
+    | {"discriminator_widths": (64, 128, 256, 512, 1024), "discriminator_pools": 5},
+    ("autoencoder", "cifar10"): AUTOENCODER
+    | {"size": 32, "iterations": 49_900, "batch": 128, "code_side": 16, "output_scale": 2.0},
+}
+# Millions of weights that the networks of those papers have, to their three digits.
+MILLIONS = {
+    ("hat-synthesis", "cifar10"): {"energy": 4.20, "generator": 4.28},
+    ("hat-synthesis", "celeba"): {"energy": 19.5, "generator": 12.2},
+    ("hat-synthesis", "imagenet"): {"energy": 38.4, "generator": 32.2},
+    ("hat-synthesis", "imagenet-large"): {"energy": 153.7, "generator": 124.3},
+    ("hat-refine", "cifar10"): {"energy": 4.20},
+    ("hat-refine", "celeba"): {"energy": 19.5},
+    ("hat-retrofit", "cifar10"): {"energy": 4.20},
+    ("sngan", "cifar10"): {"generator": 4.28, "discriminator": 1.05},
+    ("sngan", "celeba"): {"generator": 12.2, "discriminator": 19.5},
+    ("autoencoder", "cifar10"): {"encoder": 4.21, "decoder": 4.21},
+}
+SIZES = (8, 16, 24, 32, 56, 64, 88, 128)
+
+
+class Given(nn.Module):
+    """A generator that gives images of a size, whatever the latents."""
+
+    latent_shape = (5,)
+
+    def __init__(self, config) -> None:
+        super().__init__()
+        self.shape = (config.channels, config.size, config.size)
+
+    def forward(self, z):
+        return torch.zeros(len(z), *self.shape)
+
+
+def unallocated(system: str, config) -> Learner:
+    """What learns under a configuration, on the meta device: shapes without numbers."""
+    found = SYSTEMS[system]
+    if hasattr(config, "bank_size"):
+        config = replace(config, bank_size=config.batch)
+    with torch.device("meta"):
+        return found.learner.create(config, *([Given(config)] if found.generator else []), "meta")
+
+
+def millions(network: nn.Module) -> float:
+    return sum(p.numel() for p in network.parameters()) / 1e6
+
+
+def test_every_published_configuration_is_spelled_out_here():
+    assert {(name, preset) for name, system in SYSTEMS.items() for preset in system.published} == set(PUBLISHED)
+
+
+@pytest.mark.parametrize(("system", "preset"), PUBLISHED)
+def test_published_numbers(system, preset):
+    config = SYSTEMS[system].published[preset]
+    assert {key: getattr(config, key) for key in PUBLISHED[system, preset]} == PUBLISHED[system, preset]
+
+
+@pytest.mark.parametrize(("system", "preset"), PUBLISHED)
+def test_published_networks_have_the_weights_of_the_paper(system, preset):
+    learner = unallocated(system, SYSTEMS[system].published[preset])
+    for name, wanted in MILLIONS[system, preset].items():
+        assert millions(learner.parts[name].network) == pytest.approx(wanted, rel=5e-3), name
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_small_configurations_stand_at_every_size(system, size):
+    channels = 1 if size in (8, 32) else 3
+    config = SYSTEMS[system].preset(size, channels)
+    assert (config.size, config.channels) == (size, channels)
+    learner = unallocated(system, config)
+    assert sum(millions(part.network) for part in learner.parts.values()) < 1.5
+    z = torch.zeros(2, *learner.generator.latent_shape, device="meta")
+    with torch.device("meta"):
+        assert learner.generator(z).shape == (2, channels, size, size)
+
+
+@pytest.mark.parametrize("size", [4, 9, 12, 132, 136, 256])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_other_sizes_are_refused(system, size):
+    with pytest.raises(UsageError, match=f"--size: wanted a multiple of 8 from 8 to 128, got {size}"):
+        SYSTEMS[system].preset(size, 1)
+
+
+def test_the_digits_have_configurations_of_one_size():
+    ready = [value for name, value in vars(presets).items() if name.endswith("_DIGITS")]
+    assert len(ready) == 5
+    assert all((config.size, config.channels) == (8, 1) for config in ready)
