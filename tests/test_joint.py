@@ -9,6 +9,7 @@ import torch
 from tiny import one_thread  # noqa: F401
 from torch import nn
 
+from hatebm.data import batch_indices, to_pixels
 from hatebm.errors import UsageError
 from hatebm.noise import Purpose, normal
 from hatebm.systems.hat import Joint
@@ -127,6 +128,17 @@ def test_the_generator_stays_bit_for_bit(alternate):
     assert not any(
         torch.equal(*pair) for pair in zip(weights, learner.parts["energy"].network.parameters(), strict=True)
     )
+
+
+def test_the_noise_on_data_has_its_deviation_and_is_another_in_every_iteration():
+    images, config = tiny.images(), replace(tiny.JOINT, batch=10, data_noise=0.3)
+    clean = to_pixels(images.train)
+    noises = []
+    for t in (0, 1):
+        noises.append(noisy_batch(images, config, t, "cpu") - clean[batch_indices(10, 10, seed=0, iteration=t)])
+        assert float(noises[-1].square().mean()) == pytest.approx(0.09, rel=4 * (2 / 640) ** 0.5)
+    assert abs(float((noises[0] * noises[1]).mean())) < 4 * 0.09 / 640**0.5
+    assert torch.equal(noisy_batch(images, config, 1, "cpu"), noisy_batch(images, config, 1, "cpu"))
 
 
 @KERNELS

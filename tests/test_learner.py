@@ -139,7 +139,8 @@ def test_a_restored_learner_goes_on_bit_for_bit(create):
     straight, images = create(), tiny.images()
     for _ in range(3):
         straight.advance(images)
-    saved = {name: tensor.clone() for name, tensor in straight.tensors().items()}
+    in_a_file = torch.contiguous_format
+    saved = {name: tensor.clone(memory_format=in_a_file) for name, tensor in straight.tensors().items()}
     resumed = create(seed=1)
     resumed.config = straight.config
     resumed.advance(images)  # whatever it was, it becomes what was saved
