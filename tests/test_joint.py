@@ -138,6 +138,9 @@ def test_the_noise_on_data_has_its_deviation_and_is_another_in_every_iteration()
         noises.append(noisy_batch(images, config, t, "cpu") - clean[batch_indices(10, 10, seed=0, iteration=t)])
         assert float(noises[-1].square().mean()) == pytest.approx(0.09, rel=4 * (2 / 640) ** 0.5)
     assert abs(float((noises[0] * noises[1]).mean())) < 4 * 0.09 / 640**0.5
+    for purpose in (Purpose.LANGEVIN, Purpose.INITIAL_STATE):  # nor is it the noise of a chain
+        drawn = normal(clean.shape, seed=0, step=1, purpose=purpose)
+        assert abs(float((noises[1] * drawn).mean())) < 4 * 0.3 / 640**0.5
     assert torch.equal(noisy_batch(images, config, 1, "cpu"), noisy_batch(images, config, 1, "cpu"))
 
 
