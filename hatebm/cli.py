@@ -138,9 +138,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--features", metavar="MODULE:NAME", help="for --fid: any feature module, by import path")
     command.add_argument("--ood", nargs="*", metavar="DATA", help="AUROC, AUPRC and FPR80 against permuted, random and "
                          "constant images, and against each data set or folder named")  # fmt: skip
-    command.add_argument(
-        "--data-root", default=".", metavar="DIR", help="where those of --ood are found (default: here)"
-    )
+    command.add_argument("--data-root", metavar="DIR", help="where those of --ood are found (default: here)")
     _add_machine(command)
 
     command = commands.add_parser("info", help="versions, CPU features, devices and backends")

@@ -1,7 +1,9 @@
 """What a trained run has to show: Frechet distances, covered classes and pictures."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from torch import Tensor
 
@@ -71,7 +73,20 @@ def _score(name: str, pixels: Tensor, reference: Tensor, classifier: Classifier 
 
 def write_results(run: Run, scores: list[Score]) -> None:
     """Write the scores to results.json."""
-    (run.folder / "results.json").write_text(json.dumps([asdict(score) for score in scores], indent=2) + "\n")
+    write_rows(run.folder / "results.json", [asdict(score) for score in scores])
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """Write rows as JSON, in which a number that is not finite is null."""
+    path.write_text(json.dumps(_finite(rows), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_pictures(run: Run, learner: Learner, images: Images) -> dict[str, str]:

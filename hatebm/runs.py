@@ -72,13 +72,12 @@ class Run:
     def open(cls, folder: Path) -> "Run":
         """The run that lies in a folder; raises UsageError when there is none."""
         try:
-            values = json.loads((folder / "config.json").read_text())
-            system = values["system"]
-            config = config_from_json(SYSTEMS[system].config, values["config"])
-            return cls(folder, system, values["data"], values["data_root"], values["train_images"], config)
+            values = _checked(json.loads((folder / "config.json").read_text()))
+            config = config_from_json(SYSTEMS[values["system"]].config, values["config"])
+            return cls(folder, values["system"], values["data"], values["data_root"], values["train_images"], config)
         except FileNotFoundError:
             raise UsageError(f"{folder} is not the folder of a run: it has no config.json") from None
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise UsageError(f"{folder / 'config.json'} is not the configuration of a run: {error}") from error
 
     def save(self, learner: Learner) -> Path:
@@ -120,6 +119,22 @@ class Run:
         partial = self.folder / "metrics.jsonl.partial"
         partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
         partial.replace(self.metrics_file)
+
+
+def _checked(values: object) -> dict:
+    """What a config.json holds; raises ValueError where something is missing or of another kind."""
+    if not isinstance(values, dict):
+        raise ValueError("it holds no object")
+    kinds = {"system": str, "data": str, "data_root": str, "train_images": int, "config": dict}
+    words = {str: "a word", int: "a whole number", dict: "an object"}
+    for key, kind in kinds.items():
+        if key not in values:
+            raise ValueError(f"it has no {key!r}")
+        if not isinstance(values[key], kind):
+            raise ValueError(f"{key} must be {words[kind]}, got {values[key]!r}")
+    if values["system"] not in SYSTEMS:
+        raise ValueError(f"system must be one of {', '.join(SYSTEMS)}, got {values['system']}")
+    return values
 
 
 def config_from_json(kind: type[Config], values: dict) -> Config:

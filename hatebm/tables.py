@@ -1,5 +1,6 @@
 """The tables that an evaluation prints."""
 
+import math
 from collections.abc import Sequence
 
 from hatebm.evaluation import Detection, Quality
@@ -10,11 +11,11 @@ from hatebm.results import ENOUGH, Score
 def print_scores(scores: Sequence[Score], reference: str) -> None:
     """Frechet distances and covered classes; `reference` says what the samples are compared with."""
     headings = ["samples", "pixels"]
-    rows = [[score.samples, f"{score.pixel_frechet:.2f}"] for score in scores]
+    rows = [[score.samples, f"{max(score.pixel_frechet, 0):.2f}"] for score in scores]
     if scores[0].feature_frechet is not None:
         headings += ["classifier", f"classes >= {ENOUGH:.0%}", "smallest class"]
         for row, score in zip(rows, scores, strict=True):
-            row += [f"{score.feature_frechet:.1f}", str(score.classes_covered), f"{score.smallest_share:.1%}"]
+            row += [f"{max(score.feature_frechet, 0):.1f}", str(score.classes_covered), f"{score.smallest_share:.1%}"]
     _print(f"Frechet distance to {reference} (less is better)", headings, rows)
 
 
@@ -27,16 +28,17 @@ def print_detections(found: dict[str, Detection], score: str, inside: str) -> No
 
 def print_qualities(found: dict[int, Quality], reference: str) -> None:
     """Distances with their standard errors: number of Langevin steps -> quality."""
-    rows = [
-        [
-            str(step),
-            f"{one.frechet:.2f} +- {one.frechet_error:.2f}",
-            "" if one.kid is None else f"{one.kid:.4g} +- {one.kid_error:.2g}",
-        ]
-        for step, one in found.items()
-    ]
+    rows = []
+    for step, one in found.items():
+        distance = f"{max(one.frechet, 0):.2f}" + _error(one.frechet_error, ".2f")
+        kid = "" if one.kid is None else f"{one.kid:.4g}" + _error(one.kid_error, ".2g")
+        rows.append([str(step), distance, kid])
     samples = next(iter(found.values())).samples
     _print(f"{samples} samples against {reference} (less is better)", ["steps", "Frechet distance", "KID"], rows)
+
+
+def _error(error: float, how: str) -> str:
+    return "" if math.isnan(error) else f" +- {error:{how}}"
 
 
 def _interval(estimate: Estimate) -> str:
@@ -47,11 +49,12 @@ def _interval(estimate: Estimate) -> str:
 def _print(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     print(title)
     table = Table()
     for i, heading in enumerate(headings):
         table.add_column(heading, justify="right" if rows[0][i][:1].isdigit() else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # no markup: a folder may be called [red]
     Console().print(table)

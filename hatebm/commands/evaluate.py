@@ -1,8 +1,8 @@
 """`hatebm evaluate`: how good a run's samples are, at how many steps, and how well its energy knows outliers."""
 
 import argparse
-import json
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 
@@ -10,6 +10,7 @@ from hatebm import data, plots, stages
 from hatebm.commands.options import device_of, need, set_threads
 from hatebm.commands.train import report
 from hatebm.data import Images, to_bytes, to_pixels
+from hatebm.errors import UsageError
 from hatebm.evaluation import (
     Features,
     classifier_features,
@@ -22,7 +23,7 @@ from hatebm.evaluation import (
     score_norm,
 )
 from hatebm.learner import Learner
-from hatebm.results import reference
+from hatebm.results import reference, write_rows
 from hatebm.runs import Run
 from hatebm.tables import print_detections, print_qualities
 
@@ -30,12 +31,13 @@ from hatebm.tables import print_detections, print_qualities
 def evaluate(options: argparse.Namespace) -> int:
     """The table and the pictures that end a training; or with --ood and --fid, theirs."""
     need("sklearn", "PIL", "safetensors", "rich", "matplotlib", "torchmetrics")
+    _refuse_idle(options)
     run = Run.open(options.run)
     set_threads(options.threads, run)
     images = run.images()
     learner = stages.load(run, device_of(options))
     if options.ood is not None:
-        others = {name: _outliers_from(name, run, options.data_root) for name in options.ood}
+        others = {name: _outliers_from(name, run, options.data_root or ".") for name in options.ood}
         detect_outliers(run, learner, images, others)
     if options.fid:
         features = _features(options, images, learner.device)
@@ -47,21 +49,25 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def detect_outliers(run: Run, learner: Learner, images: Images, others: dict[str, torch.Tensor]) -> None:
     """AUROC, AUPRC and FPR80 of the run's energy for made and given outliers: a table, ood.json and ood.png."""
-    inside = reference(images)
-    sets = {run.data: inside} | outliers(inside, seed=run.config.seed) | others
+    inside, data_name = reference(images), Path(run.data).name
+    outside = outliers(inside, seed=run.config.seed) | others
     found = {}
     for name, score, file in (("-H(x)", energy_score, "ood.png"), ("-|dH/dx|", score_norm, "ood-gradient.png")):
-        scores = {label: score(learner.energy, to_pixels(x.to(learner.device))).cpu() for label, x in sets.items()}
-        found[name] = {label: detection(scores[run.data], scores[label]) for label in list(sets)[1:]}
-        print_detections(found[name], name, f"{len(inside)} images of {run.data}")
-        plots.save_histogram(run.folder / file, scores, f"{name} of {run.data} and of outliers", name)
+        typical, *others_scores = (
+            score(learner.energy, to_pixels(x.to(learner.device))).cpu() for x in (inside, *outside.values())
+        )
+        scores = dict(zip(outside, others_scores, strict=True))
+        found[name] = {label: detection(typical, values) for label, values in scores.items()}
+        print_detections(found[name], name, f"{len(inside)} images of {data_name}")
+        shown = {f"{data_name} (learned)": typical} | scores
+        plots.save_histogram(run.folder / file, shown, f"{name} of {data_name} and of outliers", name)
         print(f"{run.folder / file}: histogram of {name}")
     rows = [
         {"score": score, "outliers": label, **asdict(one)}
         for score, by_label in found.items()
         for label, one in by_label.items()
     ]
-    (run.folder / "ood.json").write_text(json.dumps(rows, indent=2) + "\n")
+    write_rows(run.folder / "ood.json", rows)
 
 
 def measure_quality(run: Run, learner: Learner, images: Images, features: Features, n: int) -> None:
@@ -74,15 +80,33 @@ def measure_quality(run: Run, learner: Learner, images: Images, features: Featur
         {step: to_bytes(x) for step, x in zip(steps, seen, strict=True)}
         for seen in learner.batches(n, steps, seed=seed)
     )
-    found = qualities(batches, images.train.split(250), features, kid_of=last)
+    try:
+        found = qualities(batches, images.train.split(250), features, kid_of=last)
+    except (TypeError, ValueError) as error:
+        if not str(error).startswith("quality: "):
+            raise
+        raise UsageError(f"--fid: {error}") from error
     print_qualities(found, f"{len(images.train)} training images")
     rows = [{"steps": step, **asdict(quality)} for step, quality in found.items()]
-    (run.folder / "quality.json").write_text(json.dumps(rows, indent=2) + "\n")
+    write_rows(run.folder / "quality.json", rows)
     if len(found) > 1:
         picture = run.folder / "quality.png"
         distances, errors = zip(*((q.frechet, q.frechet_error) for q in found.values()), strict=True)
         plots.save_quality(picture, list(found), distances, errors, trained)
         print(f"{picture}: quality against the number of Langevin steps")
+
+
+def _refuse_idle(options: argparse.Namespace) -> None:
+    """Refuse what would play no part."""
+    for name in ("n", "weights", "features"):
+        if getattr(options, name) is not None and not options.fid:
+            raise UsageError(f"--{name} goes with --fid")
+    if options.data_root is not None and options.ood is None:
+        raise UsageError("--data-root goes with --ood; the run remembers where its own data lie")
+    if options.features is not None and options.weights is not None:
+        raise UsageError("--weights are Inception's, got --features too")
+    if options.n is not None and options.n < 3:
+        raise UsageError(f"--n: wanted at least 3 samples, got {options.n}")
 
 
 def _outliers_from(name: str, run: Run, root: str) -> torch.Tensor:

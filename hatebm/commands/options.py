@@ -11,7 +11,9 @@ from hatebm.runs import Run
 
 def device_of(options: argparse.Namespace) -> torch.device:
     """The device that was asked for, else a GPU where there is one; raises UsageError where torch cannot use it."""
-    name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = options.device
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         zero = torch.zeros(1, device=name)
         zero.cpu()  # which "meta" cannot
