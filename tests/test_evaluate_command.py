@@ -159,7 +159,6 @@ def test_distances_after_growing_numbers_of_steps(digits):
     assert [row["steps"] for row in rows if row["kid"] is not None] == [6]
     with Image.open(digits / "quality.png") as picture:
         picture.load()
-    assert hatebm("evaluate", digits, "--fid", "--n", 60).out == said.out
 
 
 @pytest.mark.parametrize("features", ["rows", "network"])
@@ -167,8 +166,9 @@ def test_distances_in_features_of_ones_own(gan, tmp_path, monkeypatch, features)
     (tmp_path / "their_features.py").write_text(textwrap.dedent(FEATURES))
     monkeypatch.syspath_prepend(tmp_path)
     place = f"their_features:{features}"
-    said = hatebm("evaluate", gan, "--fid", "--n", 3, "--features", place)
+    said, again = (hatebm("evaluate", gan, "--fid", "--n", 3, "--features", place) for _ in range(2))
     assert said.code == 0, said.err
+    assert again == said
     assert "nan" not in said.out
     rows = rows_of(gan / "quality.json")  # of so few samples KID has no error
     assert [row["steps"] for row in rows] == [0, 2, 4, 6, 8, 10, 12, 16]

@@ -156,7 +156,7 @@ def test_more_steps_extend_the_second_stage_alone(straight, tmp_path, monkeypatc
     assert same(before, state(tmp_path / "run" / "generator"))
 
 
-def test_what_a_resumed_run_cannot_change_is_refused(straight, data):
+def test_what_a_resumed_run_cannot_change_is_refused(straight, data, unseen):
     folder = straight["hat-refine"]
     for more, message in (
         (["--set", "generator.latent_dim=7"], "generator.latent_dim = 5 and keeps it, got 7"),
