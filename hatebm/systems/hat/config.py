@@ -15,7 +15,13 @@ class HatConfig(Config):
     `eps` times a standard normal: on H itself the step size is `eps^2 / (2 T)`.
     """
 
-    MAY_BE_ZERO = Config.MAY_BE_ZERO | {"data_noise", "sample_residual", "max_grad_norm", "residual_precision"}
+    MAY_BE_ZERO = Config.MAY_BE_ZERO | {
+        "data_noise",
+        "sample_residual",
+        "max_grad_norm",
+        "residual_precision",
+        "wide_chains",
+    }
     FRACTIONS = Config.FRACTIONS | {"energy_beta1"}
 
     energy_widths: tuple[int, ...] = (256, 256, 256, 256)
@@ -39,9 +45,12 @@ class HatConfig(Config):
 class SynthesisConfig(HatConfig):
     """Cooperative learning of H and G from scratch, `p(y, z) = p0(z) exp(-H(G(z) + y) / T) / Z`."""
 
+    MAY_BE_ZERO = HatConfig.MAY_BE_ZERO | {"wide_chains"}
+
     latent_dim: int = 128
     generator_widths: tuple[int, ...] = (256, 256, 256, 256)
     output_scale: float = 2.0  # G ends in output_scale * tanh, which keeps data off the saturation
+    wide_chains: int = 0  # more chains in an iteration, from coarse noise: H learns there too, G does not
     bank_size: int = 9_984  # mean age of a pair that G learns from: bank_size / batch iterations
     generator_lr: float = 1e-4
     generator_lr_drops: Drops = ()
@@ -63,6 +72,8 @@ class SynthesisConfig(HatConfig):
 @dataclass(frozen=True, kw_only=True)
 class JointConfig(HatConfig):
     """H alone learns, on a generator that stays: `p(y, z) = exp(-H(G(z) + y) / T - tau |y|^2) / Z`, z moves too."""
+
+    MAY_BE_ZERO = HatConfig.MAY_BE_ZERO | {"residual_precision"}
 
     iterations: int = 25_000
     langevin_steps: int = 250

@@ -18,7 +18,7 @@ from hatebm.data import Images
 from hatebm.dynamics import Dynamics
 from hatebm.learner import ImageChain, Learner, Part, adam
 from hatebm.nets import ResidualEnergy, ResidualGenerator
-from hatebm.noise import Purpose, normal
+from hatebm.noise import Purpose, normal, uniform
 from hatebm.systems.hat.config import SynthesisConfig
 from hatebm.systems.hat.update import noisy_batch, signs_of_health, update_energy
 
@@ -76,7 +76,7 @@ class Synthesis(Learner):
     def iterate(self, images: Images) -> dict[str, float]:
         """One iteration of cooperative learning.
 
-        1. z ~ N(0, I), y0 = 0; K Langevin steps give x- = G(z) + y.
+        1. z ~ N(0, I), y0 = 0; K Langevin steps give x- = G(z) + y. So do a few chains that begin at coarse noise.
         2. H descends (mean H(x+) - mean H(x-)) / T, x+ noisy data.
         3. G descends the squared error to the OLD content of `batch` random slots of the bank.
         4. The slots take the new pairs (z, x-).
@@ -88,12 +88,18 @@ class Synthesis(Learner):
         z = normal(shape, seed=config.seed, step=t, purpose=purpose, device=self.device)
         first_step = t * config.langevin_steps
         chain = residual_chain(
-            energy.network, generator.network, z, config.dynamics, seed=config.seed, first_step=first_step
+            energy.network,
+            generator.network,
+            z,
+            config.dynamics,
+            seed=config.seed,
+            first_step=first_step,
+            others=coarse_noise(config, t, self.device),
         )
-        generated = chain.state
-        sampled, info = chain.run(config.langevin_steps, return_info=True)
-
-        gap = update_energy(energy, noisy_batch(images, config, t, self.device), sampled, config.temperature)
+        generated = chain.state[: config.batch]
+        ended, info = chain.run(config.langevin_steps, return_info=True)
+        gap = update_energy(energy, noisy_batch(images, config, t, self.device), ended, config.temperature)
+        sampled = ended[: config.batch]
 
         slots = bank_slots(config, t).to(self.device)
         loss = update_generator(
@@ -132,6 +138,7 @@ def residual_chain(
     first_step: int = 0,
     chain_ids: Sequence[int] | None = None,
     residual: float = 0.0,  # y0 = residual * N(0, I)
+    others: Tensor | None = None,  # images where further chains begin
 ) -> Chain:
     """The Langevin chain of y given z, as a chain of images that starts at G(z) + y0.
 
@@ -144,7 +151,22 @@ def residual_chain(
     if residual:
         place = {"seed": seed, "step": 0, "block": 1, "chain_ids": chain_ids, "purpose": Purpose.INITIAL_STATE}
         x = x + residual * normal(x.shape, **place, device=x.device)
+    x = x if others is None else torch.cat((x, others))
     return Chain(energy, x, dynamics, seed=seed, first_step=first_step, chain_ids=chain_ids)
+
+
+def coarse_noise(config: SynthesisConfig, iteration: int, device: torch.device) -> Tensor:
+    """Smooth random images of growing fineness, from one grey on: (wide_chains, channels, size, size) in [-1, 1].
+
+    Uniform noise of side 1, 2, 4 or 8 in turn, over chains and iterations, enlarged.
+    """
+    place = {"seed": config.seed, "step": iteration, "block": 2, "purpose": Purpose.INITIAL_STATE}
+    noise = 2 * uniform((config.wide_chains, config.channels, 8, 8), **place, device=device) - 1
+    starts = noise.new_empty(config.wide_chains, config.channels, config.size, config.size)
+    for i, fine in enumerate(noise):
+        side = 2 ** ((iteration * config.wide_chains + i) % 4)
+        starts[i] = F.interpolate(fine[None, :, :side, :side], size=config.size, mode="bilinear")[0]
+    return starts
 
 
 @torch.no_grad()
