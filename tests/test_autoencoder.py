@@ -102,7 +102,7 @@ def test_codes_lie_on_the_sphere_of_random_ones():
     assert learner.generator.latent_shape == (1, 4, 4)
 
 
-@pytest.mark.parametrize(("held_out", "title"), [(6, "held-out images, decoded"), (0, "images, decoded")])
+@pytest.mark.parametrize(("held_out", "title"), [(6, "held-out, decoded"), (0, "data, decoded")])
 def test_it_draws_reconstructions_and_decoded_noise(held_out, title):
     learner, images = trained(), tiny.images(12)
     images = Images(images.train[held_out:], images.train[:held_out])

@@ -90,7 +90,7 @@ def test_evaluate_prints_the_table_that_training_printed(refined):
 def test_the_same_images_are_at_no_distance(tmp_path):
     folder, said = run_of("autoencoder", pictures(tmp_path / "few", 5), tmp_path / "run")
     assert "-0.00" not in said
-    assert "images, decoded" in said
+    assert "data, decoded" in said
     assert "held-out" not in said
     assert len(rows_of(folder / "results.json")) == 3
 

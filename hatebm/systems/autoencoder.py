@@ -91,7 +91,7 @@ class Autoencoder(Learner):
     @torch.no_grad()
     def samples(self, images: Images, n: int, *, seed: int) -> dict[str, Tensor]:
         """Reconstructions of the first n held-out images, then the decoder on random codes."""
-        kind = "held-out images" if len(images.held_out) else "images"
+        kind = "held-out" if len(images.held_out) else "data"
         shown = to_pixels((images.held_out if len(images.held_out) else images.train)[:n])
         encoder, decoder = self.parts["encoder"].evaluated, self.parts["decoder"].evaluated
         back = [decoder(encoder(x.to(self.device))).cpu() for x in shown.split(CHAINS_AT_ONCE)]
