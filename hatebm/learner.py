@@ -187,7 +187,7 @@ class Learner(ABC):
 
 def adam(network: nn.Module, lr: float, beta1: float = 0.9, beta2: float = 0.999) -> torch.optim.Adam:
     """Adam with the small constant of Keras, under which the published numbers were found."""
-    return torch.optim.Adam(network.parameters(), lr, betas=(beta1, beta2), eps=1e-7)
+    return torch.optim.Adam(network.parameters(), lr, betas=(beta1, beta2), eps=1e-7, fused=True)
 
 
 def _below(prefix: str, named: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -72,7 +72,8 @@ HAT_SYNTHESIS_DIGITS = SynthesisConfig(
     max_displacement=1.0,
     iterations=800,
     batch=64,
-    average=0.0,
+    average=0.98,
+    wide_chains=1,
     bank_size=640,
     data_noise=0.02,
     energy_lr=2e-3,
@@ -84,7 +85,7 @@ HAT_SYNTHESIS_DIGITS = SynthesisConfig(
 SNGAN_DIGITS = SNGANConfig(
     size=8,
     channels=1,
-    iterations=900,
+    iterations=1200,
     batch=32,
     average=0.99,
     latent_dim=32,
@@ -115,18 +116,41 @@ HAT_REFINE_DIGITS = JointConfig(
     energy_lr_drops=((200, 0.7), (280, 0.4), (340, 0.15)),
     energy_beta1=0.0,
 )
+# Noise of 0.3 on the codes spreads them over the sphere: with the paper's 0.02 random codes decode to nothing.
 AUTOENCODER_DIGITS = AutoencoderConfig(
     size=8,
     channels=1,
-    iterations=1500,
+    iterations=800,
     batch=64,
-    average=0.99,
+    average=0.0,
     code_side=4,
-    encoder_widths=(32, 32, 32),
-    decoder_widths=(32, 32, 32),
+    encoder_widths=(16, 32, 32),
+    decoder_widths=(64, 32),
+    code_noise=0.3,
     lr=2e-3,
+    lr_drops=((480, 0.3), (640, 0.1)),
 )
-HAT_RETROFIT_DIGITS = replace(HAT_REFINE_DIGITS, residual_precision=50.0)
+# z moves by eps_latent^2 / (2 T) = 10 times the gradient of H, y by 2; the larger noise lets the prior on y be felt.
+HAT_RETROFIT_DIGITS = JointConfig(
+    size=8,
+    channels=1,
+    energy_widths=(32, 64),
+    langevin_steps=10,
+    sample_steps=14,
+    eps=2e-2,
+    eps_latent=4.5e-2,
+    temperature=1e-4,
+    max_displacement=1.0,
+    residual_precision=50.0,
+    sample_residual=0.01,
+    iterations=400,
+    batch=64,
+    average=0.985,
+    data_noise=0.02,
+    energy_lr=2e-3,
+    energy_lr_drops=((320, 0.3),),
+    energy_beta1=0.0,
+)
 
 
 def hat_synthesis(size: int, channels: int) -> SynthesisConfig:
