@@ -112,8 +112,8 @@ HAT_REFINE_DIGITS = JointConfig(
     batch=32,
     average=0.98,
     data_noise=0.02,
-    energy_lr=2e-3,
-    energy_lr_drops=((200, 0.7), (280, 0.4), (340, 0.15)),
+    energy_lr=1.5e-3,
+    energy_lr_drops=((200, 0.6), (280, 0.3), (340, 0.1)),
     energy_beta1=0.0,
 )
 # Noise of 0.3 on the codes spreads them over the sphere: with the paper's 0.02 random codes decode to nothing.

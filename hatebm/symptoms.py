@@ -33,13 +33,15 @@ def stuck_at_the_cap(rows: Rows, config: Config) -> bool:
 
 
 def gap_swings_wider(rows: Rows, config: Config) -> bool:
-    """The energy gap changes sign in swings that grow: H and the chains chase one another."""
+    """The energy gap changes sign in swings that grow beyond its error: H and the chains chase one another."""
     gaps = [row["energy_gap"] for row in rows]
     late, quarter = gaps[WINDOW:], WINDOW // 2
     turns = sum(a * b < 0 for a, b in pairwise(late))
     around_zero = abs(fmean(late)) < fmean(map(abs, late)) / 2
     swings = [median(map(abs, gaps[i : i + quarter])) for i in range(0, 4 * quarter, quarter)]
-    return turns >= WINDOW // 20 and around_zero and swings == sorted(swings) and swings[-1] > 3 * swings[0]
+    growing = swings == sorted(swings) and swings[-1] > 3 * swings[0]
+    real = swings[-1] > 2 * median(row["gap_error"] for row in rows[-quarter:])
+    return turns >= WINDOW // 20 and around_zero and growing and real
 
 
 def sampler_is_dead(rows: Rows, config: Config) -> bool:
@@ -77,7 +79,7 @@ SYMPTOMS = (
     ),
     Symptom(
         "the energy gap swings around 0, wider and wider; lower energy_lr, or raise langevin_steps",
-        ("energy_gap",),
+        ("energy_gap", "gap_error"),
         gap_swings_wider,
     ),
     Symptom(

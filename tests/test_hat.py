@@ -86,6 +86,16 @@ def test_energy_and_temperature_scaled_together_change_nothing(learner):
     assert gaps[0] == gaps[1]
 
 
+def test_the_gap_comes_with_its_standard_error():
+    data, sampled = torch.randn(5000, 1, 8, 8), 2 * torch.randn(3000, 1, 8, 8)
+    energy = GaussianEnergy(2.0)
+    part = Part(energy, torch.optim.SGD(energy.parameters(), lr=0.0), lambda t: 0.0)
+    found = update_energy(part, data, sampled, 0.5)
+    # |x|^2 of 64 standard normals has variance 128; H / T = 2 |x|^2
+    assert found["gap_error"] == pytest.approx((4 * 128 / 5000 + 16 * 4 * 128 / 3000) ** 0.5, rel=0.05)
+    assert abs(found["energy_gap"] - (2 * 64 - 8 * 64)) < 5 * found["gap_error"]
+
+
 class GaussianEnergy(nn.Module):
     """H(x) = theta |x|^2 / 2."""
 
@@ -112,8 +122,8 @@ def test_the_update_of_h_follows_the_likelihood():
 def test_an_update_of_h_lowers_the_gap_and_leaves_g_alone(learner):
     data, sampled = torch.randn(4, 1, 8, 8), torch.rand(4, 1, 8, 8)
     energy, before = learner.parts["energy"], weights(nets(learner)[1])
-    first = update_energy(energy, data, sampled, 1e-6)
-    assert update_energy(energy, data, sampled, 1e-6) < first
+    first = update_energy(energy, data, sampled, 1e-6)["energy_gap"]
+    assert update_energy(energy, data, sampled, 1e-6)["energy_gap"] < first
     assert same(before, weights(nets(learner)[1]))
 
 

@@ -65,12 +65,13 @@ def test_an_iteration_is_the_published_one(alternate, t):
         gap = float(hat(data).mean() - hat(sampled).mean()) / learner.config.temperature
     hand = copy.deepcopy(learner.parts["energy"])
     hand.optimizer.param_groups[0]["lr"] = learner.config.energy_lr
-    update_energy(hand, data, sampled, learner.config.temperature)
+    learned = update_energy(hand, data, sampled, learner.config.temperature)
 
     measured = learner.advance(images)
     assert measured == pytest.approx(
         {
             "energy_gap": gap,
+            "gap_error": learned["gap_error"],
             "displacement": float(torch.stack(moves).mean()),
             "latent_displacement": float((z - start).square().mean().sqrt()),
             "latent_norm": float(z.square().mean().sqrt()),
@@ -225,8 +226,9 @@ def test_adam_does_not_see_the_temperature():
     one.parts["energy"].optimizer.param_groups[0]["eps"] = 1e-30
     other = copy.deepcopy(one)
     for _ in range(3):
-        gap = update_energy(one.parts["energy"], data, sampled, 1e-2)
-        assert update_energy(other.parts["energy"], data, sampled, 1e-2 / 1024) == pytest.approx(1024 * gap, rel=1e-4)
+        gap = update_energy(one.parts["energy"], data, sampled, 1e-2)["energy_gap"]
+        same = update_energy(other.parts["energy"], data, sampled, 1e-2 / 1024)["energy_gap"]
+        assert same == pytest.approx(1024 * gap, rel=1e-4)
     for ours, theirs in zip(*(learner.parts["energy"].network.parameters() for learner in (one, other)), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
 

@@ -67,6 +67,7 @@ def made_up(config: Config, n: int = 500, **sick) -> list[dict]:
     for t in range(1, n + 1):
         a, b, c, d = torch.randn(4, generator=drawn).tolist()
         row = {"step": t, "energy_gap": 2e4 * (1 + 20 * math.exp(-t / 50)) * a, "displacement": 0.2 + 0.02 * b}
+        row["gap_error"] = 20.0
         if config is SYNTHESIS:  # the bank begins as images of G, so that the loss begins at 0
             row["generator_loss"] = 300 * (1 - math.exp(-t / 10)) * math.exp(-t / 100) + 22 + c
             row |= {"residual": 0.15 + 0.01 * b, "overshoot": 0.03 + 0.1 * math.exp(-t / 100) + 0.003 * d}
@@ -121,6 +122,13 @@ def test_each_knob_is_a_number_of_the_configuration():
 WELL = {
     "a cap below the noise": (replace(SYNTHESIS, eps=0.3), {"displacement": lambda t: 0.3 * 63.5**0.5}),
     "every other image at the cap": (SYNTHESIS, {"displacement": lambda t: 0.6}),
+    "swings no wider than their error": (
+        SYNTHESIS,
+        {
+            "energy_gap": lambda t: flips(t) * 100 * math.exp(max(0, t - 150) / 50),
+            "gap_error": lambda t: 80 * math.exp(max(0, t - 150) / 50),
+        },
+    ),
     "swings as wide as ever": (SYNTHESIS, {"energy_gap": lambda t: flips(t) * 1e6}),
     "swings that narrow": (SYNTHESIS, {"energy_gap": lambda t: flips(t) * 1e6 * math.exp(-t / 50)}),
     "a gap that grows to one side": (SYNTHESIS, {"energy_gap": lambda t: -100 * math.exp(t / 50)}),

@@ -87,11 +87,11 @@ class Joint(Learner):
         with torch.no_grad():
             generated = self.generator(z)
         sampled = generated + y
-        gap = update_energy(
+        learned = update_energy(
             self.parts["energy"], noisy_batch(images, config, t, self.device), sampled, config.temperature
         )
         return {
-            "energy_gap": gap,
+            **learned,
             "displacement": torch.stack(moves).mean().item(),
             "latent_displacement": (z - start).square().mean().sqrt().item(),
             "latent_norm": z.square().mean().sqrt().item(),

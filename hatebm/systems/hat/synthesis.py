@@ -98,7 +98,7 @@ class Synthesis(Learner):
         )
         generated = chain.state[: config.batch]
         ended, info = chain.run(config.langevin_steps, return_info=True)
-        gap = update_energy(energy, noisy_batch(images, config, t, self.device), ended, config.temperature)
+        learned = update_energy(energy, noisy_batch(images, config, t, self.device), ended, config.temperature)
         sampled = ended[: config.batch]
 
         slots = bank_slots(config, t).to(self.device)
@@ -107,7 +107,7 @@ class Synthesis(Learner):
         )
         self.memory["bank.z"][slots], self.memory["bank.x"][slots] = z, sampled
         return {
-            "energy_gap": gap,
+            **learned,
             "generator_loss": loss,
             "displacement": info["displacement"].mean().item(),
             **signs_of_health(sampled, generated),

@@ -17,14 +17,16 @@ def noisy_batch(images: Images, config: HatConfig, iteration: int, device) -> Te
     return data + config.data_noise * noise
 
 
-def update_energy(energy: Part, data: Tensor, sampled: Tensor, temperature: float) -> float:
-    """One Adam step of H down `(mean H(data) - mean H(sampled)) / T`, the likelihood's gradient; returns that gap.
+def update_energy(energy: Part, data: Tensor, sampled: Tensor, temperature: float) -> dict[str, float]:
+    """One Adam step of H down `(mean H(data) - mean H(sampled)) / T`, the likelihood's gradient.
 
-    Only sums x = G(z) + y enter H, so data need no latents. Source: Hat EBM (2022), equations 6 and 9.
+    Returns that gap and its standard error over the two batches. Only sums x = G(z) + y enter H, so data need no
+    latents. Source: Hat EBM (2022), equations 6 and 9.
     """
-    energies = energy.network(torch.cat((data, sampled)))
-    gap = (energies[: len(data)].mean() - energies[len(data) :].mean()) / temperature
-    return energy.descend(gap)
+    energies = energy.network(torch.cat((data, sampled))) / temperature
+    real, drawn = energies[: len(data)], energies[len(data) :]
+    spread = (real.detach().var() / len(real) + drawn.detach().var() / len(drawn)).sqrt()
+    return {"energy_gap": energy.descend(real.mean() - drawn.mean()), "gap_error": spread.item()}
 
 
 def signs_of_health(sampled: Tensor, generated: Tensor) -> dict[str, float]:
