@@ -58,7 +58,7 @@ def rows_seen(monkeypatch, at: int | None = None, then=None):
             then()
 
     @contextmanager
-    def progress(total, done):
+    def progress(total, done, shown):
         see("stage")
         yield see, print
 

@@ -65,7 +65,7 @@ def _finish(run: Run, learner: Learner, images: data.Images) -> bool:
     print(
         f"{run.system} on {run.data}: {len(images.train)} images, {run.config.iterations} iterations, in {run.folder}"
     )
-    with progress(run.config.iterations, learner.iteration) as (show, say):
+    with progress(run.config.iterations, learner.iteration, learner.CURVES) as (show, say):
         return train_run(run, learner, images, show, say)
 
 
