@@ -9,9 +9,10 @@ from typing import NoReturn
 
 from hatebm import data
 from hatebm.catalogue import SYSTEMS
+from hatebm.commands.begin import DEFAULT
 from hatebm.commands.evaluate import evaluate
 from hatebm.commands.sample import sample
-from hatebm.commands.train import DEFAULT, train
+from hatebm.commands.train import train
 from hatebm.errors import UsageError
 from hatebm.health import ChainDiverged
 from hatebm.training import TrainingDiverged
