@@ -24,6 +24,8 @@ LEVELS = [
         "health",
         "info",
         "rays",
+        "whole",
+        "energies",
     },
     {"chain", "langevin", "hmc", "tempering", "ais", "nets", "data", "evaluation", "pictures", "replay", "cells"},
     {"convergence", "chain_picture", "diagnostics", "config", "learner", "plots"},

@@ -1,0 +1,96 @@
+"""Runs of steps that an energy takes in one kernel of its own: what the kernel is told, and where a chain may.
+
+An energy that can has two methods. ``can_advance(x, steps)`` returns None, or the reason why it cannot take these.
+``advance_(x, steps)`` moves x, (n, \\*sample), in place to the bits that a step at a time gives, and returns the first
+step at which each chain's energy or gradient was not finite, (n,) int64, :data:`hatebm.health.NEVER` where none was.
+The state after the last step is the chain's own to look at. Both may write nothing else.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hatebm import native
+from hatebm.blocks import Blocks
+from hatebm.dynamics import SCHEDULED
+from hatebm.gradient import Potential
+from hatebm.library import is_traced
+from hatebm.transitions import Form
+
+STRETCH = 4096  # steps that a kernel takes at most before Python can be interrupted
+
+
+class Steps(NamedTuple):
+    """The law of a run of steps of block 0, as kernels take it, see :func:`hatebm.ops.langevin_step_`.
+
+    At step first_step + i, with numbers i of the three tensors: noise_at="before" first adds noise_std * eps, and clamps
+    to (low, high) too where ``clamp_noise``; then x <- clamp(x - step_size * clip(grad E * inverse_temperature +
+    prior_precision * x) + noise_std * eps), the noise there only with noise_at="after". Where step_size and noise_std
+    are both 0, nothing happens: no clamp, and the energy is not looked at.
+    """
+
+    step_size: Tensor  # (n_steps,) float32 on the CPU, like the next two
+    noise_std: Tensor
+    inverse_temperature: Tensor
+    prior_precision: float
+    add: str  # "sequential", "increment" or "fma"
+    clip: str | None  # None, "value" or "norm"
+    clip_on: str  # "grad" or "update"
+    bound: float  # of the clip
+    low: float  # of the clamp; infinite where there is none
+    high: float
+    clamp_noise: bool
+    noise_at: str  # "after" or "before"
+    seed: int  # any 64 bits, signed
+    first_step: int
+    chain_ids: Tensor | None  # (n,) int64; None: 0..n-1
+    watched: bool  # whether anybody wants to know the first bad steps
+
+    @property
+    def n_steps(self) -> int:
+        """How many steps these are."""
+        return len(self.step_size)
+
+
+def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> Steps:
+    """What a kernel is told of the next steps of a state of one block."""
+    law, settings = blocks.laws[0], blocks.settings[0]
+    numbers = (getattr(law, name) for name in SCHEDULED)
+    scheduled = any(not isinstance(number, int | float | None) for number in numbers)
+    end = first_step + (n_steps if scheduled else 1)
+    table = torch.tensor([law.at(t) for t in range(first_step, end)], dtype=torch.float64)
+    table[:, 2] = 1.0 / table[:, 2]
+    step_size, noise_std, inverse_temperature = table.float().T.expand(3, n_steps).contiguous()
+    walls = {} if law.clamp_at != "final" else {"low": -torch.inf, "high": torch.inf}
+    return Steps(
+        step_size,
+        noise_std,
+        inverse_temperature,
+        **settings | walls,
+        clamp_noise=law.clamp_at == "noise+step",
+        noise_at=law.noise_at,
+        seed=blocks.seed,
+        first_step=first_step,
+        chain_ids=blocks.chain_ids,
+        watched=watched,
+    )
+
+
+def whole_runs(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor]) -> Any | None:
+    """The energy, where it takes runs of steps of this chain in a kernel of its own; None where a step is a step."""
+    energy, law, x = potential.energy, blocks.laws[0], state[0]
+    plain_step = len(state) == 1 and not (form.corrected or form.friction) and law.reflect is None
+    own = blocks.given is None and blocks.masks[0] is None and potential.grad_fn is None
+    here = x.device.type == "cpu" and x.dtype == torch.float32 and not is_traced(x) and not x.requires_grad
+    fits = plain_step and own and here and blocks.backend in (None, "cpu") and not native.unavailable("cpu")
+    if not fits or isinstance(blocks.seed, Tensor) or potential.changes or potential.kwargs(0):
+        return None
+    return energy if hasattr(energy, "advance_") and not _is_listened_to(energy) else None
+
+
+def _is_listened_to(energy: Any) -> bool:
+    """Whether a call of a module is more than its class says: hooks, or a forward of its own."""
+    parts = list(energy.modules()) if isinstance(energy, nn.Module) else []
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(part, name) for part in parts for name in hooks) or any("forward" in vars(p) for p in parts)
