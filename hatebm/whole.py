@@ -1,7 +1,7 @@
-"""Runs of steps that an energy takes in one kernel of its own: what the kernel is told, and where a chain may.
+r"""Runs of steps that an energy takes in one kernel of its own: what the kernel is told, and where a chain may.
 
 An energy that can has two methods. ``can_advance(x, steps)`` returns None, or the reason why it cannot take these.
-``advance_(x, steps)`` moves x, (n, \\*sample), in place to the bits that a step at a time gives, and returns the first
+``advance_(x, steps)`` moves x, (n, \*sample), in place to the bits that a step at a time gives, and returns the first
 step at which each chain's energy or gradient was not finite, (n,) int64, :data:`hatebm.health.NEVER` where none was.
 The state after the last step is the chain's own to look at. Both may write nothing else.
 """
@@ -16,7 +16,7 @@ from hatebm.blocks import Blocks
 from hatebm.dynamics import SCHEDULED
 from hatebm.gradient import Potential
 from hatebm.library import is_traced
-from hatebm.transitions import Form
+from hatebm.transitions.form import Form
 
 STRETCH = 4096  # steps that a kernel takes at most before Python can be interrupted
 
@@ -24,10 +24,10 @@ STRETCH = 4096  # steps that a kernel takes at most before Python can be interru
 class Steps(NamedTuple):
     """The law of a run of steps of block 0, as kernels take it, see :func:`hatebm.ops.langevin_step_`.
 
-    At step first_step + i, with numbers i of the three tensors: noise_at="before" first adds noise_std * eps, and clamps
-    to (low, high) too where ``clamp_noise``; then x <- clamp(x - step_size * clip(grad E * inverse_temperature +
-    prior_precision * x) + noise_std * eps), the noise there only with noise_at="after". Where step_size and noise_std
-    are both 0, nothing happens: no clamp, and the energy is not looked at.
+    Step first_step + i has entry i of the three tensors. With noise_at="before" it first adds noise_std * eps, and
+    clamps to (low, high) too where ``clamp_noise``. Then x <- clamp(x - step_size * clip(grad E * inverse_temperature
+    + prior_precision * x) + noise_std * eps), the noise there only with noise_at="after". Where step_size and
+    noise_std are both 0, nothing happens: no clamp, and the energy is not looked at.
     """
 
     step_size: Tensor  # (n_steps,) float32 on the CPU, like the next two
