@@ -18,6 +18,7 @@ from hatebm.health import Watch
 from hatebm.library import is_traced
 from hatebm.noise import Purpose
 from hatebm.transitions import checked_form, transition_of
+from hatebm.whole import WholeRuns
 
 State = Tensor | tuple[Tensor, ...]
 COMPILE = {"auto": False, "off": False, False: False, "max": True, True: True}
@@ -49,7 +50,8 @@ class Chain:
         mask: where the state may move: bool, broadcastable to x, one per block of a tuple state (None: everywhere).
             What it leaves out keeps its bits.
         backend: one of ``hatebm.backends()``; None takes the fastest that can run.
-        compile: "auto" does what needs no compile time, "off" (False) is the loop's own autograd and nothing else,
+        compile: "auto" does what needs no compile time (an energy of :mod:`hatebm.energies` takes all steps of a chain
+            in one kernel, to the same bits), "off" (False) is the loop's own autograd and nothing else,
             "max" (True) runs the energy through torch.compile.
 
     Raises:
@@ -102,6 +104,7 @@ class Chain:
         self._blocks = Blocks(self.dynamics, len(self._state), masks, noise, backend)
         self._form = checked_form(name, correct, leapfrog_steps, self._blocks.laws, energy)
         self._mode, self._nan, self._explored = mode, nan, False
+        self._auto = compile == "auto"
         device = self._state[0].device
         if seed is None:
             drawn = torch.randint(1 << 62, (1,), device=device if is_traced(self._state[0]) else None)
@@ -165,7 +168,14 @@ class Chain:
             transition = transition_of(self._form, self._blocks, self._potential, watch, velocity)
             self._blocks.held = self._state
             self._check_bounded()
-            for t in range(self.step, end):
+            alone = self._auto and not grad_steps and not is_traced(state[0])
+            kernel = WholeRuns(self._form, self._blocks, self._potential, state, watch) if alone else None
+            keeps = callback is not None or return_info
+            t = self.step
+            while t < end:
+                if kernel and (taken := kernel(t, min(end - t, -t % every if keeps else end))):
+                    t += taken
+                    continue
                 self._potential.differentiable = t >= end - grad_steps
                 if t == end - grad_steps:
                     thaw()
@@ -176,6 +186,7 @@ class Chain:
                     kept.append({"step": torch.tensor(t), **facts, "displacement": _distance(before, state)})
                 if callback is not None and t % every == 0:
                     callback(t, self._shaped([x.detach().clone() for x in state]))
+                t += 1
             watch.check(end - 1, state, self._blocks.chain_ids)
             result = self._shaped([self._blocks.boxed(k, x) for k, x in enumerate(state)])
             self._state, self._velocity, self.step = [x.detach().clone() for x in state], velocity, end

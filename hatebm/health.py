@@ -65,6 +65,11 @@ class Watch:
         if len(self.steps) == 256:
             self._look()
 
+    def see_first(self, first: Tensor) -> None:
+        """Keep the first bad step of each chain in a run of steps, :data:`NEVER` where there is none."""
+        if self.first is not None:
+            self.first = torch.minimum(self.first, first)
+
     def check(self, t: int, state: list[Tensor], chain_ids: Tensor | None) -> None:
         """Look at the state after the last step t, and raise :class:`ChainDiverged` if a chain broke.
 

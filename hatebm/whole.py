@@ -15,7 +15,7 @@ from hatebm import native
 from hatebm.blocks import Blocks
 from hatebm.dynamics import SCHEDULED
 from hatebm.gradient import Potential
-from hatebm.library import is_traced
+from hatebm.health import Watch
 from hatebm.transitions.form import Form
 
 STRETCH = 4096  # steps that a kernel takes at most before Python can be interrupted
@@ -77,16 +77,33 @@ def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> St
     )
 
 
-def whole_runs(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor]) -> Any | None:
-    """The energy, where it takes runs of steps of this chain in a kernel of its own; None where a step is a step."""
-    energy, law, x = potential.energy, blocks.laws[0], state[0]
-    plain_step = len(state) == 1 and not (form.corrected or form.friction) and law.reflect is None
+class WholeRuns:
+    """Takes runs of steps of a chain in the energy's own kernel, where it has one that can."""
+
+    def __init__(self, form: Form, blocks: Blocks, potential: Potential, state: list[Tensor], watch: Watch) -> None:
+        self.blocks, self.state, self.watch = blocks, state, watch
+        self.energy = potential.energy if _has_kernel(form, blocks, potential, state) else None
+
+    def __call__(self, t: int, n_steps: int) -> int:
+        """Advance the state by at most ``n_steps`` from step t; returns by how many, 0 where a step is a step."""
+        if self.energy is None or n_steps == 0:
+            return 0
+        steps = steps_of(self.blocks, t, min(n_steps, STRETCH), self.watch.first is not None)
+        if self.energy.can_advance(self.state[0], steps) is not None:
+            self.energy = None
+            return 0
+        self.watch.see_first(self.energy.advance_(self.state[0], steps))
+        return steps.n_steps
+
+
+def _has_kernel(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor]) -> bool:
+    energy, x = potential.energy, state[0]
+    plain = len(state) == 1 and not (form.corrected or form.friction) and blocks.laws[0].reflect is None
     own = blocks.given is None and blocks.masks[0] is None and potential.grad_fn is None
-    here = x.device.type == "cpu" and x.dtype == torch.float32 and not is_traced(x) and not x.requires_grad
-    fits = plain_step and own and here and blocks.backend in (None, "cpu") and not native.unavailable("cpu")
-    if not fits or isinstance(blocks.seed, Tensor) or potential.changes or potential.kwargs(0):
-        return None
-    return energy if hasattr(energy, "advance_") and not _is_listened_to(energy) else None
+    here = x.device.type == "cpu" and x.dtype == torch.float32 and not x.requires_grad
+    built = blocks.backend in (None, "cpu") and not native.unavailable("cpu") and not isinstance(blocks.seed, Tensor)
+    fits = plain and own and here and built and not potential.changes and not potential.kwargs(0)
+    return fits and hasattr(energy, "advance_") and not _is_listened_to(energy)
 
 
 def _is_listened_to(energy: Any) -> bool:
