@@ -35,10 +35,14 @@ def conv_then_pool(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
     x: (n, c, 2h, 2w); result: (n, conv.out_channels, h, w).
     """
-    unit_kernels = torch.eye(9, dtype=x.dtype, device=x.device).view(9, 1, 3, 3)
+    return F.conv2d(x, pooled_kernel(conv.weight), conv.bias, stride=2, padding=1)
+
+
+def pooled_kernel(weight: Tensor) -> Tensor:
+    """The mean of a 3x3 kernel's four shifts; weight: (out, in, 3, 3), result: (out, in, 4, 4)."""
+    unit_kernels = torch.eye(9, dtype=weight.dtype, device=weight.device).view(9, 1, 3, 3)
     fold = F.avg_pool2d(unit_kernels, 2, stride=1, padding=1).view(9, 16)
-    kernel = (conv.weight.flatten(2) @ fold).unflatten(2, (4, 4))
-    return F.conv2d(x, kernel, conv.bias, stride=2, padding=1)
+    return (weight.flatten(2) @ fold).unflatten(2, (4, 4))
 
 
 def upsample(x: Tensor) -> Tensor:
