@@ -144,6 +144,7 @@ setup(
         "hatebm.systems",
         "hatebm.systems.hat",
         "hatebm.commands",
+        "hatebm.bench",
         "hatebm.transitions",
         "hatebm.kernels",
     ],

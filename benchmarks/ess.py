@@ -36,10 +36,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import interleave, print_table, write_csv
 from torch import Tensor
 
 import hatebm
+from hatebm.bench.report import print_table, write_csv
+from hatebm.bench.timing import interleave
 from hatebm.diagnostics import ess
 
 BARRIER, LEAPFROG_STEPS, ERRORS, ESS_NUMBERS = 2.0, 5, 5.0, 6400
@@ -335,7 +336,11 @@ def main() -> None:
                 rows += measure(names, label, sampler, n, options.threads, options.seconds)
     print_table(rows)
     if options.csv:
-        write_csv(options.csv, [row | {name: versions.get(name, "") for name in ("blackjax", "jax")} for row in rows])
+        write_csv(
+            options.csv,
+            [row | {name: versions.get(name, "") for name in ("blackjax", "jax")} for row in rows],
+            torch.device("cpu"),
+        )
 
 
 if __name__ == "__main__":

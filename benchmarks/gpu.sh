@@ -1,10 +1,34 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU: build for it with what the machine has, test, measure. Results go to the folder $1.
+# Everything that needs a GPU, in less than nine minutes: build for it with what the machine has, test, measure.
+# Results go to the folder $1, or $OUT, or benchmarks/results: info, test log, tables, CSV and a summary.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-out=$(mkdir -p "${1:?gpu.sh: wanted a folder for the results}" && cd "$1" && pwd)
-architecture=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1)
-HATEBM_CUDA=1 TORCH_CUDA_ARCH_LIST=$architecture python -m pip install --no-build-isolation --no-deps -e .
-python -m hatebm info | tee "$out/info.txt"
-python -m pytest -q -rs tests/test_gpu.py | tee "$out/test_gpu.txt"
-python benchmarks/step_gpu.py --csv "$out/step_gpu.csv" | tee "$out/step_gpu.txt"
+folder=${1:-${OUT:-benchmarks/results}}
+out=$(mkdir -p "$folder" && cd "$folder" && pwd)
+summary=$out/gpu-summary.md
+end=$((SECONDS + 520))
+
+# Whatever a stage leaves behind stays, and the next one has its turn; the script fails if any of them did.
+failed=0
+stage() { # NAME LIMIT COMMAND...: at most LIMIT seconds, and never beyond the end
+    local name=$1 limit=$2 left=$((end - SECONDS)) start=$SECONDS code=0
+    shift 2
+    timeout -k 5 $((left < limit ? (left > 1 ? left : 1) : limit)) "$@" > "$out/gpu-$name.txt" 2>&1 || code=$?
+    echo "- $name: exit code $code after $((SECONDS - start)) s" | tee -a "$summary"
+    tail -n 25 "$out/gpu-$name.txt"
+    [ "$code" = 0 ] || failed=1
+}
+
+nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | tee "$summary"
+HATEBM_CUDA=1
+TORCH_CUDA_ARCH_LIST=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1)
+export HATEBM_CUDA TORCH_CUDA_ARCH_LIST
+stage build 120 python -m pip install --no-build-isolation --no-deps -e .
+stage info 30 python -m hatebm info
+stage tests 150 python -m pytest -q -rs tests/test_gpu.py
+stage step 60 python benchmarks/step_gpu.py --csv "$out/gpu-step.csv"
+plot=()
+if python -c "import matplotlib" 2> "$out/gpu-plot.txt"; then plot=(--plot "$out/gpu-bench.png"); fi
+stage bench 300 python -m hatebm bench --device cuda --seconds 0.5 --csv "$out/gpu-bench.csv" "${plot[@]}" --markdown
+cat "$out/gpu-bench.txt" >> "$summary"
+exit $failed

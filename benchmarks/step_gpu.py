@@ -1,6 +1,6 @@
-"""One Langevin step of a float32 state on a GPU: hatebm's kernels beside eager PyTorch, torch.compile and a plain copy.
+"""The fused step's variants on a GPU, for each backend, beside a plain copy: microseconds and bandwidth.
 
-python benchmarks/step_gpu.py [--numel 393216 ...] [--calls 20] [--csv FILE]
+python benchmarks/step_gpu.py [--numel 393216 ...] [--seconds 0.3] [--csv FILE]
 """
 
 import argparse
@@ -8,24 +8,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from step import NOISE_STD, STEP_SIZE, in_place
-from timing import print_table, write_csv
 
 import hatebm
+from hatebm.bench.report import print_table, write_csv
+from hatebm.bench.step import LAW, in_place
+from hatebm.bench.timing import interleave
 
-DEVICE = "cuda"
+DEVICE = torch.device("cuda")
 Call = Callable[[], object]
 
 
 def contenders(x: torch.Tensor, grad: torch.Tensor) -> dict[str, tuple[Call, int]]:
     """Each with the bytes that it must move for an element."""
-    law = {"step_size": STEP_SIZE, "noise_std": NOISE_STD, "seed": 0, "step": 7, "clamp": (-3.0, 3.0)}
+    law = {"step_size": LAW.step_size, "noise_std": LAW.noise_std, "seed": 0, "step": 7, "clamp": LAW.clamp}
     half, gz, image, norms = grad.bfloat16(), torch.randn_like(x), torch.empty_like(x), x.new_empty(len(x))
     compiled = torch.compile(in_place)
     calls: dict[str, tuple[Call, int]] = {
         "copy": (lambda: image.copy_(gz), 8),
-        "in-place eager": (lambda: in_place(x, grad), 12),
-        "torch.compile": (lambda: compiled(x, grad), 12),
+        "in-place eager": (lambda: in_place(x, grad, LAW), 12),
+        "torch.compile": (lambda: compiled(x, grad, LAW), 12),
     }
     for name in ("cuda", "triton"):
         if hatebm.backends()[name] is not True:
@@ -50,37 +51,24 @@ def contenders(x: torch.Tensor, grad: torch.Tensor) -> dict[str, tuple[Call, int
     return calls
 
 
-def seconds_per_call(call: Call, calls: int, rounds: int = 15) -> float:
-    """Median over rounds of back-to-back calls between two events."""
-    for _ in range(3):
-        call()
-    times = []
-    for _ in range(rounds):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        for _ in range(calls):
-            call()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) / 1e3 / calls)
-    return sorted(times)[rounds // 2]
-
-
-def measure(numel: int, calls: int) -> list[dict[str, object]]:
+def measure(numel: int, seconds: float) -> list[dict[str, object]]:
     """One row for each contender at a size."""
     shape = (numel // 3072, 3, 32, 32)
     x, grad = torch.randn(shape, device=DEVICE), torch.randn(shape, device=DEVICE)
-    seconds = {name: (seconds_per_call(call, calls), size) for name, (call, size) in contenders(x, grad).items()}
-    base = seconds["in-place eager"][0]
+    found = contenders(x, grad)
+    marks = interleave({name: call for name, (call, _) in found.items()}, seconds)
+    base = marks["in-place eager"][1]
     return [
         {
             "numel": x.numel(),
             "step": name,
-            "microseconds": f"{time * 1e6:.2f}",
-            "GB/s": f"{size * x.numel() / time / 1e9:.0f}",
-            "ratio": f"{base / time:.2f}",
+            "microseconds": f"{median * 1e6:.2f}",
+            "20 %": f"{low * 1e6:.2f}",
+            "80 %": f"{high * 1e6:.2f}",
+            "GB/s": f"{found[name][1] * x.numel() / median / 1e9:.0f}",
+            "ratio": f"{base / median:.2f}",
         }
-        for name, (time, size) in seconds.items()
+        for name, (low, median, high) in marks.items()
     ]
 
 
@@ -88,13 +76,13 @@ def main() -> None:
     """Measure, print, and write where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--numel", type=int, nargs="+", default=[393216, 3145728, 201326592])
-    parser.add_argument("--calls", type=int, default=20, help="back to back in one timing")
+    parser.add_argument("--seconds", type=float, default=0.3, help="for each contender and size")
     parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
-    rows = [row for numel in options.numel for row in measure(numel, options.calls)]
+    rows = [row for numel in options.numel for row in measure(numel, options.seconds)]
     print_table(rows)
     if options.csv:
-        write_csv(options.csv, rows)
+        write_csv(options.csv, rows, DEVICE)
 
 
 if __name__ == "__main__":

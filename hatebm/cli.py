@@ -1,6 +1,7 @@
-"""The command line: `hatebm train`, `hatebm sample`, `hatebm evaluate`, `hatebm info`."""
+"""The command line: `hatebm train`, `hatebm sample`, `hatebm evaluate`, `hatebm bench`, `hatebm info`."""
 
 import argparse
+import math
 import sys
 import warnings
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import NoReturn
 from hatebm import data
 from hatebm.catalogue import SYSTEMS
 from hatebm.commands.begin import DEFAULT
+from hatebm.commands.bench import TABLES, bench
 from hatebm.commands.evaluate import evaluate
 from hatebm.commands.sample import sample
 from hatebm.commands.train import train
@@ -142,6 +144,26 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--data-root", metavar="DIR", help="where those of --ood are found (default: here)")
     _add_machine(command)
 
+    command = commands.add_parser(
+        "bench",
+        help="measure steps, chains and training beside the loops that people write",
+        description="Langevin steps, whole chains and training iterations a second, beside a naive loop, in-place "
+        "eager PyTorch, torch.compile, torchebm and the official Hat EBM code. Contenders that agree on the same work "
+        "take turns; one that does not is named and not timed. Everything takes some minutes on two CPU cores.",
+    )
+    command.set_defaults(command=bench)
+    command.add_argument("table", nargs="?", choices=(*TABLES, "all"), default="all", metavar="TABLE",
+                         help=f"one of: {', '.join(TABLES)}, all (default: all)")  # fmt: skip
+    command.add_argument("--only", metavar="NAME", help="only cases with this in their name")
+    command.add_argument("--seconds", type=_seconds, default=1.0, metavar="S",
+                         help="for each contender and case, five turns at least (default: 1)")  # fmt: skip
+    command.add_argument("--csv", type=Path, metavar="FILE", help="write every row, with the machine beside it")
+    command.add_argument("--plot", type=Path, metavar="FILE",
+                         help="draw bars, and curves of how the cost of chains grows, measured for it")  # fmt: skip
+    command.add_argument("--markdown", action="store_true", help="print tables for a README instead")
+    command.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
+    command.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: as torch chooses)")
+
     command = commands.add_parser("info", help="versions, CPU features, devices and backends")
     command.set_defaults(command=info)
     return root
@@ -162,6 +184,16 @@ def _seed(text: str) -> int:
     if not -(1 << 63) <= seed < (1 << 63) - 1:  # a run draws its samples with the next seed
         raise argparse.ArgumentTypeError(f"wanted a whole number of 64 bits, got {text!r}")
     return seed
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"wanted a number above 0, got {text!r}")
+    return seconds
 
 
 def _natural(text: str) -> int:

@@ -43,6 +43,7 @@ LEVELS = [
         "tables",
         "training",
     },
+    {"bench"},
     {"cli", "commands", "__main__", "__init__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
