@@ -2,6 +2,7 @@
 #pragma once
 
 #include "args.h"
+#include "whole.h"
 
 namespace hatebm {
 
@@ -21,6 +22,14 @@ struct DecisionArgs : Decisions {
     int threads;
 };
 
+struct WholeArgs : Whole {
+    int threads;
+};
+
+struct LookArgs : Look {
+    int threads;
+};
+
 struct CpuKernels {
     const char* name;
     void (*langevin_step)(const StepArgs&);
@@ -28,6 +37,8 @@ struct CpuKernels {
     void (*metropolis)(const DecisionArgs&);
     void (*normal)(const NormalArgs&);
     void (*residual_add)(const float* gz, const float* y, float* out, int64_t numel, int threads);
+    void (*whole)(const WholeArgs&);
+    void (*look)(const LookArgs&);
 };
 
 #define HATEBM_DECLARE(isa)                                                                          \
@@ -37,6 +48,8 @@ struct CpuKernels {
     void metropolis(const DecisionArgs&);                                                            \
     void normal(const NormalArgs&);                                                                  \
     void residual_add(const float* gz, const float* y, float* out, int64_t numel, int threads);      \
+    void whole(const WholeArgs&);                                                                    \
+    void look(const LookArgs&);                                                                      \
     }
 HATEBM_DECLARE(baseline)
 #ifdef HATEBM_X86

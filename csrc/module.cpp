@@ -2,6 +2,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <tuple>
 
 #include "bind.h"
 #include "cpu.h"
@@ -10,7 +11,7 @@ namespace hatebm {
 namespace {
 
 #define HATEBM_KERNELS(isa) \
-    {#isa, isa::langevin_step, isa::langevin_ratio, isa::metropolis, isa::normal, isa::residual_add}
+    {#isa, isa::langevin_step, isa::langevin_ratio, isa::metropolis, isa::normal, isa::residual_add, isa::whole, isa::look}
 
 std::vector<CpuKernels> available_kernels() {  // the fastest first
     std::vector<CpuKernels> kernels;
@@ -59,6 +60,32 @@ void residual_add(uintptr_t gz, uintptr_t y, uintptr_t out, int64_t numel, int t
     chosen->residual_add(at<float>(gz), at<float>(y), at<float>(out), numel, threads);
 }
 
+// An energy as it crosses: its kind, d and components, the addresses of `where` and `weight`, and its numbers.
+using Numbers = std::tuple<int, int64_t, int64_t, uintptr_t, uintptr_t, float, float, float, float, float>;
+
+Formula formula_of(const Numbers& numbers) {
+    const auto [kind, d, components, where, weight, a, b, c, reach, first_reach] = numbers;
+    return {static_cast<Kind>(kind), d, components, at<float>(where), at<float>(weight), a, b, c, reach, first_reach};
+}
+
+void whole(const Numbers& energy, uintptr_t x, int64_t n, int64_t n_steps, uintptr_t step_size, uintptr_t noise_std,
+           uintptr_t inverse_temperature, float prior_precision, int add, int clip, bool clip_on_update, float bound,
+           float low, float high, bool noise_first, bool clamp_noise, uint64_t seed, uint64_t first_step,
+           uintptr_t chain_ids, uintptr_t first_bad, int threads) {
+    const Law law{0, 0, 1, prior_precision, static_cast<Add>(add), static_cast<Clip>(clip), clip_on_update, bound, low, high};
+    const Whole args{formula_of(energy), at<float>(x), n, n_steps, at<float>(step_size), at<float>(noise_std),
+                     at<float>(inverse_temperature), law, noise_first, clamp_noise, {seed, first_step, 0, 0},
+                     at<int64_t>(chain_ids), at<int64_t>(first_bad)};
+    py::gil_scoped_release release;
+    chosen->whole({args, threads});
+}
+
+void look(const Numbers& energy, uintptr_t x, int64_t n, uintptr_t energies, uintptr_t gradients, int threads) {
+    const Look args{formula_of(energy), at<float>(x), n, at<float>(energies), at<float>(gradients)};
+    py::gil_scoped_release release;
+    chosen->look({args, threads});
+}
+
 // (m, 4) counters and (m, 2) keys to (m, 4) words, each word in an int64
 void philox_words(uintptr_t counters, uintptr_t keys, uintptr_t words, int64_t m) {
     for (int64_t i = 0; i < m; ++i) {
@@ -81,6 +108,8 @@ PYBIND11_MODULE(_C, m) {
     m.def("normal", &normal);
     m.def("residual_add", &residual_add);
     m.def("philox", &philox_words);
+    m.def("whole", &whole);
+    m.def("look", &look);
     m.def("instruction_set", [] { return chosen->name; });
     m.def("instruction_sets", [] {
         std::vector<std::string> names;

@@ -48,13 +48,9 @@ HATEBM_HD uint32_t last_counter(const Draw& draw, uint64_t chain) {
            static_cast<uint32_t>(draw.step >> 32 & 0xFF) << 24;
 }
 
-// -2 ln u of u = v 2^-31 in (0, 1], v from the upper 31 bits of `even`: an exponent e and 1 + t in [2/3, 4/3)
-// with u = 2^e (1 + t), then a polynomial. The scale 2^-31 is exact and goes into e and into the fma that makes t.
-template <class Float, class Int>
-HATEBM_HD Float minus_2_ln(Int even) {
-    Int bits = bits_of(to_float(shift_right_logical(even, 1)) + Float(0.5f));
-    Int above = bits - Int(0x3F2AAAAB + (31 << 23));  // e in the upper 9 bits
-    Float t = fma(float_of_bits(bits - (above & Int(-0x800000))), Float(0x1p-31f), Float(-1.0f));
+// -2 ln(1 + t) / t on [-1/3, 1/3].
+template <class Float>
+HATEBM_HD Float log_series(Float t) {
     Float p = Float(0.3154946267604828f);
     p = fma(p, t, Float(-0.34222617745399475f));
     p = fma(p, t, Float(0.3268110454082489f));
@@ -62,8 +58,17 @@ HATEBM_HD Float minus_2_ln(Int even) {
     p = fma(p, t, Float(0.5002408027648926f));
     p = fma(p, t, Float(-0.6667597889900208f));
     p = fma(p, t, Float(0.9999975562095642f));
-    p = fma(p, t, Float(-1.9999996423721313f));
-    return fma(to_float(shift_right(above, 23)), Float(-1.3862943649291992f), t * p);
+    return fma(p, t, Float(-1.9999996423721313f));
+}
+
+// -2 ln u of u = v 2^-31 in (0, 1], v from the upper 31 bits of `even`: an exponent e and 1 + t in [2/3, 4/3)
+// with u = 2^e (1 + t), then a polynomial. The scale 2^-31 is exact and goes into e and into the fma that makes t.
+template <class Float, class Int>
+HATEBM_HD Float minus_2_ln(Int even) {
+    Int bits = bits_of(to_float(shift_right_logical(even, 1)) + Float(0.5f));
+    Int above = bits - Int(0x3F2AAAAB + (31 << 23));  // e in the upper 9 bits
+    Float t = fma(float_of_bits(bits - (above & Int(-0x800000))), Float(0x1p-31f), Float(-1.0f));
+    return fma(to_float(shift_right(above, 23)), Float(-1.3862943649291992f), t * log_series(t));
 }
 
 template <class Float, class Int>

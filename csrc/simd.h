@@ -41,6 +41,7 @@ struct Vector {
 HATEBM_INLINE Float operator+(Float a, Float b) { return _mm512_add_ps(a.v, b.v); }
 HATEBM_INLINE Float operator-(Float a, Float b) { return _mm512_sub_ps(a.v, b.v); }
 HATEBM_INLINE Float operator*(Float a, Float b) { return _mm512_mul_ps(a.v, b.v); }
+HATEBM_INLINE Float operator/(Float a, Float b) { return _mm512_div_ps(a.v, b.v); }
 HATEBM_INLINE Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
 HATEBM_INLINE Float sqrt_rn(Float a) { return _mm512_sqrt_ps(a.v); }
 HATEBM_INLINE Float clamp(Float v, Float low, Float high) {
@@ -136,6 +137,7 @@ struct Vector {
 HATEBM_INLINE Float operator+(Float a, Float b) { return _mm256_add_ps(a.v, b.v); }
 HATEBM_INLINE Float operator-(Float a, Float b) { return _mm256_sub_ps(a.v, b.v); }
 HATEBM_INLINE Float operator*(Float a, Float b) { return _mm256_mul_ps(a.v, b.v); }
+HATEBM_INLINE Float operator/(Float a, Float b) { return _mm256_div_ps(a.v, b.v); }
 HATEBM_INLINE Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a.v, b.v, c.v); }
 HATEBM_INLINE Float sqrt_rn(Float a) { return _mm256_sqrt_ps(a.v); }
 HATEBM_INLINE Float clamp(Float v, Float low, Float high) {

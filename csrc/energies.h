@@ -1,0 +1,223 @@
+// Energies with a formula and their gradients, for scalars and SIMD vectors that hold one chain a lane.
+//
+// An energy looks at the whole state first, and gathers there what every element's gradient needs; sums over elements are
+// taken in ascending order. The state lies element by element: element e at state + e * width, width lanes a vector.
+#pragma once
+
+#include "lanes.h"
+#include "philox.h"
+#include "whole.h"
+
+namespace hatebm {
+
+namespace {
+
+// e^x within 1 ulp, subnormal results included: x = k ln 2 + r with |r| <= ln(2) / 2, a polynomial (Cephes' expf), and
+// 2^k as two factors.
+template <class Float>
+HATEBM_HD Float exponential(Float x) {
+    using Int = decltype(bits_of(x));
+    x = clamp(x, Float(-104.0f), Float(89.0f));
+    const Float shifted = fma(x, Float(1.4426950216293335f), Float(12582912.0f));
+    const Float whole = shifted - Float(12582912.0f);
+    const Float r = fma(whole, Float(0.00021219444170128554f), fma(whole, Float(-0.693359375f), x));
+    Float p = Float(0.00019875691214110702f);
+    p = fma(p, r, Float(0.001398199936375022f));
+    p = fma(p, r, Float(0.008333452045917511f));
+    p = fma(p, r, Float(0.04166579619050026f));
+    p = fma(p, r, Float(0.1666666567325592f));
+    p = fma(p, r, Float(0.5f));
+    p = fma(p, r, Float(1.0f));
+    p = fma(p, r, Float(1.0f));
+    const Int k = bits_of(shifted) - Int(0x4B400000);
+    const Int half = shift_right(k, 1);
+    const Float first = float_of_bits(shift_left(half - Int(-127), 23));
+    return p * first * float_of_bits(shift_left(k - half - Int(-127), 23));
+}
+
+// ln x of a normal x > 0, by the polynomial of the normals' logarithm.
+template <class Float>
+HATEBM_HD Float logarithm(Float x) {
+    using Int = decltype(bits_of(x));
+    const Int above = bits_of(x) - Int(0x3F2AAAAB);
+    const Float t = float_of_bits(bits_of(x) - (above & Int(-0x800000))) - Float(1.0f);
+    return Float(-0.5f) * fma(to_float(shift_right(above, 23)), Float(-1.3862943649291992f), t * log_series(t));
+}
+
+// E = sum p (x - m)^2 / 2
+struct Diagonal {
+    const float *mean, *precision;
+    HATEBM_HD explicit Diagonal(const Formula& f) : mean(f.where), precision(f.weight) {}
+
+    template <class Float>
+    struct Seen {};
+    template <class Float>
+    HATEBM_HD Seen<Float> look(const float*, int64_t, float*) const {
+        return {};
+    }
+    template <int count, class Float>
+    HATEBM_HD void gradient(const Seen<Float>&, const float*, int64_t e, const Float* x, Float* g) const {
+        HATEBM_UNROLL(4)
+        for (int k = 0; k < count; ++k) g[k] = Float(precision[e + k]) * (x[k] - Float(mean[e + k]));
+    }
+    template <class Float>
+    HATEBM_HD Float term(const Seen<Float>&, int64_t e, Float x, Float g) const {
+        return g * (x - Float(mean[e]));
+    }
+    HATEBM_HD double total(double sum) const { return 0.5 * sum; }
+};
+
+// E = (x - m)' P (x - m) / 2; the differences lie in `scratch`.
+struct Full {
+    const float *mean, *rows;
+    int64_t d;
+    HATEBM_HD explicit Full(const Formula& f) : mean(f.where), rows(f.weight), d(f.d) {}
+
+    template <class Float>
+    struct Seen {};
+    template <class Float>
+    HATEBM_HD Seen<Float> look(const float* state, int64_t count, float* scratch) const {
+        constexpr int width = width_of<Float>;
+        for (int64_t e = 0; e < count; ++e) put(scratch + e * width, get<Float>(state + e * width) - Float(mean[e]));
+        return {};
+    }
+    template <int count, class Float>
+    HATEBM_HD void gradient(const Seen<Float>&, const float* scratch, int64_t e, const Float*, Float* g) const {
+        constexpr int width = width_of<Float>;
+        const float* row = rows + e * d;
+        Float sum[count];
+        HATEBM_UNROLL(4)
+        for (int k = 0; k < count; ++k) sum[k] = Float(0.0f);
+        for (int64_t j = 0; j < d; ++j) {
+            const Float away = get<Float>(scratch + j * width);
+            HATEBM_UNROLL(4)
+            for (int k = 0; k < count; ++k) sum[k] = fma(Float(row[k * d + j]), away, sum[k]);
+        }
+        HATEBM_UNROLL(4)
+        for (int k = 0; k < count; ++k) g[k] = sum[k];
+    }
+    template <class Float>
+    HATEBM_HD Float term(const Seen<Float>&, int64_t e, Float x, Float g) const {
+        return g * (x - Float(mean[e]));
+    }
+    HATEBM_HD double total(double sum) const { return 0.5 * sum; }
+};
+
+// E = height sum ((x / a)^2 - 1)^2, with height, 1 / a and 4 height / a as numbers
+struct DoubleWell {
+    float height, inverse, slope;
+    HATEBM_HD explicit DoubleWell(const Formula& f) : height(f.a), inverse(f.b), slope(f.c) {}
+
+    template <class Float>
+    struct Seen {};
+    template <class Float>
+    HATEBM_HD Seen<Float> look(const float*, int64_t, float*) const {
+        return {};
+    }
+    template <int count, class Float>
+    HATEBM_HD void gradient(const Seen<Float>&, const float*, int64_t, const Float* x, Float* g) const {
+        HATEBM_UNROLL(4)
+        for (int k = 0; k < count; ++k) {
+            const Float s = x[k] * Float(inverse);
+            g[k] = Float(slope) * (s * fma(s, s, Float(-1.0f)));
+        }
+    }
+    template <class Float>
+    HATEBM_HD Float term(const Seen<Float>&, int64_t, Float x, Float) const {
+        const Float s = x * Float(inverse), wall = fma(s, s, Float(-1.0f));
+        return wall * wall;
+    }
+    HATEBM_HD double total(double sum) const { return height * sum; }
+};
+
+// E = v^2 / (2 scale^2) + (d - 1) v / 2 + e^-v sum x^2 / 2, v = element 0, with 1 / scale^2 and (d - 1) / 2 as numbers
+struct Funnel {
+    float inverse, slope;
+    HATEBM_HD explicit Funnel(const Formula& f) : inverse(f.b), slope(f.c) {}
+
+    template <class Float>
+    struct Seen {
+        Float narrow, squares;  // e^-v and the sum of the squares
+    };
+    template <class Float>
+    HATEBM_HD Seen<Float> look(const float* state, int64_t count, float*) const {
+        constexpr int width = width_of<Float>;
+        Float squares(0.0f);
+        for (int64_t e = 1; e < count; ++e) {
+            const Float x = get<Float>(state + e * width);
+            squares = fma(x, x, squares);
+        }
+        return {exponential(Float(0.0f) - get<Float>(state)), squares};
+    }
+    template <int count, class Float>
+    HATEBM_HD void gradient(const Seen<Float>& seen, const float*, int64_t e, const Float* x, Float* g) const {
+        HATEBM_UNROLL(4)
+        for (int k = 0; k < count; ++k) g[k] = seen.narrow * x[k];
+        if (e == 0) g[0] = fma(seen.narrow * seen.squares, Float(-0.5f), fma(x[0], Float(inverse), Float(slope)));
+    }
+    template <class Float>
+    HATEBM_HD Float term(const Seen<Float>& seen, int64_t e, Float x, Float) const {
+        return e == 0 ? x * fma(x, Float(0.5f * inverse), Float(slope)) : Float(0.5f) * seen.narrow * x * x;
+    }
+    HATEBM_HD double total(double sum) const { return sum; }
+};
+
+// E = -ln sum_k exp(a_k), a_k = log weight_k - |x - m_k|^2 / (2 std_k^2); what pulls to each mean lies in `scratch`.
+struct Mixture {
+    const float *means, *fall, *precision, *log_weight;
+    int64_t components, row;
+    HATEBM_HD explicit Mixture(const Formula& f)
+        : means(f.where), fall(f.weight), precision(f.weight + f.components),
+          log_weight(f.weight + 2 * f.components), components(f.components), row(f.d) {}
+
+    template <class Float>
+    struct Seen {
+        Float energy;
+    };
+    template <class Float>
+    HATEBM_HD Seen<Float> look(const float* state, int64_t count, float* scratch) const {
+        constexpr int width = width_of<Float>;
+        Float most(0.0f);
+        for (int64_t k = 0; k < components; ++k) {
+            Float squares(0.0f);
+            for (int64_t e = 0; e < count; ++e) {
+                const Float away = get<Float>(state + e * width) - Float(means[k * row + e]);
+                squares = fma(away, away, squares);
+            }
+            const Float level = fma(squares, Float(fall[k]), Float(log_weight[k]));
+            put(scratch + k * width, level);
+            most = k == 0 ? level : where_greater(level, most, level, most);
+        }
+        Float sum(0.0f);
+        for (int64_t k = 0; k < components; ++k) {
+            const Float share = exponential(get<Float>(scratch + k * width) - most);
+            put(scratch + k * width, share);
+            sum = sum + share;
+        }
+        for (int64_t k = 0; k < components; ++k)
+            put(scratch + k * width, get<Float>(scratch + k * width) / sum * Float(precision[k]));
+        return {Float(0.0f) - (most + logarithm(sum))};
+    }
+    template <int count, class Float>
+    HATEBM_HD void gradient(const Seen<Float>&, const float* scratch, int64_t e, const Float* x, Float* g) const {
+        constexpr int width = width_of<Float>;
+        Float sum[count];
+        HATEBM_UNROLL(4)
+        for (int k = 0; k < count; ++k) sum[k] = Float(0.0f);
+        for (int64_t c = 0; c < components; ++c) {
+            const Float pull = get<Float>(scratch + c * width);
+            HATEBM_UNROLL(4)
+            for (int k = 0; k < count; ++k) sum[k] = fma(pull, x[k] - Float(means[c * row + e + k]), sum[k]);
+        }
+        HATEBM_UNROLL(4)
+        for (int k = 0; k < count; ++k) g[k] = sum[k];
+    }
+    template <class Float>
+    HATEBM_HD Float term(const Seen<Float>& seen, int64_t e, Float, Float) const {
+        return e == 0 ? seen.energy : Float(0.0f);
+    }
+    HATEBM_HD double total(double sum) const { return sum; }
+};
+
+}  // namespace
+}  // namespace hatebm

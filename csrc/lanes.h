@@ -1,0 +1,28 @@
+// Vectors that hold one chain a lane: one register, or two side by side.
+#pragma once
+
+#include "simd.h"
+
+namespace hatebm {
+namespace {
+
+template <class V>
+constexpr int width_of = sizeof(V) / sizeof(float);
+
+template <class V>
+HATEBM_HD V get(const float* p) {
+    V v;
+    if constexpr (width_of<V> == lanes)
+        load(p, v);
+    else
+        load(p, v.a), load(p + lanes, v.b);
+    return v;
+}
+HATEBM_HD void put(float* p, Float v) { store(p, v); }
+HATEBM_HD void put(float* p, Twice<Float> v) { store(p, v.a), store(p + lanes, v.b); }
+
+HATEBM_HD bool none_set(Float v) { return all_zero(v); }
+HATEBM_HD bool none_set(Twice<Float> v) { return all_zero(v.a + v.b); }
+
+}  // namespace
+}  // namespace hatebm

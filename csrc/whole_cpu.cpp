@@ -1,0 +1,318 @@
+// Whole chains on the CPU, for energies with a formula: one chain a lane, all its steps before the next chain's.
+
+#include <cstdlib>
+#include <memory>
+#include <type_traits>
+
+#include "cpu.h"
+#include "energies.h"
+#include "normal_cpu.h"
+#include "parallel.h"
+#include "tree.h"
+
+namespace hatebm::HATEBM_ISA {
+namespace {
+
+using Wide = std::conditional_t<Vector::two_tiles, Twice<Float>, Float>;
+
+struct Freed {
+    void operator()(void* p) const { std::free(p); }
+};
+template <class T>
+using Buffer = std::unique_ptr<T[], Freed>;
+template <class T>
+Buffer<T> buffer(int64_t count) {
+    const size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
+    return Buffer<T>(static_cast<T*>(std::aligned_alloc(64, bytes ? bytes : 64)));
+}
+
+// A few chains, one a lane; the lanes beyond `count` repeat the last one.
+template <class V>
+struct Group {
+    static constexpr int width = width_of<V>;
+    int64_t first, count, d;
+    Buffer<float> state, gradient, scratch;
+    Buffer<double> sums;
+
+    Group(const Formula& f, int64_t first, int64_t count)
+        : first(first), count(count), d(f.d), state(buffer<float>(width * d)), gradient(buffer<float>(width * d)),
+          scratch(buffer<float>(width * (d > f.components ? d : f.components))), sums(buffer<double>(width * padded(d))) {}
+
+    static int64_t padded(int64_t d) {
+        int64_t power = 1;
+        while (power < d) power *= 2;
+        return power < fold || d > fold ? (d > fold ? d : power) : fold;
+    }
+    int64_t chain(int lane) const { return first + (lane < count ? lane : count - 1); }
+    void read(const float* x) {
+        for (int lane = 0; lane < width; ++lane)
+            for (int64_t e = 0; e < d; ++e) state[e * width + lane] = x[chain(lane) * d + e];
+    }
+    void write(const float* from, float* x) const {
+        for (int lane = 0; lane < count; ++lane)
+            for (int64_t e = 0; e < d; ++e) x[(first + lane) * d + e] = from[e * width + lane];
+    }
+    // The sum over elements of every lane, in the order of tree.h; `sums` is overwritten.
+    void reduce(double* out) {
+        if (d > fold) {
+            const auto own = buffer<double>(d);
+            for (int lane = 0; lane < width; ++lane) {
+                for (int64_t e = 0; e < d; ++e) own[e] = sums[e * width + lane];
+                out[lane] = tree_sum(own.get(), d);
+            }
+            return;
+        }
+        double* v = sums.get();
+        const int64_t power = padded(d);
+        for (int64_t i = d * width; i < power * width; ++i) v[i] = 0;
+        for (int64_t half = power / 2 * width; half >= width; half /= 2)
+            for (int64_t i = 0; i < half; ++i) v[i] += v[i + half];
+        __builtin_memcpy(out, v, width * sizeof(double));
+    }
+};
+
+// Calls body<count>(e) for each four elements, the last of which may be fewer.
+template <class Body>
+HATEBM_HD void for_quads(int64_t d, Body body) {
+    int64_t e = 0;
+    for (; e + 4 <= d; e += 4) body(std::integral_constant<int, 4>(), e);
+    switch (d - e) {
+        case 1: return body(std::integral_constant<int, 1>(), e);
+        case 2: return body(std::integral_constant<int, 2>(), e);
+        case 3: return body(std::integral_constant<int, 3>(), e);
+    }
+}
+
+template <int count, class V>
+HATEBM_HD void get_quad(const float* p, V* x) {
+    HATEBM_UNROLL(4)
+    for (int k = 0; k < count; ++k) x[k] = get<V>(p + k * width_of<V>);
+}
+
+// The energy and the gradient at the state, as a step alone sees them.
+template <class V, class Energy>
+void evaluate(const Energy& energy, Group<V>& group, float* energies) {
+    constexpr int width = width_of<V>;
+    const auto seen = energy.template look<V>(group.state.get(), group.d, group.scratch.get());
+    alignas(64) float term[width];
+    for_quads(group.d, [&](auto quad, int64_t e) {
+        constexpr int count = decltype(quad)::value;
+        V x[count], g[count];
+        get_quad<count>(&group.state[e * width], x);
+        energy.template gradient<count>(seen, group.scratch.get(), e, x, g);
+        for (int k = 0; k < count; ++k) {
+            put(&group.gradient[(e + k) * width], g[k]);
+            put(term, energy.term(seen, e + k, x[k], g[k]));
+            for (int lane = 0; lane < width; ++lane) group.sums[(e + k) * width + lane] = term[lane];
+        }
+    });
+    double sums[width];
+    group.reduce(sums);
+    for (int lane = 0; lane < width; ++lane) energies[lane] = static_cast<float>(energy.total(sums[lane]));
+}
+
+bool is_finite(float v) { return v - v == 0; }
+
+// The four normals of a quad of elements of every chain; of the last two nothing is made where nobody needs them.
+template <class V, bool all>
+__attribute__((noinline)) void normals(const RoundKeys& keys, uint32_t quad, const uint32_t* chain, uint32_t step,
+                                       const uint32_t* last, float* out) {
+    constexpr int width = width_of<V>;
+    using Words = std::conditional_t<width == lanes, Word, Twice<Word>>;
+    const auto words = [](const uint32_t* p) {
+        if constexpr (width == lanes) return load_words(p);
+        else return both(load_words(p), load_words(p + lanes));
+    };
+    V n0, n1, n2, n3;
+    quad_of_normals(Words(quad), words(chain), Words(step), words(last), keys, n0, n1, n2, n3);
+    put(out, n0), put(out + width, n1);
+    if constexpr (all) put(out + 2 * width, n2), put(out + 3 * width, n3);
+}
+
+template <class V, class Energy>
+struct Run {
+    static constexpr int width = width_of<V>;
+    const Whole& a;
+    const Energy energy;
+    const RoundKeys& keys;
+    Group<V> group;
+    alignas(64) uint32_t chain[width], last[width];
+    alignas(64) float eps[4 * width] = {};
+    uint64_t id[width];
+    V doubt;  // stays 0 while no element of the state has left the reach of the energy
+
+    Run(const Whole& a, const RoundKeys& keys, int64_t first, int64_t count)
+        : a(a), energy(a.energy), keys(keys), group(a.energy, first, count) {}
+
+    void operator()() {
+        group.read(a.x);
+        for (int lane = 0; lane < width; ++lane) {
+            id[lane] = chain_id(a.chain_ids, group.chain(lane));
+            chain[lane] = static_cast<uint32_t>(id[lane]);
+        }
+        doubt = V(0.0f);
+        for (int64_t e = 0; e < group.d; ++e) doubt_element(e, get<V>(&group.state[e * width]));
+        const bool plain = a.law.add == Add::sequential && a.law.clip == Clip::none && a.law.prior_precision == 0 && !a.noise_first;
+        for (int64_t i = 0; i < a.n_steps; ++i) {
+            Law law = a.law;
+            law.step_size = a.step_size[i], law.noise_std = a.noise_std[i], law.inverse_temperature = a.inverse_temperature[i];
+            if (law.step_size == 0 && law.noise_std == 0) continue;
+            const Draw draw{a.draw.seed, a.draw.step + i, a.draw.block, a.draw.purpose};
+            if (i == 0 || static_cast<uint32_t>(draw.step) == 0)
+                for (int lane = 0; lane < width; ++lane) last[lane] = last_counter(draw, id[lane]);
+            if (a.noise_first) {
+                if (law.noise_std != 0 || a.clamp_noise) add_noise(law, draw);
+                law.noise_std = 0;
+            }
+            if (a.first_bad && !none_set(doubt)) examine(draw.step);
+            doubt = V(0.0f);
+            if (plain && law.noise_std != 0) step<true>(law, draw);
+            else step<false>(law, draw);
+        }
+        group.write(group.state.get(), a.x);
+    }
+
+    HATEBM_HD void doubt_element(int64_t e, V x) {
+        const float reach = e == 0 ? a.energy.first_reach : a.energy.reach;
+        doubt = fma(x * V(3.4028235e38f / reach), V(0.0f), doubt);
+    }
+
+    template <int count>
+    HATEBM_HD void draw_quad(const Draw& draw, int64_t e) {
+        normals<V, (count > 2)>(keys, static_cast<uint32_t>(e / 4), chain, static_cast<uint32_t>(draw.step), last, eps);
+    }
+
+    void add_noise(const Law& law, const Draw& draw) {
+        Law open = law;
+        if (!a.clamp_noise) open.low = -__builtin_inff(), open.high = __builtin_inff();
+        doubt = V(0.0f);
+        for_quads(group.d, [&](auto quad, int64_t e) {
+            constexpr int count = decltype(quad)::value;
+            if (law.noise_std != 0) draw_quad<count>(draw, e);
+            for (int k = 0; k < count; ++k) {
+                float* place = &group.state[(e + k) * width];
+                const V x = noise_element(open, get<V>(place), get<V>(eps + k * width));
+                doubt_element(e + k, x);
+                put(place, x);
+            }
+        });
+    }
+
+    // Where the state may be beyond reach: which chains' energy or gradient is not finite?
+    void examine(int64_t step) {
+        alignas(64) float energies[width];
+        evaluate(energy, group, energies);
+        for (int lane = 0; lane < group.count; ++lane) {
+            bool finite = is_finite(energies[lane]);
+            for (int64_t e = 0; e < group.d; ++e) finite &= is_finite(group.gradient[e * width + lane]);
+            int64_t& bad = a.first_bad[group.first + lane];
+            if (!finite && step < bad) bad = step;
+        }
+    }
+
+    // What the norm clip multiplies each chain's gradient with.
+    template <class Seen>
+    V clip_factors(const Law& law, const Seen& seen) {
+        alignas(64) float total[width];
+        double sums[width];
+        for_quads(group.d, [&](auto quad, int64_t e) {
+            constexpr int count = decltype(quad)::value;
+            V x[count], g[count];
+            get_quad<count>(&group.state[e * width], x);
+            energy.template gradient<count>(seen, group.scratch.get(), e, x, g);
+            for (int k = 0; k < count; ++k) {
+                put(total, total_gradient(law, x[k], g[k]));
+                for (int lane = 0; lane < width; ++lane)
+                    group.sums[(e + k) * width + lane] = static_cast<double>(total[lane]) * total[lane];
+            }
+        });
+        group.reduce(sums);
+        for (int lane = 0; lane < width; ++lane) total[lane] = clip_factor(law, static_cast<float>(__builtin_sqrt(sums[lane])));
+        return get<V>(total);
+    }
+
+    // The loop of plain laws, in which the compiler knows the options, stands apart.
+    template <bool plain>
+    void step(Law law, const Draw& draw) {
+        if constexpr (plain) {
+            law.add = Add::sequential, law.clip = Clip::none, law.prior_precision = 0;
+            if (law.noise_std == 0) __builtin_unreachable();
+        }
+        const auto seen = energy.template look<V>(group.state.get(), group.d, group.scratch.get());
+        V factor(1.0f);
+        if (law.clip == Clip::norm) factor = clip_factors(law, seen);
+        for_quads(group.d, [&](auto quad, int64_t e) {
+            constexpr int count = decltype(quad)::value;
+            V x[count], g[count];
+            if (law.noise_std != 0) draw_quad<count>(draw, e);
+            get_quad<count>(&group.state[e * width], x);
+            energy.template gradient<count>(seen, group.scratch.get(), e, x, g);
+            HATEBM_UNROLL(4)
+            for (int k = 0; k < count; ++k) {
+                x[k] = step_element(law, x[k], total_gradient(law, x[k], g[k]), get<V>(eps + k * width), factor);
+                doubt_element(e + k, x[k]);
+                put(&group.state[(e + k) * width], x[k]);
+            }
+        });
+    }
+};
+
+// body(group size, first chain, chains) for all chains: groups of two registers where there are chains enough.
+template <class Body>
+void for_groups(int64_t n, int threads, Body body) {
+    constexpr int wide = width_of<Wide>;
+    const int64_t paired = n > static_cast<int64_t>(lanes) * threads ? n / wide + (n % wide > lanes) : 0;
+    const int64_t left = n - paired * wide > 0 ? (n - paired * wide + lanes - 1) / lanes : 0;
+    for_each(paired + left, threads, [&](int64_t g) {
+        const int64_t first = g < paired ? g * wide : paired * wide + (g - paired) * lanes;
+        const int64_t most = g < paired ? wide : lanes, count = first + most <= n ? most : n - first;
+        if (g < paired) body(Wide(), first, count);
+        else body(Float(), first, count);
+    });
+}
+
+template <class Energy>
+void run_all(const WholeArgs& a) {
+    const RoundKeys keys = round_keys(a.draw.seed);
+    for (int64_t i = 0; a.first_bad && i < a.n; ++i) a.first_bad[i] = INT64_MAX;
+    const int threads = a.n * a.energy.d * a.n_steps > worth_sharing ? a.threads : 1;
+    for_groups(a.n, threads, [&](auto v, int64_t first, int64_t count) { Run<decltype(v), Energy>(a, keys, first, count)(); });
+}
+
+template <class Energy>
+void look_all(const LookArgs& a) {
+    const Energy energy(a.energy);
+    for_groups(a.n, a.n * a.energy.d > worth_sharing ? a.threads : 1, [&](auto v, int64_t first, int64_t count) {
+        using V = decltype(v);
+        Group<V> group(a.energy, first, count);
+        alignas(64) float energies[width_of<V>];
+        group.read(a.x);
+        evaluate(energy, group, energies);
+        group.write(group.gradient.get(), a.gradients);
+        for (int64_t lane = 0; lane < count; ++lane) a.energies[first + lane] = energies[lane];
+    });
+}
+
+}  // namespace
+
+void whole(const WholeArgs& a) {
+    switch (a.energy.kind) {
+        case Kind::diagonal: return run_all<Diagonal>(a);
+        case Kind::full: return run_all<Full>(a);
+        case Kind::mixture: return run_all<Mixture>(a);
+        case Kind::double_well: return run_all<DoubleWell>(a);
+        case Kind::funnel: return run_all<Funnel>(a);
+    }
+}
+
+void look(const LookArgs& a) {
+    switch (a.energy.kind) {
+        case Kind::diagonal: return look_all<Diagonal>(a);
+        case Kind::full: return look_all<Full>(a);
+        case Kind::mixture: return look_all<Mixture>(a);
+        case Kind::double_well: return look_all<DoubleWell>(a);
+        case Kind::funnel: return look_all<Funnel>(a);
+    }
+}
+
+}  // namespace hatebm::HATEBM_ISA
