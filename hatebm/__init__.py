@@ -1,6 +1,6 @@
 """Fused, reproducible Langevin dynamics for energy-based models."""
 
-from hatebm import diagnostics, ops
+from hatebm import diagnostics, energies, ops
 from hatebm.ais import ais
 from hatebm.backend import backends
 from hatebm.chain import Chain
@@ -24,6 +24,7 @@ __all__ = [
     "ais",
     "backends",
     "diagnostics",
+    "energies",
     "hmc",
     "langevin",
     "mixture",

@@ -1,0 +1,130 @@
+"""Gaussians and mixtures of them."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hatebm.checks import require
+from hatebm.energies import reference
+from hatebm.energies.analytic import FAR, HUGE, Analytic
+from hatebm.energies.kernel import Formula
+
+
+class Gaussian(Analytic):
+    r"""E(x) = (x - mean)' P (x - mean) / 2, the normal distribution of precision matrix P.
+
+    Args:
+        mean: (\*sample).
+        precision: P, the inverse of the covariance: its diagonal, shaped like mean, or the whole matrix (d, d),
+            symmetric, of d = the number of elements of a sample.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was wanted and what came.
+    """
+
+    kind = "gaussian"
+
+    def __init__(self, mean: Tensor | Sequence[float], precision: Tensor | Sequence[float]) -> None:
+        super().__init__()
+        mean, precision = _tensor("Gaussian", "mean", mean), _tensor("Gaussian", "precision", precision)
+        d = mean.numel()
+        whole = precision.shape == (d, d) and mean.shape != (d, d)
+        text = f"shaped like mean, {tuple(mean.shape)}, or a matrix ({d}, {d})"
+        require(whole or precision.shape == mean.shape, "Gaussian", "precision", text, precision)
+        if whole:
+            same = torch.allclose(precision, precision.T)
+            require(same, "Gaussian", "precision", "a symmetric matrix", precision)
+            precision = (precision + precision.T) / 2
+        self.register_buffer("mean", mean.flatten())
+        self.register_buffer("precision", precision if whole else precision.flatten())
+
+    def plain(self, rows: Tensor) -> Tensor:
+        away, precision = rows - self.mean.to(rows), self.precision.to(rows)
+        pull = away * precision if precision.dim() == 1 else away @ precision
+        return (away * pull).sum(1) / 2
+
+    def exact(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        formula = reference.diagonal if self.precision.dim() == 1 else reference.full
+        return formula(rows, self.mean.float(), self.precision.float())
+
+    def formula(self, d: int) -> Formula:
+        kind = "diagonal" if self.precision.dim() == 1 else "full"
+        return Formula(kind, d, self.mean.float().contiguous(), self.precision.float().contiguous())
+
+    def reach(self, d: int) -> tuple[float, ...]:
+        most = max(float(self.precision.abs().max()), 1e-30) * d * d
+        return (max(min(math.sqrt(HUGE / most), HUGE / most, FAR) - float(self.mean.abs().max()), 0.0),)
+
+    def checked_size(self, d: int) -> bool | str:
+        return d == self.mean.numel() or f"samples of {self.mean.numel()} elements, as many as the mean's"
+
+
+class Mixture(Analytic):
+    r"""E(x) = -log sum_k weight_k N(x; mean_k, std_k^2 I), a mixture of round Gaussians.
+
+    Args:
+        means: (K, \*sample).
+        std: standard deviation > 0 of every component, a number or (K,).
+        weights: (K,), > 0, divided by their sum; default 1 / K each.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was wanted and what came.
+    """
+
+    kind = "mixture"
+
+    def __init__(
+        self,
+        means: Tensor | Sequence[Sequence[float]],
+        std: float | Tensor | Sequence[float],
+        weights: Tensor | Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        name = "Mixture"
+        means = _tensor(name, "means", means)
+        require(means.dim() > 0 and len(means) > 0, name, "means", "(K, *sample)", means)
+        std = _tensor(name, "std", std)
+        require(std.shape in ((), (len(means),)), name, "std", f"a number or shape ({len(means)},)", std)
+        require(bool((std > 0).all()), name, "std", "> 0", std)
+        weights = torch.ones(len(means)) if weights is None else _tensor(name, "weights", weights)
+        require(weights.shape == (len(means),), name, "weights", f"shape ({len(means)},)", weights)
+        require(bool((weights > 0).all()), name, "weights", "> 0", weights)
+        self.register_buffer("means", means.reshape(len(means), means[0].numel()))
+        self.register_buffer("std", std.expand(len(means)).clone())
+        self.register_buffer("weights", weights / weights.sum())
+
+    def plain(self, rows: Tensor) -> Tensor:
+        squares = (rows[:, None] - self.means.to(rows)).square().sum(2)
+        fall, _, log_weight = (v.to(rows) for v in self._numbers(torch.float64, rows.device))
+        return -(squares * fall + log_weight).logsumexp(1)
+
+    def exact(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return reference.mixture(rows, self.means.float(), *self._numbers(torch.float32, rows.device))
+
+    def formula(self, d: int) -> Formula:
+        weight = torch.stack(self._numbers(torch.float32, self.means.device))
+        return Formula("mixture", d, self.means.float().contiguous(), weight, len(self.means))
+
+    def reach(self, d: int) -> tuple[float, ...]:
+        most = max(float(self.std.min()) ** -2, 1.0) * d
+        return (max(min(math.sqrt(HUGE / most), HUGE / most, FAR) - float(self.means.abs().max()), 0.0),)
+
+    def checked_size(self, d: int) -> bool | str:
+        wanted = self.means.shape[1]
+        return d == wanted or f"samples of {wanted} elements, as many as a mean's"
+
+    def _numbers(self, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+        """-1 / (2 std^2), 1 / std^2 and the log of each component's height, (K,) each."""
+        std, weights, d = self.std.double(), self.weights.double(), self.means.shape[1]
+        precision = std**-2
+        log_weight = weights.log() - d * std.log() - d / 2 * math.log(2 * math.pi)
+        return [v.to(device, dtype) for v in (-0.5 * precision, precision, log_weight)]
+
+
+def _tensor(op: str, name: str, value: Tensor | Sequence | float) -> Tensor:
+    value = value.detach().clone() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float32)
+    require(value.is_floating_point(), op, name, "floating-point", value, TypeError)
+    require(bool(value.isfinite().all()), op, name, "finite", value)
+    return value

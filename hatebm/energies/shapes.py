@@ -1,0 +1,90 @@
+"""Energies that are hard to walk: two wells with a barrier between them, and a funnel."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from hatebm.checks import require
+from hatebm.energies import reference
+from hatebm.energies.analytic import FAR, HUGE, Analytic, single
+from hatebm.energies.kernel import Formula
+
+
+class DoubleWell(Analytic):
+    r"""E(x) = height sum_i ((x_i / separation)^2 - 1)^2: each element has wells at +-separation.
+
+    Args:
+        height: of the barrier at 0, > 0.
+        separation: how far from 0 the wells lie, > 0.
+
+    Raises:
+        ValueError: naming the argument, what was wanted and what came.
+    """
+
+    kind = "double_well"
+
+    def __init__(self, height: float = 1.0, separation: float = 1.0) -> None:
+        super().__init__()
+        _register_positive(self, height=height, separation=separation)
+
+    def plain(self, rows: Tensor) -> Tensor:
+        height, separation = self.height.to(rows), self.separation.to(rows)
+        return height * ((rows / separation).square() - 1).square().sum(1)
+
+    def exact(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return reference.double_well(rows, *self._numbers())
+
+    def formula(self, d: int) -> Formula:
+        height, inverse, slope = self._numbers()
+        return Formula("double_well", d, a=height, b=inverse, c=slope)
+
+    def reach(self, d: int) -> tuple[float, ...]:
+        height, inverse, slope = self._numbers()
+        return (min((HUGE / (d * max(height, 1.0))) ** 0.25, (HUGE / max(slope, 1.0)) ** (1 / 3), 1e9) / inverse,)
+
+    def _numbers(self) -> tuple[float, float, float]:
+        height, separation = float(self.height), float(self.separation)
+        return single(height), single(1 / separation), single(4 * height / separation)
+
+
+class Funnel(Analytic):
+    r"""E(v, x) = v^2 / (2 scale^2) + (d - 1) v / 2 + exp(-v) |x|^2 / 2, v the first of a sample's d elements.
+
+    v ~ N(0, scale^2), and the others given v are N(0, exp(v)). Source: Neal, "Slice sampling" (2003), section 8.
+
+    Args:
+        scale: standard deviation of v, > 0.
+
+    Raises:
+        ValueError: naming the argument, what was wanted and what came.
+    """
+
+    kind = "funnel"
+
+    def __init__(self, scale: float = 3.0) -> None:
+        super().__init__()
+        _register_positive(self, scale=scale)
+
+    def plain(self, rows: Tensor) -> Tensor:
+        v, rest = rows[:, 0], rows[:, 1:]
+        throat = v.square() / (2 * self.scale.to(rows).square()) + rest.shape[1] / 2 * v
+        return throat + (-v).exp() * rest.square().sum(1) / 2
+
+    def exact(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        formula = self.formula(rows.shape[1])
+        return reference.funnel(rows, formula.b, formula.c)
+
+    def formula(self, d: int) -> Formula:
+        return Formula("funnel", d, b=single(float(self.scale) ** -2), c=(d - 1) / 2)
+
+    def reach(self, d: int) -> tuple[float, ...]:
+        widest = 40.0  # of -v
+        return min(math.sqrt(HUGE / (math.exp(widest) * d)), FAR), min(widest, float(self.scale) * FAR)
+
+
+def _register_positive(energy: Analytic, **numbers: float) -> None:
+    for name, value in numbers.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool) and 1e-12 < value < 1e12
+        require(number, type(energy).__name__, name, "a number between 1e-12 and 1e12", value)
+        energy.register_buffer(name, torch.tensor(float(value), dtype=torch.float64))
