@@ -140,7 +140,6 @@ setup(
         "hatebm",
         "hatebm.data",
         "hatebm.nets",
-        "hatebm.engine",
         "hatebm.evaluation",
         "hatebm.systems",
         "hatebm.systems.hat",
