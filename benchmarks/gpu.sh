@@ -13,7 +13,7 @@ failed=0
 stage() { # NAME LIMIT COMMAND...: at most LIMIT seconds, and never beyond the end
     local name=$1 limit=$2 left=$((end - SECONDS)) start=$SECONDS code=0
     shift 2
-    timeout -k 5 $((left < limit ? (left > 1 ? left : 1) : limit)) "$@" > "$out/gpu-$name.txt" 2>&1 || code=$?
+    timeout -s INT -k 10 $((left < limit ? (left > 1 ? left : 1) : limit)) "$@" > "$out/gpu-$name.txt" 2>&1 || code=$?
     echo "- $name: exit code $code after $((SECONDS - start)) s" | tee -a "$summary"
     tail -n 25 "$out/gpu-$name.txt"
     [ "$code" = 0 ] || failed=1

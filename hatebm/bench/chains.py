@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hatebm import energies
 from hatebm.bench.agreement import HALF_TOLERANCE, judged
 from hatebm.bench.contest import HALF, Case, Contender
 from hatebm.bench.loops import Energy, gradient, loops_on
@@ -17,7 +18,10 @@ MOVE = 0.01  # a step's drift and noise on a network's energy, RMS: its random w
 
 @dataclass(frozen=True)
 class Target:
-    """An energy, the shape of the state, and the steps of one chain on a CPU and on a GPU; `law` None fits one."""
+    """An energy, the shape of the state, and the steps of one chain on a CPU and on a GPU.
+
+    `law` None fits one; `own` is the energy as hatebm has it.
+    """
 
     label: str
     make: Callable[[], Energy]
@@ -25,11 +29,18 @@ class Target:
     cpu_steps: int
     gpu_steps: int
     law: Dynamics | None = None
+    own: Callable[[], Energy] | None = None
 
 
 def sngan(width: int) -> Callable[[], nn.Module]:
     """An SN-GAN-style energy of 32x32 colour images."""
     return lambda: PublishedEnergy(3, (width,) * 4, pools=2)
+
+
+def own_gaussian() -> nn.Module:
+    """The Gaussian in 50 dimensions as hatebm has it."""
+    sigma = Gaussian(50).sigma
+    return energies.Gaussian(torch.zeros(50), 1 / sigma**2)
 
 
 DIFFUSION = Dynamics(step_size=0.01, noise_std=0.02**0.5)
@@ -40,8 +51,12 @@ TARGETS = {
     "conv-28": Target("small convolutional energy, 28x28, batch 64", small_conv, (64, 1, 28, 28), 20, 100),
     "mlp-128": Target("MLP 100-200-200-1, batch 128", mlp, (128, 100), 100, 100),
     "mlp-1024": Target("MLP 100-200-200-1, batch 1024", mlp, (1024, 100), 50, 100),
-    "double-well": Target("double well, d = 2, batch 1024", lambda: double_well, (1024, 2), 200, 200, DIFFUSION),
-    "gaussian-50": Target("Gaussian, d = 50, batch 1024", lambda: Gaussian(50), (1024, 50), 100, 200, DIFFUSION),
+    "double-well": Target(
+        "double well, d = 2, batch 1024", lambda: double_well, (1024, 2), 200, 200, DIFFUSION, energies.DoubleWell
+    ),
+    "gaussian-50": Target(
+        "Gaussian, d = 50, batch 1024", lambda: Gaussian(50), (1024, 50), 100, 200, DIFFUSION, own_gaussian
+    ),
 }
 
 
@@ -61,7 +76,8 @@ def contenders(target: Target, steps: int, device: torch.device) -> dict[str, Co
     """Everyone who can run here."""
     energy, start = placed(target, device)
     law = target.law or fitted_law(energy, start)
-    return judged(loops_on(energy, start), start, law, steps, {HALF: HALF_TOLERANCE})
+    own = target.own().to(device) if target.own else None
+    return judged(loops_on(energy, start, own), start, law, steps, {HALF: HALF_TOLERANCE})
 
 
 def placed(target: Target, device: torch.device) -> tuple[Energy, Tensor]:

@@ -1,5 +1,6 @@
 """A contest: contenders for the same work are compared, and those that agree take turns on the clock."""
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ import torch
 from hatebm.bench.timing import interleave, peak_memory
 
 NAIVE, IN_PLACE, COMPILED, TORCHEBM = "naive loop", "in-place eager", "torch.compile", "torchebm"
-OFFICIAL, HATEBM, HALF = "official Hat EBM", "hatebm", "hatebm, bfloat16"
+OFFICIAL, HATEBM, OWN, HALF = "official Hat EBM", "hatebm", "hatebm.energies", "hatebm, bfloat16"
 UNITS: dict[str, Callable[[float, int], float]] = {
     "ns/element": lambda seconds, elements: 1e9 * seconds / elements,
     "steps/s": lambda seconds, steps: steps / seconds,
@@ -64,6 +65,7 @@ def contest(case: Case, seconds: float, device: torch.device) -> list[Row]:
         contenders = case.contenders()
         verdicts = {name: _judged(contender) for name, contender in contenders.items()}
         timed = {name: contenders[name].call for name, verdict in verdicts.items() if verdict.agrees}
+        gc.collect()  # what an earlier case left must not be freed in the middle of a measurement
         memory = {name: peak_memory(call, device) for name, call in timed.items()}
         marks = interleave(timed, seconds) if timed else {}
     return [_row(case, name, verdict, marks, memory.get(name)) for name, verdict in verdicts.items()]

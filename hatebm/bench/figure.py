@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from hatebm.bench.contest import COMPILED, HALF, HATEBM, IN_PLACE, NAIVE, OFFICIAL, TORCHEBM, Row
+from hatebm.bench.contest import COMPILED, HALF, HATEBM, IN_PLACE, NAIVE, OFFICIAL, OWN, TORCHEBM, Row
 
 COLOURS = {  # Okabe & Ito: told apart by colour-blind readers too
     NAIVE: "#999999",
@@ -12,6 +12,7 @@ COLOURS = {  # Okabe & Ito: told apart by colour-blind readers too
     COMPILED: "#009E73",
     TORCHEBM: "#E69F00",
     HATEBM: "#D55E00",
+    OWN: "#000000",
     HALF: "#F0E442",
 }
 AXES = {"batch": "batch", "side": "side of the images (pixels)", "steps": "steps of the chain"}

@@ -9,10 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hatebm.bench.agreement import judged
+from hatebm.bench.agreement import HALF_TOLERANCE, judged
 from hatebm.bench.chains import MOVE
-from hatebm.bench.contest import COMPILED, HATEBM, IN_PLACE, NAIVE, OFFICIAL, Case, Contender
-from hatebm.bench.loops import compiled, gradient, gradient_function, held
+from hatebm.bench.contest import COMPILED, HALF, HATEBM, IN_PLACE, NAIVE, OFFICIAL, Case, Contender
+from hatebm.bench.loops import compiled, gradient, gradient_function, has_half, held
 from hatebm.bench.targets import PublishedEnergy, PublishedGenerator
 from hatebm.chain import Chain
 from hatebm.dynamics import Dynamics
@@ -21,6 +21,7 @@ from hatebm.systems.hat.synthesis import residual_chain
 
 LATENT, WIDTHS, BATCH = 128, (64,) * 4, 16
 CPU_STEPS, GPU_STEPS = 5, 50
+TOLERANCES = {HALF: HALF_TOLERANCE}
 ASIDE = {OFFICIAL: "another chain: z and y in turns"}
 Gradient = Callable[[Tensor], Tensor]
 
@@ -46,11 +47,11 @@ class Nets:
         return self.generator(self.z)
 
     def law(self, blocks: str) -> Dynamics:
-        """Drift and noise of MOVE, RMS, in z and y; the cap on a move of y holds back about half of the images."""
+        """Drift and noise of MOVE, RMS, in z and y; the cap on a move of y holds most images back a little."""
         at = (self.z.clone().requires_grad_(), self.y.clone().requires_grad_())
         grads = torch.autograd.grad(self.energy(*at).sum(), at)
         sizes = tuple(MOVE / float(grad.square().mean().sqrt()) for grad in grads)
-        cap = sizes[1] * float(grads[1].flatten(1).norm(dim=1).median())
+        cap = 0.8 * sizes[1] * float(grads[1].flatten(1).norm(dim=1).median())
         clip = (None, ("norm", cap))
         return Dynamics(step_size=sizes, noise_std=(MOVE, MOVE), clip=clip, clip_on="update", blocks=blocks)
 
@@ -81,7 +82,9 @@ def synthesis(nets: Nets, steps: int) -> dict[str, Contender]:
         COMPILED: partial(synthesis_in_place, nets, compiled(gradient_function(hat), nets.z.device)),
         HATEBM: lambda n, law: residual_chain(nets.hat, nets.generator, nets.z, law, seed=0).run(n),
     }
-    return judged(loops, nets.generated(), nets.residual_law(), steps)
+    if has_half():
+        loops[HALF] = lambda n, law: Chain(nets.hat, nets.generated(), law, seed=0, precision="bfloat16").run(n)
+    return judged(loops, nets.generated(), nets.residual_law(), steps, TOLERANCES)
 
 
 def joint(nets: Nets, steps: int) -> dict[str, Contender]:
@@ -94,7 +97,9 @@ def joint(nets: Nets, steps: int) -> dict[str, Contender]:
         COMPILED: partial(joint_by_gradients, nets, of_z, of_y),
         HATEBM: partial(joint_with_hatebm, nets),
     }
-    return judged(loops, (nets.z, nets.y), nets.law("sequential"), steps)
+    if has_half():
+        loops[HALF] = partial(joint_with_hatebm, nets, precision="bfloat16")
+    return judged(loops, (nets.z, nets.y), nets.law("sequential"), steps, TOLERANCES)
 
 
 def simultaneous(nets: Nets, steps: int) -> dict[str, Contender]:
@@ -107,7 +112,9 @@ def simultaneous(nets: Nets, steps: int) -> dict[str, Contender]:
         COMPILED: partial(simultaneous_in_place, nets, both),
         HATEBM: partial(joint_with_hatebm, nets),
     }
-    return judged(loops, (nets.z, nets.y), nets.law("joint"), steps, asides=ASIDE)
+    if has_half():
+        loops[HALF] = partial(joint_with_hatebm, nets, precision="bfloat16")
+    return judged(loops, (nets.z, nets.y), nets.law("joint"), steps, TOLERANCES, ASIDE)
 
 
 KINDS = {
@@ -206,9 +213,9 @@ def simultaneous_in_place(
     return z, y
 
 
-def joint_with_hatebm(nets: Nets, steps: int, law: Dynamics) -> tuple[Tensor, Tensor]:
+def joint_with_hatebm(nets: Nets, steps: int, law: Dynamics, **how: str) -> tuple[Tensor, Tensor]:
     """In turns or at once, as the law says."""
-    return Chain(HatEnergy(nets.hat, nets.generator), (nets.z, nets.y), law, seed=0).run(steps)
+    return Chain(HatEnergy(nets.hat, nets.generator), (nets.z, nets.y), law, seed=0, **how).run(steps)
 
 
 def both_gradients(

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from hatebm.bench.agreement import Loop
-from hatebm.bench.contest import COMPILED, HALF, HATEBM, IN_PLACE, NAIVE, TORCHEBM
+from hatebm.bench.contest import COMPILED, HALF, HATEBM, IN_PLACE, NAIVE, OWN, TORCHEBM
 from hatebm.chain import Chain
 from hatebm.dynamics import Dynamics
 
 Energy = Callable[..., Tensor]
 
 
-def loops_on(energy: Energy, start: Tensor) -> dict[str, Loop]:
-    """Everyone who can run here, each from `start`: (n, *sample)."""
+def loops_on(energy: Energy, start: Tensor, own: Energy | None = None) -> dict[str, Loop]:
+    """Everyone who can run here, each from `start`: (n, *sample); `own` is hatebm's own form of the energy."""
     loops = {
         NAIVE: naive(energy, start),
         IN_PLACE: in_place(gradient(held(energy)), start),
@@ -27,7 +27,9 @@ def loops_on(energy: Energy, start: Tensor) -> dict[str, Loop]:
     if has_torchebm():
         loops[TORCHEBM] = torchebm(energy, start)
     loops[HATEBM] = with_hatebm(energy, start)
-    if has_half():
+    if own is not None:
+        loops[OWN] = with_hatebm(own, start)
+    if has_weights(energy) and has_half():
         loops[HALF] = with_hatebm(energy, start, precision="bfloat16")
     return loops
 
@@ -111,6 +113,11 @@ def compiled(function: Callable[..., Tensor], device: torch.device) -> Callable[
 def held(energy: Energy) -> Energy:
     """A copy whose weights ask for no gradient."""
     return copy.deepcopy(energy).requires_grad_(False) if isinstance(energy, nn.Module) else energy
+
+
+def has_weights(energy: Energy) -> bool:
+    """Whether an energy is a network."""
+    return isinstance(energy, nn.Module) and any(True for _ in energy.parameters())
 
 
 def has_torchebm() -> bool:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from hatebm.bench.contest import COMPILED, HALF, HATEBM, IN_PLACE, NAIVE, OFFICIAL, TORCHEBM, Row
+from hatebm.bench.contest import COMPILED, HALF, HATEBM, IN_PLACE, NAIVE, OFFICIAL, OWN, TORCHEBM, Row
 from hatebm.bench.timing import memory_is
 
 FIGURES = ("median", "20 %", "80 %", "against naive", "against in-place", "MiB")
-COLUMNS = (NAIVE, OFFICIAL, IN_PLACE, COMPILED, TORCHEBM, HATEBM, HALF)
+COLUMNS = (NAIVE, OFFICIAL, IN_PLACE, COMPILED, TORCHEBM, HATEBM, OWN, HALF)
 TITLES = {
     "step": "one Langevin step, ns an element",
     "chain": "whole chains, steps a second",

@@ -3,6 +3,7 @@
 import importlib.util
 import math
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -69,10 +70,11 @@ def torchebm_step() -> Step:
     from torchebm.integrators import EulerMaruyamaIntegrator
 
     integrator = EulerMaruyamaIntegrator()
+    scalar = cache(lambda number, device: torch.tensor(number, device=device))
 
     def step(x: Tensor, grad: Tensor, law: Dynamics) -> Tensor:
-        numbers = (law.step_size, law.noise_std / math.sqrt(2 * law.step_size))
-        size, scale = (torch.tensor(number, device=x.device) for number in numbers)
+        size = scalar(law.step_size, x.device)
+        scale = scalar(law.noise_std / math.sqrt(2 * law.step_size), x.device)
         moved = integrator.step({"x": x}, drift=lambda _, t: -grad, step_size=size, noise_scale=scale)
         return moved["x"].clamp_(*law.clamp)
 

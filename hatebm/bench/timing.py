@@ -1,7 +1,6 @@
 """Timing contenders fairly: interleaved in one process, medians with their 20 and 80 % marks; and their memory."""
 
 import ctypes
-import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +49,6 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> float | Non
         torch.cuda.synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     try:
-        gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         CLEAR_PEAK.write_text("5")
         before = _resident("VmRSS")

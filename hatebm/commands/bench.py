@@ -20,7 +20,10 @@ PICTURES = (".png", ".pdf", ".svg")
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Measure case by case; returns 1 where hatebm itself did not do the work of the others."""
+    """Measure case by case; returns 1 where hatebm itself did not do the work of the others.
+
+    What was measured is reported however it ends, Ctrl-C too.
+    """
     if options.plot is not None:
         need("matplotlib")
     _refuse_unwritable(options)
@@ -31,24 +34,35 @@ def bench(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("torchebm") is None:
         _say("torchebm is not installed: left out")
     rows: list[Row] = []
-    for number, case in enumerate(cases, 1):
-        since = time.perf_counter()
-        _say(f"[{number}/{len(cases)}] {case.name}{f' {case.at}' if case.axis else ''}: {case.label}")
-        found = contest(case, options.seconds / (4 if case.axis else 1), device)
-        if not options.markdown:
-            print(f"{case.name}: {case.label}")
-            print_table(case_table(found))
-            print(f"({time.perf_counter() - since:.0f} s)\n", flush=True)
-        rows += found
-        if options.csv is not None:
-            write_csv(options.csv, rows, device)  # as far as it came, whatever stops it
+    try:
+        for number, case in enumerate(cases, 1):
+            _say(f"[{number}/{len(cases)}] {case.name}{f' {case.at}' if case.axis else ''}: {case.label}")
+            rows += _measured(case, options, device)
+            if options.csv is not None:
+                write_csv(options.csv, rows, device)
+    finally:
+        if rows:
+            _report(options, rows, device)
+    return 1 if any(row["contender"] == HATEBM and row["median"] == "" for row in rows) else 0
+
+
+def _measured(case: Case, options: argparse.Namespace, device: torch.device) -> list[Row]:
+    since = time.perf_counter()
+    rows = contest(case, options.seconds / (4 if case.axis else 1), device)
+    if not options.markdown:
+        print(f"{case.name}: {case.label}")
+        print_table(case_table(rows))
+        print(f"({time.perf_counter() - since:.0f} s)\n", flush=True)
+    return rows
+
+
+def _report(options: argparse.Namespace, rows: list[Row], device: torch.device) -> None:
     print(markdown(rows, device) if options.markdown else conditions(rows, device))
     if options.csv is not None:
         _say(f"{options.csv}: every row")
     if options.plot is not None:
         save_figure(options.plot, rows, conditions(rows, device).split(". Medians")[0])
         _say(f"{options.plot}: speed beside the naive loop, and how the cost grows")
-    return 1 if any(row["contender"] == HATEBM and row["median"] == "" for row in rows) else 0
 
 
 def chosen(options: argparse.Namespace, device: torch.device) -> list[Case]:
