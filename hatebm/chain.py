@@ -11,6 +11,7 @@ from hatebm.blocks import Blocks
 from hatebm.checks import STEPS, check_state, checked_chain_ids, checked_draw, checked_mask, is_count, require
 from hatebm.composition import check_bounded, negations_in
 from hatebm.dynamics import Dynamics
+from hatebm.engine import Engine
 from hatebm.freeze import MODES, bare, frozen, modules_of
 from hatebm.gradient import Potential
 from hatebm.hat_energy import keeping
@@ -51,8 +52,11 @@ class Chain:
             What it leaves out keeps its bits.
         backend: one of ``hatebm.backends()``; None takes the fastest that can run.
         compile: "auto" does what needs no compile time (an energy of :mod:`hatebm.energies` takes all steps of a chain
-            in one kernel, to the same bits), "off" (False) is the loop's own autograd and nothing else,
+            in one kernel, to the same bits; a network with large convolutions is prepared, see :mod:`hatebm.engine` and
+            :meth:`report`, to float32 rounding), "off" (False) is the loop's own autograd and nothing else,
             "max" (True) runs the energy through torch.compile.
+        precision: of the energy's convolutions and products: "float32", or "bfloat16" or, on CUDA, "tf32", which are
+            faster and less exact; the state and its update stay float32, :meth:`report` tells the gradient's error.
 
     Raises:
         TypeError, ValueError: naming the argument, what was wanted and what came.
@@ -77,6 +81,7 @@ class Chain:
         mask: Tensor | tuple[Tensor | None, ...] | None = None,
         backend: str | None = None,
         compile: str | bool = "auto",
+        precision: str = "float32",
         **law: Any,
     ) -> None:
         name = "langevin"
@@ -106,6 +111,7 @@ class Chain:
         self._mode, self._nan, self._explored = mode, nan, False
         self._auto = compile == "auto"
         device = self._state[0].device
+        self._engine = Engine(compile, precision, device)
         if seed is None:
             drawn = torch.randint(1 << 62, (1,), device=device if is_traced(self._state[0]) else None)
             seed = drawn if is_traced(drawn) else int(drawn)
@@ -168,6 +174,7 @@ class Chain:
             transition = transition_of(self._form, self._blocks, self._potential, watch, velocity)
             self._blocks.held = self._state
             self._check_bounded()
+            self._engine.begin(self._potential, self._modules, self.step, state)
             alone = self._auto and not grad_steps and not is_traced(state[0])
             kernel = WholeRuns(self._form, self._blocks, self._potential, state, watch) if alone else None
             keeps = callback is not None or return_info
@@ -188,9 +195,14 @@ class Chain:
                     callback(t, self._shaped([x.detach().clone() for x in state]))
                 t += 1
             watch.check(end - 1, state, self._blocks.chain_ids)
+            self._engine.end(n_steps)
             result = self._shaped([self._blocks.boxed(k, x) for k, x in enumerate(state)])
             self._state, self._velocity, self.step = [x.detach().clone() for x in state], velocity, end
         return (result, self._gathered(kept)) if return_info else result
+
+    def report(self) -> str:
+        """A few lines: how the energy was prepared for the last run, what was left alone and why, steps a second."""
+        return self._engine.report()
 
     def state_dict(self) -> dict[str, Any]:
         """State, step, seed, chain ids, and velocity where there is friction; loads with ``weights_only=True``."""

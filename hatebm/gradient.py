@@ -1,6 +1,7 @@
 """The energies of all chains at a state and their gradient."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from hatebm.checks import GRAD_DTYPES, check_like, require
 class Potential:
     """The energy of every chain and its gradient: autograd's, or a given one; 0 where a mask holds the state.
 
-    ``differentiable`` keeps the graph of the gradient; ``changes`` says that the energy is another one at each step.
+    ``differentiable`` keeps the graph of the gradient; ``changes`` says that the energy is another one at each step;
+    ``prepared`` is the energy in a form that serves first derivatives alone, without keyword arguments; ``within``
+    opens the context in which the energy is to be evaluated.
     """
 
     def __init__(
@@ -26,12 +29,17 @@ class Potential:
         self.changes = kwargs is not None and not isinstance(kwargs, dict)
         self.kwargs = kwargs if self.changes else lambda t, given=dict(kwargs or {}): given
         self.differentiable = False
+        self.prepared: Callable[..., Tensor] | None = None
+        self.within: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def gradient(self, t: int, state: Sequence[Tensor], wanted: Sequence[int]) -> tuple[Tensor | None, list[Tensor]]:
         """The energies where they come along, (n,) or a scalar, and the gradient in the blocks ``wanted``."""
         kwargs = self.kwargs(t)
         if self.grad_fn is None:
-            energies, grads = energy_and_gradient(self.energy, state, wanted, kwargs, self.differentiable)
+            plain = self.prepared is None or self.differentiable or kwargs
+            energy = self.energy if plain else self.prepared
+            with self.within():
+                energies, grads = energy_and_gradient(energy, state, wanted, kwargs, self.differentiable)
         else:
             energies, grads = None, given_gradient(self.grad_fn, state, wanted, kwargs, self.differentiable)
         held = [self.masks[k] for k in wanted]

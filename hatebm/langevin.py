@@ -48,6 +48,7 @@ def langevin(
     mask: Tensor | tuple[Tensor | None, ...] | None = None,
     backend: str | None = None,
     compile: str | bool = "auto",
+    precision: str = "float32",
 ) -> State | tuple[State, dict[str, Tensor]]:
     r"""Run n_steps of x <- clamp(x - step_size * clip(grad E(x) / T + prior_precision * x) + noise_std * eps).
 
@@ -100,6 +101,7 @@ def langevin(
         mask=mask,
         backend=backend,
         compile=compile,
+        precision=precision,
         **{name: value for name, value in law.items() if not _is_default(name, value)},
     )
     return chain.run(n_steps, callback=callback, every=every, return_info=return_info, grad_steps=grad_steps)

@@ -1,0 +1,59 @@
+"""What a chain's runs are prepared with, and what there is to tell of it."""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hatebm.engine.precision import check_precision, gradient_error, reduced
+from hatebm.engine.prepare import prepare
+from hatebm.gradient import Potential
+
+
+class Engine:
+    """Prepares the energy when a run begins; ``compile`` and ``precision`` as in :class:`hatebm.Chain`."""
+
+    def __init__(self, compile: str | bool, precision: str, device: torch.device) -> None:
+        check_precision(precision, device)
+        self.compile, self.precision, self.device = compile, precision, device
+        self._notes: tuple[str, ...] = ("no run yet",)
+        self._error: float | None = None
+        self._began, self._speed = 0.0, ""
+
+    def begin(self, potential: Potential, modules: Sequence[nn.Module], t: int, state: list[Tensor]) -> None:
+        """Give the potential its prepared form, in the mode and with the weights of the run."""
+        if torch.compiler.is_compiling():
+            return
+        potential.prepared, self._notes = self._prepared(potential, t, state)
+        if self.precision != "float32":
+            potential.within = functools.partial(reduced, self.precision, self.device)
+            settled = not any(part.training for module in modules for part in module.modules())
+            if settled and self._error is None and potential.grad_fn is None and not potential.kwargs(t):
+                self._error = gradient_error(potential, self.precision, t, state)
+        self._began = time.perf_counter()
+
+    def end(self, n_steps: int) -> None:
+        """Note the speed of a run that went through."""
+        if not torch.compiler.is_compiling():
+            seconds = max(time.perf_counter() - self._began, 1e-9)
+            self._speed = f"{n_steps} steps, {n_steps / seconds:.4g} steps/s"
+
+    def report(self) -> str:
+        """A few lines: what was prepared, what was left alone and why, precision, speed of the last run."""
+        error = "" if self._error is None else f", relative gradient error {self._error:.2g} at the start"
+        lines = [*self._notes, f"precision: {self.precision}{error}"]
+        return "\n".join(lines + ([f"last run: {self._speed}"] if self._speed else []))
+
+    def _prepared(
+        self, potential: Potential, t: int, state: list[Tensor]
+    ) -> tuple[Callable[..., Tensor] | None, tuple[str, ...]]:
+        if self.compile != "auto":
+            return None, (f"the energy as it is: compile={self.compile!r}",)
+        if potential.grad_fn is not None:
+            return None, ("the gradient as it is: grad_fn was given",)
+        if potential.changes or potential.kwargs(t):
+            return None, ("the energy as it is: it takes keyword arguments",)
+        found = prepare(potential.energy, state)
+        return (None if found.energy is potential.energy else found.energy), found.notes

@@ -1,0 +1,171 @@
+"""Preparing an energy for a run, once for each network and kind of state."""
+
+import copy
+import math
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hatebm.composition import Composition, Mixture, Negate, Product
+from hatebm.engine import rules
+from hatebm.engine.kernels import Kernels
+from hatebm.engine.probe import Outcome, Shapes, in_float64, joined, outcome, probe_state, same
+from hatebm.engine.program import Bound, Program, compiled, described
+from hatebm.engine.rewrites import rewritten
+from hatebm.engine.tracing import Refused, is_hooked, signature, traced
+from hatebm.hat_energy import HatEnergy
+from hatebm.library import is_traced
+
+Energy = Callable[..., Tensor]
+KINDS_KEPT = 8  # of state and mode, for each network
+_programs: weakref.WeakKeyDictionary[nn.Module, dict[Any, Program]] = weakref.WeakKeyDictionary()
+
+
+class Prepared(NamedTuple):
+    """An energy for one run, and what was done to it or why nothing was."""
+
+    energy: Energy
+    notes: tuple[str, ...]
+
+
+def prepare(energy: Energy, state: Sequence[Tensor]) -> Prepared:
+    r"""The energy to call in a run that begins at ``state``: the same function, faster where that can be had.
+
+    Call it when modules are in the run's mode and frozen. What comes back reads the weights when it is called, and
+    gives first derivatives in the state alone.
+
+    Args:
+        energy: module, (n, \*sample) to (n,), (n, 1) or a scalar; all else is left alone.
+        state: the blocks, (n, \*sample).
+    """
+    try:
+        return _prepared(energy, state)
+    except Refused as reason:
+        return Prepared(energy, (f"{described(energy)} left alone: {reason}",))
+
+
+def _prepared(energy: Energy, state: Sequence[Tensor]) -> Prepared:
+    _check(energy, state)
+    if type(energy) is HatEnergy:
+        return _hat(energy, state)
+    if type(energy) in (Product, Mixture, Negate):
+        return _composition(energy, state)
+    pixels = [len(x) * math.prod(x.shape[2:]) for x in state if x.dim() == 4]
+    if len(pixels) == len(state) and rules.bound_on_work(energy, sum(pixels)) < rules.WORTH:
+        raise Refused("its convolutions are too small to pay" if _has_convolution(energy) else "it has no convolution")
+    key = _key(energy, state)
+    programs = _programs.setdefault(energy, {})
+    if key not in programs:
+        programs[key] = _program(energy, state)
+        for old in list(programs)[:-KINDS_KEPT]:
+            del programs[old]
+    program = programs[key]
+    if not program.function:
+        raise Refused("; ".join(program.notes))
+    notes = ", ".join(program.notes)
+    return Prepared(Bound(program, energy), (f"{described(energy)}: {notes}",))
+
+
+def _check(energy: Energy, state: Sequence[Tensor]) -> None:
+    if not isinstance(energy, nn.Module):
+        raise Refused("a function; as a torch.nn.Module it could be followed")
+    if torch.compiler.is_compiling() or any(is_traced(x) or x.device.type not in ("cpu", "cuda") for x in state):
+        raise Refused("it runs under a compiler or without data")
+    if not len(state[0]) or any(x.dtype != torch.float32 for x in state):
+        raise Refused("the state is empty or not float32")
+    if any(torch.is_autocast_enabled(x.device.type) for x in state):
+        raise Refused("it runs under autocast")
+
+
+def _key(energy: nn.Module, state: Sequence[Tensor]) -> Any:
+    found = signature(energy)
+    if found is None:  # then the trace itself is what tells
+        graph = traced(energy, len(state))
+        leaves = [(name, repr(part), part.training) for name, part in energy.named_modules()]
+        found = (graph.python_code("self").src, tuple(leaves))
+    return found, tuple((x.shape, x.device) for x in state)
+
+
+def _program(energy: nn.Module, state: Sequence[Tensor]) -> Program:
+    try:
+        return _new_program(energy, state)
+    except Refused as reason:
+        return Program(None, None, False, (str(reason),))
+
+
+def _new_program(energy: nn.Module, state: Sequence[Tensor]) -> Program:
+    n, probe = len(state[0]), probe_state(state)
+    graph = traced(energy, len(state))
+    try:
+        want = outcome(energy, nn.Module.__call__, probe)
+        work = rules.Work(len(probe[0]))
+        with in_float64(energy) as call, torch.no_grad(), work:
+            call(lambda module, *blocks: Shapes(module, graph=graph).run(*blocks), *probe)
+    except Exception as error:
+        raise Refused(f"it could not be checked in float64 ({type(error).__name__})") from error
+    if n * work.total < rules.WORTH:
+        raise Refused("its convolutions are too small to pay" if work.total else "it has no convolution")
+    made = rewritten(energy, graph)
+    function = compiled(graph)
+    try:
+        right = same(outcome(energy, lambda module, *blocks: function(module, *blocks, Kernels()), probe), want)
+    except Exception as error:
+        raise Refused(f"its rewritten form does not run ({type(error).__name__})") from error
+    if not right:
+        raise Refused("its rewritten form gave other energies or gradients")
+    on_cpu = all(x.device.type == "cpu" for x in state)
+    channels_last = on_cpu and 2 * work.wide >= work.total
+    size = rules.part_size(work.largest, n) if on_cpu else None
+    notes = [f"{count} {name}" for name, count in made.items()]
+    notes += ["channels_last"] * channels_last
+    if size is not None:
+        if _acts_on_each_chain(energy, probe, want):
+            notes.append(f"parts of {size} chains")
+        else:
+            size = None
+            notes.append("one part, since a chain's energy depends on the others or is their sum")
+    if not made and not channels_last and size is None:
+        raise Refused("nothing found that would pay")
+    return Program(function, size, channels_last, tuple(notes))
+
+
+def _acts_on_each_chain(energy: nn.Module, probe: Sequence[Tensor], want: Outcome) -> bool:
+    n = len(probe[0])
+    if want[0].dim() == 0 or n < 3:
+        return False
+    try:
+        parts = [outcome(energy, nn.Module.__call__, [x[here] for x in probe]) for here in (slice(2), slice(2, n))]
+    except Exception:  # a network may be unable to take fewer chains
+        return False
+    whole = joined(parts, (2, n - 2))
+    return whole is not None and same(whole, want)
+
+
+def _hat(energy: HatEnergy, state: Sequence[Tensor]) -> Prepared:
+    if is_hooked(energy):
+        raise Refused("it has hooks")
+    if len(state) != 2:
+        raise Refused("it wants two blocks")
+    inner = prepare(energy.hat, [state[1]])
+    if inner.energy is energy.hat:
+        return Prepared(energy, inner.notes)
+    return Prepared(lambda z, y: inner.energy(energy.generated(z) + y), inner.notes)
+
+
+def _composition(energy: Composition, state: Sequence[Tensor]) -> Prepared:
+    if is_hooked(energy) or is_hooked(energy.experts):
+        raise Refused("it has hooks")
+    experts = [prepare(expert, state) for expert in energy.experts]
+    notes = tuple(note for expert in experts for note in expert.notes)
+    if all(expert.energy is own for expert, own in zip(experts, energy.experts, strict=True)):
+        return Prepared(energy, notes)
+    twin = copy.copy(energy)
+    twin.__dict__["experts"] = [expert.energy for expert in experts]
+    return Prepared(twin, notes)
+
+
+def _has_convolution(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.Conv2d) for part in module.modules())

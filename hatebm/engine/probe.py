@@ -1,0 +1,92 @@
+"""A few chains in float64, in which a rewrite is right or wrong beyond any rounding."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from hatebm.gradient import energy_and_gradient
+
+CHAINS = 3  # as a whole, and as a part of two and a part of one
+TOLERANCE = 1e-5  # relative, L2
+Outcome = tuple[Tensor, list[Tensor]]
+
+
+def probe_state(state: Sequence[Tensor]) -> list[Tensor]:
+    """The first chains in float64, moved by a tenth of the spread so that no two are alike."""
+    generator = torch.Generator().manual_seed(0)
+    blocks = []
+    for x in state:
+        first = x[:CHAINS].detach().double()
+        spread = float(x.detach().double().std()) if x.numel() > 1 else 0.0
+        noise = torch.randn(first.shape, generator=generator, dtype=torch.float64).to(x.device)
+        blocks.append(first + 0.1 * (spread or 1.0) * noise)
+    return blocks
+
+
+def outcome(module: nn.Module, function: Callable[..., Tensor], state: Sequence[Tensor]) -> Outcome:
+    r"""Energies and gradients of function(module, \*state) while the module's tensors are float64 copies."""
+    with in_float64(module) as call:
+        return energy_and_gradient(lambda *blocks: call(function, *blocks), state, range(len(state)), {})
+
+
+@contextmanager
+def in_float64(module: nn.Module) -> Iterator[Callable[..., Any]]:
+    r"""Yields call(function, \*args), which is function(module, \*args) with float64 copies of the module's tensors.
+
+    Random numbers start alike for each call, and the generators are put back at the end.
+    """
+    named = (*module.named_parameters(), *module.named_buffers())
+    cuda = sorted({tensor.device for _, tensor in named if tensor.device.type == "cuda"}, key=str)
+    copies = {f"module.{name}": _doubled(tensor) for name, tensor in named}
+
+    def call(function: Callable[..., Any], *args: Any) -> Any:
+        torch.manual_seed(0)
+        fresh = {name: tensor.clone() for name, tensor in copies.items()}
+        return torch.func.functional_call(_Called(module, function), fresh, args)
+
+    with torch.random.fork_rng(devices=cuda):
+        yield call
+
+
+class Shapes(fx.Interpreter):
+    """Runs a graph and notes the shape of every node."""
+
+    def run_node(self, node: fx.Node) -> Any:
+        """One node."""
+        result = super().run_node(node)
+        node.meta["shape"] = tuple(result.shape) if isinstance(result, Tensor) else None
+        return result
+
+
+def same(one: Outcome, other: Outcome) -> bool:
+    """Whether two outcomes agree; NaN agrees with nothing."""
+    pairs = [(one[0], other[0]), *zip(one[1], other[1], strict=True)]
+    return all(a.shape == b.shape and bool((a - b).norm() <= TOLERANCE * b.norm()) for a, b in pairs)
+
+
+def joined(parts: Sequence[Outcome], sizes: Sequence[int]) -> Outcome | None:
+    """The outcome of a batch from those of its parts; None where a part has no energy for each chain."""
+    energies = [e.reshape(n) if e.numel() == n else None for (e, _), n in zip(parts, sizes, strict=True)]
+    if any(e is None for e in energies):
+        return None
+    return torch.cat(energies), [torch.cat(grads) for grads in zip(*(g for _, g in parts), strict=True)]
+
+
+def _doubled(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    return tensor.double() if tensor.is_floating_point() else tensor.clone()
+
+
+class _Called(nn.Module):
+    """A function of a module, as a module."""
+
+    def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.module, self.function = module, function
+
+    def forward(self, *args: Any) -> Any:
+        r"""function(module, \*args)."""
+        return self.function(self.module, *args)

@@ -1,0 +1,94 @@
+"""A rewritten network as a function of the state."""
+
+import types
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+from torch.autograd.function import once_differentiable
+
+from hatebm.engine.kernels import Kernels
+
+
+class Program(NamedTuple):
+    """What is known of a network: nothing of it holds the network or its weights."""
+
+    function: Callable[..., Tensor]  # of the module, the blocks and the run's kernels
+    part: int | None  # chains evaluated together
+    channels_last: bool
+    notes: tuple[str, ...]
+
+
+class Bound:
+    """A program with its network, for one run: an energy of the state."""
+
+    def __init__(self, program: Program, module: nn.Module) -> None:
+        self.program, self.module, self.kernels = program, module, Kernels()
+
+    def __call__(self, *state: Tensor) -> Tensor:
+        part = self.program.part
+        if part is None or len(state[0]) <= part:
+            return self.evaluated(state)
+        return _InParts.apply(self, part, *state)
+
+    def evaluated(self, state: Sequence[Tensor]) -> Tensor:
+        """The energies of chains that are evaluated together."""
+        blocks = [_ChannelsLast.apply(x) if self.program.channels_last and x.dim() == 4 else x for x in state]
+        return self.program.function(self.module, *blocks, self.kernels)
+
+
+def compiled(graph: fx.Graph) -> Callable[..., Tensor]:
+    """The graph as a Python function whose first argument is the module: each weight is looked up at each call."""
+    code = graph.python_code("self")
+    space = dict(code.globals)
+    exec(compile(code.src, "<hatebm.engine>", "exec"), space)
+    return space["forward"]
+
+
+class _InParts(torch.autograd.Function):
+    """Energies part after part, each with its gradient, so that all parts use the same memory."""
+
+    @staticmethod
+    def forward(ctx: Any, bound: Bound, part: int, *state: Tensor) -> Tensor:
+        wanted = ctx.needs_input_grad[2:]
+        grads = [torch.empty_like(x) if moves else None for x, moves in zip(state, wanted, strict=True)]
+        energies = []
+        for begin in range(0, len(state[0]), part):
+            here = slice(begin, begin + part)
+            with torch.set_grad_enabled(any(wanted)):
+                blocks = [x[here].detach().requires_grad_(moves) for x, moves in zip(state, wanted, strict=True)]
+                energy = bound.evaluated(blocks).reshape(len(blocks[0]))
+                leaves = [x for x in blocks if x.requires_grad]
+                found = iter(torch.autograd.grad(energy.sum(), leaves) if leaves else ())
+            energies.append(energy.detach())
+            for grad in grads:
+                if grad is not None:
+                    grad[here] = next(found)
+        ctx.grads = grads
+        return torch.cat(energies)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
+        weighted = [g if g is None else g * weight.view(-1, *[1] * (g.dim() - 1)) for g in ctx.grads]
+        return None, None, *weighted
+
+
+class _ChannelsLast(torch.autograd.Function):
+    """A copy with the channels of a pixel side by side, of one channel too; the gradient as the caller's layout."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last).copy_(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.contiguous()
+
+
+def described(function: Callable[..., Any]) -> str:
+    """What a callable is called in a report."""
+    kind = isinstance(function, types.FunctionType | types.MethodType)
+    return function.__qualname__ if kind else type(function).__name__

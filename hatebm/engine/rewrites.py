@@ -1,0 +1,216 @@
+"""Exact rewrites of a network's graph: fewer multiplications for the same function.
+
+- A 3x3 convolution before a 2x2 average pool is one 4x4 convolution of stride 2: 16 multiplications for 36.
+- A 1x1 convolution commutes with an average pool and with an upsampling: it runs at the smaller size.
+- A pool of a sum is the sum of the pools, which brings the two above through a shortcut.
+
+Each new node stands where the convolution stood, so that it reads what the convolution read, whatever is written in
+place in between.
+"""
+
+import operator
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
+
+from hatebm.engine.tracing import is_hooked
+from hatebm.nets.layers import conv_then_pool
+
+ADDITIONS = (operator.add, operator.iadd, torch.add)
+POOL_DEFAULTS = {"stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True, "divisor_override": None}
+STEADY = (_SpectralNorm, _WeightNorm)  # parametrizations that in eval mode are functions of their tensors
+SMOOTH = ("nearest", "bilinear")
+
+
+def rewritten(module: nn.Module, graph: fx.Graph) -> dict[str, int]:
+    """Rewrite a graph whose nodes carry their ``shape``, in place; returns how often each rewrite was made.
+
+    A placeholder ``kernels`` is added last: the run's :class:`hatebm.engine.kernels.Kernels`.
+    """
+    kernels = graph_input(graph, "kernels")
+    parts = dict(module.named_modules())
+    rewrites = {
+        "pools brought through an addition": lambda node: _split(graph, parts, node),
+        "3x3 convolutions folded with their pool": lambda node: _fold(graph, parts, kernels, node),
+        "1x1 convolutions moved after their pool": lambda node: _pool_first(graph, parts, node),
+        "1x1 convolutions moved before their upsampling": lambda node: _upsample_last(parts, node),
+        "folded kernels kept for the run": lambda node: _keep(graph, parts, kernels, node),
+    }
+    made = dict.fromkeys(rewrites, 0)
+    changed = True
+    while changed:
+        changed = False
+        for name, rewrite in rewrites.items():
+            for node in list(graph.nodes):
+                if not node._erased and rewrite(node):
+                    made[name] += 1
+                    changed = True
+    return {name: count for name, count in made.items() if count}
+
+
+def graph_input(graph: fx.Graph, name: str) -> fx.Node:
+    """A new last placeholder."""
+    last = [node for node in graph.nodes if node.op == "placeholder"][-1]
+    with graph.inserting_after(last):
+        return graph.placeholder(name)
+
+
+def _split(graph: fx.Graph, parts: dict[str, nn.Module], pool: fx.Node) -> bool:
+    source = _pooled(parts, pool)
+    if source is None or not _is_addition(source) or len(source.users) != 1:
+        return False
+    terms = source.args
+    alike = all(isinstance(term, fx.Node) and term.meta.get("shape") == source.meta.get("shape") for term in terms)
+    if not alike or not any(_pays(parts, term) for term in terms) or terms[0] is terms[1]:
+        return False
+    if source.target in (operator.iadd, "add_") and len(terms[0].users) != 1:
+        return False
+    with graph.inserting_before(source):
+        pools = []
+        for term in terms:
+            pools.append(graph.node_copy(pool, lambda node, term=term: term if node is source else node))
+            pools[-1].meta["shape"] = pool.meta.get("shape")
+        total = graph.call_function(operator.add, tuple(pools))
+    _replace(graph, pool, total)
+    graph.erase_node(source)
+    return True
+
+
+def _fold(graph: fx.Graph, parts: dict[str, nn.Module], kernels: fx.Node, pool: fx.Node) -> bool:
+    conv = _pooled(parts, pool)
+    if conv is None or not _is_foldable(parts, conv):
+        return False
+    with graph.inserting_before(conv):
+        module = graph.create_node("get_attr", conv.target)
+        folded = graph.call_method("pooled", (kernels, module, _input(conv)))
+    _replace(graph, pool, folded)
+    graph.erase_node(conv)
+    return True
+
+
+def _pool_first(graph: fx.Graph, parts: dict[str, nn.Module], pool: fx.Node) -> bool:
+    conv = _pooled(parts, pool)
+    if conv is None or not _is_pointwise(parts, conv):
+        return False
+    source = _input(conv)
+    with graph.inserting_before(conv):
+        smaller = graph.node_copy(pool, lambda node: source if node is conv else node)
+    conv.replace_input_with(source, smaller)
+    shape = pool.meta.get("shape")
+    smaller.meta["shape"], conv.meta["shape"] = None, shape
+    pool.replace_all_uses_with(conv)
+    graph.erase_node(pool)
+    return True
+
+
+def _upsample_last(parts: dict[str, nn.Module], conv: fx.Node) -> bool:
+    if not _is_convolution(parts, conv, (1, 1)) or not isinstance(_input(conv), fx.Node):
+        return False
+    larger = _input(conv)
+    if not _is_upsampling(parts, larger) or len(larger.users) != 1:
+        return False
+    source, shape = _input(larger), conv.meta.get("shape")
+    conv.replace_all_uses_with(larger)
+    conv.replace_input_with(larger, source)
+    larger.prepend(conv)
+    larger.replace_input_with(source, conv)
+    conv.meta["shape"], larger.meta["shape"] = None, shape
+    return True
+
+
+def _keep(graph: fx.Graph, parts: dict[str, nn.Module], kernels: fx.Node, node: fx.Node) -> bool:
+    if node.op != "call_function" or node.target is not conv_then_pool:
+        return False
+    module, x = node.args
+    if not (isinstance(module, fx.Node) and module.op == "get_attr" and _is_steady(parts[module.target])):
+        return False
+    with graph.inserting_before(node):
+        _replace(graph, node, graph.call_method("pooled", (kernels, module, x)))
+    return True
+
+
+def _replace(graph: fx.Graph, old: fx.Node, new: fx.Node) -> None:
+    new.meta["shape"] = old.meta.get("shape")
+    old.replace_all_uses_with(new)
+    graph.erase_node(old)
+
+
+def _pooled(parts: dict[str, nn.Module], pool: fx.Node) -> fx.Node | None:
+    """What a node takes 2x2 averages of, where nobody else uses it."""
+    if pool.op == "call_module" and type(parts[pool.target]) is nn.AvgPool2d and not is_hooked(parts[pool.target]):
+        module = parts[pool.target]
+        given = {"kernel_size": module.kernel_size} | {key: getattr(module, key) for key in POOL_DEFAULTS}
+    elif pool.op == "call_function" and pool.target is F.avg_pool2d:
+        names = ("input", "kernel_size", *POOL_DEFAULTS)
+        given = POOL_DEFAULTS | dict(zip(names, pool.args, strict=False)) | pool.kwargs
+    else:
+        return None
+    halves = given["kernel_size"] in (2, (2, 2), [2, 2]) and given["stride"] in (None, 2, (2, 2), [2, 2])
+    plain = given["padding"] in (0, (0, 0), [0, 0]) and not given["ceil_mode"] and not given["divisor_override"]
+    source = _input(pool)
+    fits = halves and plain and isinstance(source, fx.Node) and len(source.users) == 1
+    return source if fits and len(source.meta.get("shape") or ()) == 4 else None
+
+
+def _input(node: fx.Node) -> fx.Node | None:
+    return node.args[0] if node.args else node.kwargs.get("input")
+
+
+def _pays(parts: dict[str, nn.Module], node: fx.Node) -> bool:
+    if len(node.users) != 1:
+        return False
+    deeper = _is_addition(node) and any(isinstance(term, fx.Node) and _pays(parts, term) for term in node.args)
+    return deeper or _is_foldable(parts, node) or _is_pointwise(parts, node)
+
+
+def _is_addition(node: fx.Node) -> bool:
+    by_function = node.op == "call_function" and node.target in ADDITIONS
+    by_method = node.op == "call_method" and node.target in ("add", "add_")
+    return (by_function or by_method) and len(node.args) == 2 and not node.kwargs
+
+
+def _is_foldable(parts: dict[str, nn.Module], node: fx.Node) -> bool:
+    return _is_convolution(parts, node, (3, 3)) and parts[node.target].groups == 1 and _is_steady(parts[node.target])
+
+
+def _is_pointwise(parts: dict[str, nn.Module], node: fx.Node) -> bool:
+    return _is_convolution(parts, node, (1, 1))
+
+
+def _is_convolution(parts: dict[str, nn.Module], node: fx.Node, kernel: tuple[int, int]) -> bool:
+    """A call of a convolution of stride 1 that keeps the size, and that nobody listens to."""
+    if node.op != "call_module" or not isinstance(_input(node), fx.Node) or is_hooked(parts[node.target]):
+        return False
+    module = parts[node.target]
+    if parametrize.type_before_parametrizations(module) is not nn.Conv2d:
+        return False
+    same = module.padding == "same" or module.padding == tuple(k // 2 for k in kernel)
+    plain = module.stride == (1, 1) and module.dilation == (1, 1) and module.padding_mode == "zeros"
+    return module.kernel_size == kernel and same and plain
+
+
+def _is_steady(module: nn.Module) -> bool:
+    """Whether the weight is a function of the module's tensors: one that a forward does not move."""
+    if is_hooked(module):
+        return False
+    if not parametrize.is_parametrized(module):
+        return True
+    steps = [step for chain in module.parametrizations.values() for step in chain]
+    return all(isinstance(step, STEADY) and not step.training for step in steps)
+
+
+def _is_upsampling(parts: dict[str, nn.Module], node: fx.Node) -> bool:
+    if node.op == "call_module" and isinstance(parts[node.target], nn.Upsample) and not is_hooked(parts[node.target]):
+        settings = {key: getattr(parts[node.target], key) for key in ("mode", "align_corners")}
+    elif node.op == "call_function" and node.target is F.interpolate and len(node.args) < 4:
+        settings = {"mode": "nearest"} | node.kwargs
+    else:
+        return False
+    before, after = getattr(_input(node), "meta", {}).get("shape"), node.meta.get("shape")
+    if before is None or after is None or len(before) != 4:
+        return False
+    grows = all(a >= b for a, b in zip(after[2:], before[2:], strict=True))
+    return grows and settings["mode"] in SMOOTH and not settings.get("align_corners") and not settings.get("antialias")
