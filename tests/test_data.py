@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hatebm.data import SkippedFile, batch_indices, digits, image_folder, load, to_bytes, to_pixels
+from hatebm.data import Images, SkippedFile, batch_indices, digits, image_folder, load, to_bytes, to_pixels
 from hatebm.errors import UsageError
 from hatebm.noise import Purpose, uniform
 
@@ -299,3 +299,13 @@ def test_the_order_is_a_function_of_seed_and_iteration_alone():
     assert torch.equal(batch_indices(100, 32, seed=0, iteration=50), late)
     assert not torch.equal(batch_indices(100, 32, seed=1, iteration=50), late)
     assert not torch.equal(batch_indices(100, 100, seed=0, iteration=0), batch_indices(100, 100, seed=0, iteration=1))
+
+
+def test_thinning_keeps_an_even_choice_with_its_labels():
+    images, labels = torch.arange(10).byte()[:, None, None, None].expand(10, 1, 8, 8), torch.arange(10) // 5
+    few = Images(images, images[:3], labels, None).thinned(4)
+    assert few.train[:, 0, 0, 0].tolist() == [0, 2, 5, 7]
+    assert few.train_labels.tolist() == [0, 0, 1, 1]
+    assert torch.equal(few.held_out, images[:3])
+    assert few.held_out_labels is None
+    assert torch.equal(Images(images, images[:0]).thinned(10).train, images)

@@ -13,6 +13,7 @@ from hatebm.data import Images, to_pixels
 from hatebm.errors import UsageError
 from hatebm.evaluation.classifier import Classifier
 
+FITTED = 4000  # images that the classifier learns from, at most
 Features = Callable[[Tensor], Tensor]  # (n, channels, size, size) uint8 -> (n, d)
 
 INCEPTION = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"
@@ -67,6 +68,7 @@ def classifier_features(images: Images) -> Features:
     """The 32 features of a small classifier fitted on labelled training images, here and now."""
     if images.train_labels is None:
         raise UsageError("--features: a classifier needs data with labels")
+    images = images.thinned(FITTED)
     return of_bytes(Classifier.fit(to_pixels(images.train), images.train_labels).features)
 
 
