@@ -41,14 +41,18 @@ def reference(images: Images) -> Tensor:
     return images.held_out if len(images.held_out) else images.train
 
 
+def judges(images: Images) -> Images:
+    """Of a large set an even choice, by which samples are judged."""
+    return images.thinned(JUDGES if images.size <= 16 else JUDGES // 2)
+
+
 def evaluate(run: Run, learner: Learner, images: Images) -> list[Score]:
     """Scores of the training images and of all that the run draws, against the held-out images.
 
     Distances are squared Frechet distances in pixels (averaged to at most 8 x 8) and, where there are labels, in the
     penultimate layer of a small classifier fitted on the real training images. A set too small to have a held-out part
-    is compared with its training images; of a large set an even choice judges.
+    is compared with its training images.
     """
-    images = images.thinned(JUDGES if images.size <= 16 else JUDGES // 2)
     real = reference(images)
     n = min(1000 if images.size <= 16 else 200, max(100, 2 * len(real)))
     sets = {"training images": images.train}

@@ -35,6 +35,7 @@ def train(options: argparse.Namespace) -> int:
 
 def report(run: Run, learner: Learner, images: Images) -> None:
     """Evaluate what a run has learned and draw its pictures; prints the table and names the files."""
+    images = results.judges(images)
     scores = results.evaluate(run, learner, images)
     results.write_results(run, scores)
     held_out = len(images.held_out)
