@@ -163,6 +163,7 @@ struct Funnel {
 };
 
 // E = -ln sum_k exp(a_k), a_k = log weight_k - |x - m_k|^2 / (2 std_k^2); what pulls to each mean lies in `scratch`.
+// A component e^-80 of the largest counts as 0: subnormal numbers are slow.
 struct Mixture {
     const float *means, *fall, *precision, *log_weight;
     int64_t components, row;
@@ -190,7 +191,8 @@ struct Mixture {
         }
         Float sum(0.0f);
         for (int64_t k = 0; k < components; ++k) {
-            const Float share = exponential(get<Float>(scratch + k * width) - most);
+            const Float below = get<Float>(scratch + k * width) - most;
+            const Float share = where_greater(below, Float(-80.0f), exponential(clamp(below, Float(-80.0f), Float(0.0f))), Float(0.0f));
             put(scratch + k * width, share);
             sum = sum + share;
         }

@@ -21,6 +21,9 @@ HATEBM_HD V get(const float* p) {
 HATEBM_HD void put(float* p, Float v) { store(p, v); }
 HATEBM_HD void put(float* p, Twice<Float> v) { store(p, v.a), store(p + lanes, v.b); }
 
+HATEBM_HD void store_squares(double* p, Twice<Float> v) { store_squares(p, v.a), store_squares(p + lanes, v.b); }
+HATEBM_HD void store_doubles(double* p, Twice<Float> v) { store_doubles(p, v.a), store_doubles(p + lanes, v.b); }
+
 HATEBM_HD bool none_set(Float v) { return all_zero(v); }
 HATEBM_HD bool none_set(Twice<Float> v) { return all_zero(v.a + v.b); }
 

@@ -98,6 +98,10 @@ HATEBM_INLINE void store_squares(double* p, Float v) {
     _mm512_storeu_pd(p, _mm512_mul_pd(lo, lo));
     _mm512_storeu_pd(p + 8, _mm512_mul_pd(hi, hi));
 }
+HATEBM_INLINE void store_doubles(double* p, Float v) {
+    _mm512_storeu_pd(p, _mm512_cvtps_pd(_mm512_castps512_ps256(v.v)));
+    _mm512_storeu_pd(p + 8, _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v.v), 1))));
+}
 HATEBM_INLINE bool all_zero(Float v) {
     return _mm512_cmp_ps_mask(v.v, _mm512_setzero_ps(), _CMP_EQ_OQ) == 0xFFFF;
 }
@@ -191,6 +195,10 @@ HATEBM_INLINE void store_squares(double* p, Float v) {
     _mm256_storeu_pd(p, _mm256_mul_pd(lo, lo));
     _mm256_storeu_pd(p + 4, _mm256_mul_pd(hi, hi));
 }
+HATEBM_INLINE void store_doubles(double* p, Float v) {
+    _mm256_storeu_pd(p, _mm256_cvtps_pd(_mm256_castps256_ps128(v.v)));
+    _mm256_storeu_pd(p + 4, _mm256_cvtps_pd(_mm256_extractf128_ps(v.v, 1)));
+}
 HATEBM_INLINE bool all_zero(Float v) {
     return _mm256_movemask_ps(_mm256_cmp_ps(v.v, _mm256_setzero_ps(), _CMP_EQ_OQ)) == 0xFF;
 }
@@ -231,6 +239,7 @@ HATEBM_HD void store(float* p, float v) { *p = v; }
 HATEBM_HD void load_bfloat16(const uint16_t* p, float& v) { v = float_of_bits(static_cast<int32_t>(uint32_t(*p) << 16)); }
 HATEBM_HD void load_float16(const uint16_t* p, float& v) { v = float_of_half(*p); }
 HATEBM_HD void store_squares(double* p, float v) { *p = static_cast<double>(v) * v; }
+HATEBM_HD void store_doubles(double* p, float v) { *p = v; }
 HATEBM_HD bool all_zero(float v) { return v == 0; }
 HATEBM_HD void transpose(float&, float&, float&, float&) {}
 

@@ -94,7 +94,6 @@ template <class V, class Energy>
 void evaluate(const Energy& energy, Group<V>& group, float* energies) {
     constexpr int width = width_of<V>;
     const auto seen = energy.template look<V>(group.state.get(), group.d, group.scratch.get());
-    alignas(64) float term[width];
     for_quads(group.d, [&](auto quad, int64_t e) {
         constexpr int count = decltype(quad)::value;
         V x[count], g[count];
@@ -102,8 +101,7 @@ void evaluate(const Energy& energy, Group<V>& group, float* energies) {
         energy.template gradient<count>(seen, group.scratch.get(), e, x, g);
         for (int k = 0; k < count; ++k) {
             put(&group.gradient[(e + k) * width], g[k]);
-            put(term, energy.term(seen, e + k, x[k], g[k]));
-            for (int lane = 0; lane < width; ++lane) group.sums[(e + k) * width + lane] = term[lane];
+            store_doubles(&group.sums[(e + k) * width], energy.term(seen, e + k, x[k], g[k]));
         }
     });
     double sums[width];
@@ -213,22 +211,19 @@ struct Run {
     // What the norm clip multiplies each chain's gradient with.
     template <class Seen>
     V clip_factors(const Law& law, const Seen& seen) {
-        alignas(64) float total[width];
+        alignas(64) float factors[width];
         double sums[width];
         for_quads(group.d, [&](auto quad, int64_t e) {
             constexpr int count = decltype(quad)::value;
             V x[count], g[count];
             get_quad<count>(&group.state[e * width], x);
             energy.template gradient<count>(seen, group.scratch.get(), e, x, g);
-            for (int k = 0; k < count; ++k) {
-                put(total, total_gradient(law, x[k], g[k]));
-                for (int lane = 0; lane < width; ++lane)
-                    group.sums[(e + k) * width + lane] = static_cast<double>(total[lane]) * total[lane];
-            }
+            for (int k = 0; k < count; ++k)
+                store_squares(&group.sums[(e + k) * width], total_gradient(law, x[k], g[k]));
         });
         group.reduce(sums);
-        for (int lane = 0; lane < width; ++lane) total[lane] = clip_factor(law, static_cast<float>(__builtin_sqrt(sums[lane])));
-        return get<V>(total);
+        for (int lane = 0; lane < width; ++lane) factors[lane] = clip_factor(law, static_cast<float>(__builtin_sqrt(sums[lane])));
+        return get<V>(factors);
     }
 
     // The loop of plain laws, in which the compiler knows the options, stands apart.

@@ -59,7 +59,7 @@ def full(x: Tensor, mean: Tensor, precision: Tensor) -> Looked:
 
 
 def mixture(x: Tensor, means: Tensor, fall: Tensor, precision: Tensor, log_weight: Tensor) -> Looked:
-    """E = -ln sum_k exp(log_weight_k + fall_k |x - m_k|^2), fall = -precision / 2."""
+    """E = -ln sum_k exp(log_weight_k + fall_k |x - m_k|^2), fall = -precision / 2; e^-80 counts as 0."""
     levels = []
     for k in range(len(means)):
         squares = x.new_zeros(len(x))
@@ -70,7 +70,7 @@ def mixture(x: Tensor, means: Tensor, fall: Tensor, precision: Tensor, log_weigh
     most = levels[0]
     for level in levels:
         most = torch.where(level > most, level, most)
-    shares = [exponential(level - most) for level in levels]
+    shares = [torch.where(level - most > -80.0, exponential(level - most), 0.0) for level in levels]
     total = torch.zeros_like(most)
     for share in shares:
         total = total + share
