@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from hatebm.composition import Composition, Mixture, Negate, Product
 from hatebm.engine import rules
-from hatebm.engine.kernels import Kernels
-from hatebm.engine.probe import Outcome, Shapes, in_float64, joined, outcome, probe_state, same
+from hatebm.engine.probe import COARSE, TOLERANCE, Outcome, Shapes, joined, on_copies, outcome, probe_state, same
 from hatebm.engine.program import Bound, Program, compiled, described
 from hatebm.engine.rewrites import rewritten
 from hatebm.engine.tracing import Refused, is_hooked, signature, traced
@@ -84,7 +83,8 @@ def _key(energy: nn.Module, state: Sequence[Tensor]) -> Any:
     found = signature(energy)
     if found is None:  # then the trace itself is what tells
         graph = traced(energy, len(state))
-        leaves = [(name, repr(part), part.training) for name, part in energy.named_modules()]
+        named = energy.named_modules(remove_duplicate=False)
+        leaves = [(name, type(part), repr(part), part.training, is_hooked(part)) for name, part in named]
         found = (graph.python_code("self").src, tuple(leaves))
     return found, tuple((x.shape, x.device) for x in state)
 
@@ -102,22 +102,20 @@ def _new_program(energy: nn.Module, state: Sequence[Tensor]) -> Program:
     try:
         want = outcome(energy, nn.Module.__call__, probe)
         work = rules.Work(len(probe[0]))
-        with in_float64(energy) as call, torch.no_grad(), work:
+        with on_copies(energy, torch.float64) as call, torch.no_grad(), work:
             call(lambda module, *blocks: Shapes(module, graph=graph).run(*blocks), *probe)
     except Exception as error:
         raise Refused(f"it could not be checked in float64 ({type(error).__name__})") from error
     if n * work.total < rules.WORTH:
         raise Refused("its convolutions are too small to pay" if work.total else "it has no convolution")
     made = rewritten(energy, graph)
-    function = compiled(graph)
-    try:
-        right = same(outcome(energy, lambda module, *blocks: function(module, *blocks, Kernels()), probe), want)
-    except Exception as error:
-        raise Refused(f"its rewritten form does not run ({type(error).__name__})") from error
-    if not right:
-        raise Refused("its rewritten form gave other energies or gradients")
+    program = Program(compiled(graph), None, False, ())
+    if not _agrees(energy, program, probe, want, TOLERANCE):
+        raise Refused("its rewritten form does not run, or gave other energies or gradients")
     on_cpu = all(x.device.type == "cpu" for x in state)
     channels_last = on_cpu and 2 * work.wide >= work.total
+    as_float32 = [x.float() for x in probe]
+    channels_last = channels_last and _agrees(energy, program._replace(channels_last=True), as_float32, want, COARSE)
     size = rules.part_size(work.largest, n) if on_cpu else None
     notes = [f"{count} {name}" for name, count in made.items()]
     notes += ["channels_last"] * channels_last
@@ -129,7 +127,14 @@ def _new_program(energy: nn.Module, state: Sequence[Tensor]) -> Program:
             notes.append("one part, since a chain's energy depends on the others or is their sum")
     if not made and not channels_last and size is None:
         raise Refused("nothing found that would pay")
-    return Program(function, size, channels_last, tuple(notes))
+    return Program(program.function, size, channels_last, tuple(notes))
+
+
+def _agrees(energy: nn.Module, program: Program, probe: Sequence[Tensor], want: Outcome, tolerance: float) -> bool:
+    try:
+        return same(outcome(energy, lambda module, *blocks: Bound(program, module)(*blocks), probe), want, tolerance)
+    except Exception:  # a network may need its own layout, or write in place what a rewrite reads later
+        return False
 
 
 def _acts_on_each_chain(energy: nn.Module, probe: Sequence[Tensor], want: Outcome) -> bool:

@@ -1,4 +1,4 @@
-"""A few chains in float64, in which a rewrite is right or wrong beyond any rounding."""
+"""A few chains on copies of the weights: in float64, where a rewrite is right or wrong beyond any rounding."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 from hatebm.gradient import energy_and_gradient
 
 CHAINS = 3  # as a whole, and as a part of two and a part of one
-TOLERANCE = 1e-5  # relative, L2
+TOLERANCE = 1e-5  # relative, L2, in float64
+COARSE = 1e-2  # in float32, where a unit at its kink may fall to either side
 Outcome = tuple[Tensor, list[Tensor]]
 
 
@@ -27,20 +28,20 @@ def probe_state(state: Sequence[Tensor]) -> list[Tensor]:
 
 
 def outcome(module: nn.Module, function: Callable[..., Tensor], state: Sequence[Tensor]) -> Outcome:
-    r"""Energies and gradients of function(module, \*state) while the module's tensors are float64 copies."""
-    with in_float64(module) as call:
+    r"""Energies and gradients of function(module, \*state) with the module's tensors copied to the state's type."""
+    with on_copies(module, state[0].dtype) as call:
         return energy_and_gradient(lambda *blocks: call(function, *blocks), state, range(len(state)), {})
 
 
 @contextmanager
-def in_float64(module: nn.Module) -> Iterator[Callable[..., Any]]:
-    r"""Yields call(function, \*args), which is function(module, \*args) with float64 copies of the module's tensors.
+def on_copies(module: nn.Module, dtype: torch.dtype) -> Iterator[Callable[..., Any]]:
+    r"""Yields call(function, \*args), which is function(module, \*args) while the module's tensors are copies.
 
     Random numbers start alike for each call, and the generators are put back at the end.
     """
     named = (*module.named_parameters(), *module.named_buffers())
     cuda = sorted({tensor.device for _, tensor in named if tensor.device.type == "cuda"}, key=str)
-    copies = {f"module.{name}": _doubled(tensor) for name, tensor in named}
+    copies = {f"module.{name}": _copied(tensor, dtype) for name, tensor in named}
 
     def call(function: Callable[..., Any], *args: Any) -> Any:
         torch.manual_seed(0)
@@ -61,10 +62,10 @@ class Shapes(fx.Interpreter):
         return result
 
 
-def same(one: Outcome, other: Outcome) -> bool:
+def same(one: Outcome, other: Outcome, tolerance: float = TOLERANCE) -> bool:
     """Whether two outcomes agree; NaN agrees with nothing."""
     pairs = [(one[0], other[0]), *zip(one[1], other[1], strict=True)]
-    return all(a.shape == b.shape and bool((a - b).norm() <= TOLERANCE * b.norm()) for a, b in pairs)
+    return all(a.shape == b.shape and bool((a - b).norm() <= tolerance * b.norm()) for a, b in pairs)
 
 
 def joined(parts: Sequence[Outcome], sizes: Sequence[int]) -> Outcome | None:
@@ -75,9 +76,8 @@ def joined(parts: Sequence[Outcome], sizes: Sequence[int]) -> Outcome | None:
     return torch.cat(energies), [torch.cat(grads) for grads in zip(*(g for _, g in parts), strict=True)]
 
 
-def _doubled(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
-    return tensor.double() if tensor.is_floating_point() else tensor.clone()
+def _copied(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.detach().to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
 
 
 class _Called(nn.Module):

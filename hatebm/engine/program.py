@@ -1,7 +1,7 @@
 """A rewritten network as a function of the state."""
 
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from hatebm.engine.kernels import Kernels
 class Program(NamedTuple):
     """What is known of a network: nothing of it holds the network or its weights."""
 
-    function: Callable[..., Tensor]  # of the module, the blocks and the run's kernels
+    function: Callable[..., Tensor] | None  # of the module, the blocks and the run's kernels; None: left alone
     part: int | None  # chains evaluated together
     channels_last: bool
     notes: tuple[str, ...]
@@ -29,10 +29,10 @@ class Bound:
     def __call__(self, *state: Tensor) -> Tensor:
         part = self.program.part
         if part is None or len(state[0]) <= part:
-            return self.evaluated(state)
+            return self.together(*state)
         return _InParts.apply(self, part, *state)
 
-    def evaluated(self, state: Sequence[Tensor]) -> Tensor:
+    def together(self, *state: Tensor) -> Tensor:
         """The energies of chains that are evaluated together."""
         blocks = [_ChannelsLast.apply(x) if self.program.channels_last and x.dim() == 4 else x for x in state]
         return self.program.function(self.module, *blocks, self.kernels)
@@ -58,7 +58,7 @@ class _InParts(torch.autograd.Function):
             here = slice(begin, begin + part)
             with torch.set_grad_enabled(any(wanted)):
                 blocks = [x[here].detach().requires_grad_(moves) for x, moves in zip(state, wanted, strict=True)]
-                energy = bound.evaluated(blocks).reshape(len(blocks[0]))
+                energy = bound.together(*blocks).reshape(len(blocks[0]))
                 leaves = [x for x in blocks if x.requires_grad]
                 found = iter(torch.autograd.grad(energy.sum(), leaves) if leaves else ())
             energies.append(energy.detach())

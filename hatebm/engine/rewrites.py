@@ -31,6 +31,9 @@ def rewritten(module: nn.Module, graph: fx.Graph) -> dict[str, int]:
     A placeholder ``kernels`` is added last: the run's :class:`hatebm.engine.kernels.Kernels`.
     """
     kernels = graph_input(graph, "kernels")
+    for node in graph.nodes:
+        if node.op == "call_method" and node.target == "view" and not isinstance(node.args[1], torch.dtype):
+            node.target = "reshape"  # a view wherever one can be had, in any layout
     parts = dict(module.named_modules())
     rewrites = {
         "pools brought through an addition": lambda node: _split(graph, parts, node),

@@ -23,6 +23,8 @@ class Refused(Exception):  # noqa: N818 (no error: a reason)
 class BlockTracer(fx.Tracer):
     """Calls a forward with one placeholder per block of the state, all its other arguments at their defaults."""
 
+    proxy_buffer_attributes = True  # else a number read from a buffer would stay as it was
+
     def __init__(self, n_blocks: int) -> None:
         super().__init__(autowrap_modules=(hatebm.nets.energy,), autowrap_functions=(conv_then_pool,))
         self.n_blocks = n_blocks
@@ -93,7 +95,7 @@ def _plain(value: Any) -> Any:
         return value.__code__
     if isinstance(value, types.BuiltinFunctionType) and not isinstance(value.__self__, Tensor | nn.Module):
         return value
-    return Tensor if isinstance(value, Tensor) else OPAQUE
+    return OPAQUE
 
 
 def _refuse_strangers(module: nn.Module) -> None:
