@@ -171,7 +171,7 @@ def hat_synthesis(size: int, channels: int) -> SynthesisConfig:
         temperature=1e-6,
         iterations=2000,
         batch=32,
-        average=0.0,
+        average=0.98,
         bank_size=640,
         data_noise=0.02,
         energy_lr=1e-3,

@@ -97,8 +97,9 @@ def _finite(value):
 
 def write_pictures(run: Run, learner: Learner, images: Images) -> dict[str, str]:
     """Draw samples.png, path.gif, path.png and curves.png into the run's folder; returns file name -> what it shows."""
-    panels = {"held-out data" if len(images.held_out) else "data": reference(images)[:SHOWN]}
-    panels |= {name: to_bytes(x) for name, x in samples(run, learner, images, SHOWN).items()}
+    few = images.thinned(SHOWN)
+    panels = {"held-out data" if len(images.held_out) else "data": reference(few)}
+    panels |= {name: to_bytes(x) for name, x in samples(run, learner, few, SHOWN).items()}
     pictures.save_panels(run.folder / "samples.png", panels, columns=10)
     shown = {"samples.png": ", ".join(panels)}
     last = max(learner.stages().values())
