@@ -192,9 +192,10 @@ struct Mixture {
         Float sum(0.0f);
         for (int64_t k = 0; k < components; ++k) {
             const Float below = get<Float>(scratch + k * width) - most;
-            const Float share = where_greater(below, Float(-80.0f), exponential(clamp(below, Float(-80.0f), Float(0.0f))), Float(0.0f));
-            put(scratch + k * width, share);
-            sum = sum + share;
+            const Float share = exponential(clamp(below, Float(-80.0f), Float(0.0f)));
+            const Float counted = where_greater(below, Float(-80.0f), share, Float(0.0f));
+            put(scratch + k * width, counted);
+            sum = sum + counted;
         }
         for (int64_t k = 0; k < components; ++k)
             put(scratch + k * width, get<Float>(scratch + k * width) / sum * Float(precision[k]));

@@ -150,10 +150,12 @@ struct Run {
         }
         doubt = V(0.0f);
         for (int64_t e = 0; e < group.d; ++e) doubt_element(e, get<V>(&group.state[e * width]));
-        const bool plain = a.law.add == Add::sequential && a.law.clip == Clip::none && a.law.prior_precision == 0 && !a.noise_first;
+        const bool bare = a.law.clip == Clip::none && a.law.prior_precision == 0;
+        const bool plain = bare && a.law.add == Add::sequential && !a.noise_first;
         for (int64_t i = 0; i < a.n_steps; ++i) {
             Law law = a.law;
-            law.step_size = a.step_size[i], law.noise_std = a.noise_std[i], law.inverse_temperature = a.inverse_temperature[i];
+            law.step_size = a.step_size[i], law.noise_std = a.noise_std[i];
+            law.inverse_temperature = a.inverse_temperature[i];
             if (law.step_size == 0 && law.noise_std == 0) continue;
             const Draw draw{a.draw.seed, a.draw.step + i, a.draw.block, a.draw.purpose};
             if (i == 0 || static_cast<uint32_t>(draw.step) == 0)
@@ -222,7 +224,8 @@ struct Run {
                 store_squares(&group.sums[(e + k) * width], total_gradient(law, x[k], g[k]));
         });
         group.reduce(sums);
-        for (int lane = 0; lane < width; ++lane) factors[lane] = clip_factor(law, static_cast<float>(__builtin_sqrt(sums[lane])));
+        for (int lane = 0; lane < width; ++lane)
+            factors[lane] = clip_factor(law, static_cast<float>(__builtin_sqrt(sums[lane])));
         return get<V>(factors);
     }
 
@@ -271,7 +274,9 @@ void run_all(const WholeArgs& a) {
     const RoundKeys keys = round_keys(a.draw.seed);
     for (int64_t i = 0; a.first_bad && i < a.n; ++i) a.first_bad[i] = INT64_MAX;
     const int threads = a.n * a.energy.d * a.n_steps > worth_sharing ? a.threads : 1;
-    for_groups(a.n, threads, [&](auto v, int64_t first, int64_t count) { Run<decltype(v), Energy>(a, keys, first, count)(); });
+    for_groups(a.n, threads, [&](auto v, int64_t first, int64_t count) {
+        Run<decltype(v), Energy>(a, keys, first, count)();
+    });
 }
 
 template <class Energy>
