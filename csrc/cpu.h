@@ -2,6 +2,7 @@
 #pragma once
 
 #include "args.h"
+#include "mlp_cpu.h"
 #include "whole.h"
 
 namespace hatebm {
@@ -39,6 +40,8 @@ struct CpuKernels {
     void (*residual_add)(const float* gz, const float* y, float* out, int64_t numel, int threads);
     void (*whole)(const WholeArgs&);
     void (*look)(const LookArgs&);
+    void (*mlp_chains)(const MlpArgs&);
+    void (*activation)(Activation, float parameter, int64_t count, float* values, float* slopes);
 };
 
 #define HATEBM_DECLARE(isa)                                                                          \
@@ -50,6 +53,8 @@ struct CpuKernels {
     void residual_add(const float* gz, const float* y, float* out, int64_t numel, int threads);      \
     void whole(const WholeArgs&);                                                                    \
     void look(const LookArgs&);                                                                      \
+    void mlp_chains(const MlpArgs&);                                                                 \
+    void activation(Activation, float parameter, int64_t count, float* values, float* slopes);       \
     }
 HATEBM_DECLARE(baseline)
 #ifdef HATEBM_X86

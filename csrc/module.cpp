@@ -11,7 +11,8 @@ namespace hatebm {
 namespace {
 
 #define HATEBM_KERNELS(isa) \
-    {#isa, isa::langevin_step, isa::langevin_ratio, isa::metropolis, isa::normal, isa::residual_add, isa::whole, isa::look}
+    {#isa, isa::langevin_step, isa::langevin_ratio, isa::metropolis, isa::normal, isa::residual_add, \
+     isa::whole, isa::look, isa::mlp_chains, isa::activation}
 
 std::vector<CpuKernels> available_kernels() {  // the fastest first
     std::vector<CpuKernels> kernels;
@@ -86,6 +87,27 @@ void look(const Numbers& energy, uintptr_t x, int64_t n, uintptr_t energies, uin
     chosen->look({args, threads});
 }
 
+// weight, bias (or 0), inputs, outputs, activation and its parameter
+using Layer = std::tuple<uintptr_t, uintptr_t, int64_t, int64_t, int, float>;
+
+void mlp_chains(uintptr_t x, int64_t n, const std::vector<Layer>& layers, uintptr_t step_size, uintptr_t noise_std,
+                uintptr_t inverse_temperature, int64_t steps, bool noise_before, bool clamp_noise, float prior_precision,
+                int add, int clip, bool clip_on_update, float bound, float low, float high, uint64_t seed, uint64_t first_step,
+                uintptr_t chain_ids, uintptr_t diverged, int threads) {
+    std::vector<MlpLayer> given;
+    for (const auto& [weight, bias, inputs, outputs, activation, parameter] : layers)
+        given.push_back({at<float>(weight), at<float>(bias), inputs, outputs, static_cast<Activation>(activation), parameter});
+    const StepRun run{at<float>(step_size), at<float>(noise_std), at<float>(inverse_temperature), steps, noise_before, clamp_noise};
+    const Law law{0, 0, 1, prior_precision, static_cast<Add>(add), static_cast<Clip>(clip), clip_on_update, bound, low, high};
+    py::gil_scoped_release release;
+    chosen->mlp_chains({at<float>(x), n, given.data(), static_cast<int>(given.size()), run, law, {seed, first_step, 0, 0},
+                        at<int64_t>(chain_ids), at<int64_t>(diverged), threads});
+}
+
+void activation(int kind, float parameter, int64_t count, uintptr_t values, uintptr_t slopes) {
+    chosen->activation(static_cast<Activation>(kind), parameter, count, at<float>(values), at<float>(slopes));
+}
+
 // (m, 4) counters and (m, 2) keys to (m, 4) words, each word in an int64
 void philox_words(uintptr_t counters, uintptr_t keys, uintptr_t words, int64_t m) {
     for (int64_t i = 0; i < m; ++i) {
@@ -107,6 +129,8 @@ PYBIND11_MODULE(_C, m) {
     m.def("metropolis", &metropolis);
     m.def("normal", &normal);
     m.def("residual_add", &residual_add);
+    m.def("mlp_chains", &mlp_chains);
+    m.def("activation", &activation);
     m.def("philox", &philox_words);
     m.def("whole", &whole);
     m.def("look", &look);

@@ -2,6 +2,8 @@
 
 import math
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +21,9 @@ except ImportError as error:
 GRAD_TYPES = {None: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 ADD = {"sequential": 0, "increment": 1, "fma": 2}
 CLIP = {None: 0, "value": 1, "norm": 2}
+ACTIVATIONS = ("relu", "leaky_relu", "silu", "softplus", "tanh", "gelu", "gelu_tanh", "elu", "none")
 MASK64 = (1 << 64) - 1
+NEVER = (1 << 63) - 1
 
 
 def unavailable(backend: str) -> str:
@@ -127,6 +131,36 @@ def langevin_ratio(
         sums = torch.empty(room, dtype=torch.float64, device=x.device) if room else None
         _C.cuda.langevin_ratio(*arguments, _address(sums), *_stream(x))
     return out
+
+
+def has_vectors() -> bool:
+    """Whether the CPU loops that are in use were built for a known instruction set."""
+    return _C.instruction_set() != "baseline"
+
+
+def perceptron_chains_(x: Tensor, layers: Sequence[Any], steps: Any) -> Tensor:
+    """Take the steps of chains in the energy of a perceptron, in place.
+
+    Layers are :class:`hatebm.perceptron.Layer`, steps :class:`hatebm.whole.Steps`. Returns the first step at which each
+    chain's energy or gradient was not finite, (n,).
+    """
+    first = torch.full((len(x),), NEVER, dtype=torch.int64)
+    rows = x.contiguous()
+    sizes = [(_address(layer.weight), _address(layer.bias), *layer.weight.shape[::-1]) for layer in layers]
+    ends = [(ACTIVATIONS.index(layer.activation), layer.parameter) for layer in layers]
+    _C.mlp_chains(
+        *(rows.data_ptr(), len(x), [(*size, *end) for size, end in zip(sizes, ends, strict=True)]),
+        *(steps.step_size.data_ptr(), steps.noise_std.data_ptr(), steps.inverse_temperature.data_ptr()),
+        *(steps.n_steps, steps.noise_at == "before", steps.clamp_noise, steps.prior_precision),
+        *(ADD[steps.add], CLIP[steps.clip], steps.clip_on == "update", steps.bound, steps.low, steps.high),
+        *(steps.seed & MASK64, steps.first_step, _address(steps.chain_ids)),
+        *(first.data_ptr() if steps.watched else 0, torch.get_num_threads()),
+    )
+    if rows is not x:
+        x.copy_(rows)
+    else:
+        torch.autograd.graph.increment_version(x)
+    return first
 
 
 def metropolis(

@@ -16,6 +16,7 @@ from hatebm.blocks import Blocks
 from hatebm.dynamics import SCHEDULED
 from hatebm.gradient import Potential
 from hatebm.health import Watch
+from hatebm.perceptron import perceptron_of
 from hatebm.transitions.form import Form
 
 STRETCH = 4096  # steps that a kernel takes at most before Python can be interrupted
@@ -82,7 +83,9 @@ class WholeRuns:
 
     def __init__(self, form: Form, blocks: Blocks, potential: Potential, state: list[Tensor], watch: Watch) -> None:
         self.blocks, self.state, self.watch = blocks, state, watch
-        self.energy = potential.energy if _has_kernel(form, blocks, potential, state) else None
+        given = potential.energy
+        energy = given if hasattr(given, "advance_") else perceptron_of(given)
+        self.energy = energy if _has_kernel(form, blocks, potential, state) else None
 
     def __call__(self, t: int, n_steps: int) -> int:
         """Advance the state by at most ``n_steps`` from step t; returns by how many, 0 where a step is a step."""
@@ -103,7 +106,7 @@ def _has_kernel(form: Form, blocks: Blocks, potential: Potential, state: list[Te
     here = x.device.type == "cpu" and x.dtype == torch.float32 and not x.requires_grad
     built = blocks.backend in (None, "cpu") and not native.unavailable("cpu") and not isinstance(blocks.seed, Tensor)
     fits = plain and own and here and built and not potential.changes and not potential.kwargs(0)
-    return fits and hasattr(energy, "advance_") and not _is_listened_to(energy)
+    return fits and not _is_listened_to(energy)
 
 
 def _is_listened_to(energy: Any) -> bool:

@@ -23,6 +23,7 @@ LEVELS = [
         "hat_energy",
         "health",
         "info",
+        "perceptron",
         "rays",
         "whole",
         "energies",

@@ -1,0 +1,90 @@
+// Products of matrices with panels: a panel holds a row of chains for each feature, a lane for each chain.
+//
+// Every output of a chain is one chain of fma in the order of the inputs, whatever shares its registers, so that it has
+// the same bits in any company.
+#pragma once
+
+#include <cstdlib>
+
+#include "simd.h"
+
+namespace hatebm {
+namespace {
+
+constexpr int most_vectors = 3;                                   // of chains, side by side
+constexpr int outputs_at_once = lanes == 16 ? 8 : 4;  // as many as the registers hold
+
+struct Free {
+    void operator()(void* p) const { std::free(p); }
+};
+
+// Floats on a cache line of their own.
+inline float* aligned_floats(int64_t count) {
+    return static_cast<float*>(std::aligned_alloc(64, (count * sizeof(float) + 63) / 64 * 64 + 64));
+}
+
+// A matrix (outputs, inputs), given by its strides, as the products read it: `outputs_at_once` rows interleaved.
+inline void pack_rows(const float* from, int64_t row, int64_t column, int64_t inputs, int64_t rows, float* to) {
+    for (int64_t o = 0; o < rows; ++o)
+        for (int64_t k = 0; k < inputs; ++k) to[k * rows + o] = from[o * row + k * column];
+}
+
+inline void pack(const float* from, int64_t row, int64_t column, int64_t outputs, int64_t inputs, float* to) {
+    for (int64_t o = 0; o < outputs; o += outputs_at_once) {
+        const int64_t rows = outputs - o < outputs_at_once ? outputs - o : outputs_at_once;
+        pack_rows(from + o * row, row, column, inputs, rows, to + o * inputs);
+    }
+}
+
+// out[o] = bias[o] + sum over k of weight[o][k] in[k], for `rows` packed rows and `vectors` vectors of chains.
+template <int rows, int vectors>
+inline void multiply_rows(const float* weight, const float* bias, int64_t inputs, const float* in, float* out) {
+    Float sums[rows][vectors];
+    HATEBM_UNROLL(8)
+    for (int o = 0; o < rows; ++o)
+        for (int v = 0; v < vectors; ++v) sums[o][v] = Float(bias ? bias[o] : 0.0f);
+    for (int64_t k = 0; k < inputs; ++k, weight += rows, in += vectors * lanes) {
+        Float x[vectors];
+        HATEBM_UNROLL(8)
+        for (int v = 0; v < vectors; ++v) load(in + v * lanes, x[v]);
+        HATEBM_UNROLL(8)
+        for (int o = 0; o < rows; ++o) {
+            const Float w(weight[o]);
+            HATEBM_UNROLL(8)
+            for (int v = 0; v < vectors; ++v) sums[o][v] = fma(w, x[v], sums[o][v]);
+        }
+    }
+    HATEBM_UNROLL(8)
+    for (int o = 0; o < rows; ++o)
+        for (int v = 0; v < vectors; ++v) store(out + (o * vectors + v) * lanes, sums[o][v]);
+}
+
+template <int vectors, int rows = outputs_at_once - 1>
+inline void multiply_last_rows(int64_t left, const float* weight, const float* bias, int64_t inputs, const float* in, float* out) {
+    if constexpr (rows > 0) {
+        if (left == rows) multiply_rows<rows, vectors>(weight, bias, inputs, in, out);
+        else multiply_last_rows<vectors, rows - 1>(left, weight, bias, inputs, in, out);
+    }
+}
+
+template <int vectors>
+void multiply_panel(const float* packed, const float* bias, int64_t outputs, int64_t inputs, const float* in, float* out) {
+    int64_t o = 0;
+    for (; o + outputs_at_once <= outputs; o += outputs_at_once)
+        multiply_rows<outputs_at_once, vectors>(packed + o * inputs, bias ? bias + o : nullptr, inputs, in, out + o * vectors * lanes);
+    multiply_last_rows<vectors>(outputs - o, packed + o * inputs, bias ? bias + o : nullptr, inputs, in, out + o * vectors * lanes);
+}
+
+// Rows of `chains` samples of d elements to a panel of `width` lanes, 0 where there is no chain; and back.
+inline void rows_to_panel(const float* rows, int64_t chains, int64_t d, int64_t width, float* panel) {
+    for (int64_t e = 0; e < d; ++e)
+        for (int64_t c = 0; c < width; ++c) panel[e * width + c] = c < chains ? rows[c * d + e] : 0.0f;
+}
+
+inline void panel_to_rows(const float* panel, int64_t chains, int64_t d, int64_t width, float* rows) {
+    for (int64_t c = 0; c < chains; ++c)
+        for (int64_t e = 0; e < d; ++e) rows[c * d + e] = panel[e * width + c];
+}
+
+}  // namespace
+}  // namespace hatebm

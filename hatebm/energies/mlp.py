@@ -1,0 +1,63 @@
+"""Energies of a multilayer perceptron."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from hatebm.checks import is_count, require
+from hatebm.perceptron import Perceptron
+from hatebm.whole import Steps
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
+    "elu": nn.ELU,
+}
+
+
+class MLP(nn.Module):
+    r"""E(x) = w_L a(W_{L-1} ... a(W_1 x + b_1) ... + b_{L-1}) + b_L, (n, d) to (n,).
+
+    Its chains run in one kernel on the CPU. So do those of a ``torch.nn.Sequential`` of the same layers, with a
+    ``Flatten()`` before them or none.
+
+    Args:
+        widths: d, then the width of each hidden layer.
+        activation: "relu", "leaky_relu" (slope 0.01), "silu", "softplus", "tanh", "gelu" (x Phi(x), by erf),
+            "gelu_tanh" (its approximation by tanh) or "elu"; or a module of torch.nn that is one of these.
+
+    Raises:
+        ValueError: naming the argument, what was wanted and what came.
+    """
+
+    def __init__(self, widths: Sequence[int], activation: str | nn.Module = "silu") -> None:
+        super().__init__()
+        counts = isinstance(widths, Sequence) and len(widths) >= 2 and all(is_count(w, 1) for w in widths)
+        require(counts, "MLP", "widths", "two or more integers > 0: d and the hidden layers", widths)
+        known = isinstance(activation, nn.Module) or (isinstance(activation, str) and activation in ACTIVATIONS)
+        require(known, "MLP", "activation", f"one of {tuple(ACTIVATIONS)} or a module", activation)
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths):
+            between = activation if isinstance(activation, nn.Module) else ACTIVATIONS[activation]()
+            layers += [nn.Linear(inputs, outputs), between]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The energy of each sample."""
+        return self.layers(x).squeeze(-1)
+
+    def can_advance(self, x: Tensor, steps: Steps) -> str | None:
+        """Why these chains go step by step; None where the kernel takes them."""
+        if type(self).forward is not MLP.forward:
+            return "a forward of its own"
+        return Perceptron(self.layers).can_advance(x, steps)
+
+    def advance_(self, x: Tensor, steps: Steps) -> Tensor:
+        """Take the steps in place; returns the first bad step of each chain."""
+        return Perceptron(self.layers).advance_(x, steps)

@@ -1,0 +1,122 @@
+"""Multilayer perceptrons as their kernel takes them: which modules are one, and the chains in their energy.
+
+The kernel runs forward, backward and the step for a few chains at a time, a lane each, and agrees with autograd to
+float32 rounding. A chain's bits depend on its own numbers alone: not on the other chains, the threads or the
+instruction set.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from hatebm import native
+
+if TYPE_CHECKING:
+    from hatebm.whole import Steps
+
+
+class Layer(NamedTuple):
+    """A linear layer and what becomes of its outputs, as the kernel takes them."""
+
+    weight: Tensor  # (outputs, inputs)
+    bias: Tensor | None  # (outputs,)
+    activation: str
+    parameter: float  # slope of leaky_relu below 0, depth of elu
+
+
+class Perceptron:
+    """The energy of a module that is a multilayer perceptron; its parameters are read at every run."""
+
+    def __init__(self, module: nn.Sequential) -> None:
+        self.module = module
+
+    def can_advance(self, x: Tensor, steps: "Steps") -> str | None:
+        """Why these chains go step by step; None where the kernel takes them."""
+        if not native.has_vectors():
+            return "the portable build of the kernel is slower than a step at a time"
+        if torch.is_autocast_enabled("cpu") or _has_any_global_hook():
+            return "autocast or a hook of all modules changes what the layers compute"
+        layers = layers_of(self.module)
+        if layers is None:
+            return "not a multilayer perceptron with float32 parameters on the CPU"
+        flat = x.dim() == 2 or (x.dim() > 2 and _flattens(self.module))
+        if not flat or not x.numel() or x[0].numel() != layers[0].weight.shape[1]:
+            return "the samples do not have as many elements as the first layer has inputs"
+        return None
+
+    def advance_(self, x: Tensor, steps: "Steps") -> Tensor:
+        """Move x in place; returns the first bad step of each chain."""
+        return native.perceptron_chains_(x, layers_of(self.module), steps)
+
+
+def perceptron_of(energy: object) -> Perceptron | None:
+    """The perceptron that a module is: Linear layers with an activation after each but the last, in a Sequential."""
+    is_one = type(energy) is nn.Sequential and layers_of(energy) is not None
+    return Perceptron(energy) if is_one else None
+
+
+def layers_of(module: nn.Sequential) -> list[Layer] | None:
+    """The layers as they are now; None where the module is not a perceptron that the kernel knows.
+
+    A Flatten may come first, and a Flatten(0) last, that makes the (n, 1) energies (n,).
+    """
+    parts = list(_parts(module)) if type(module) is nn.Sequential else []
+    parts = parts[_is_flatten(parts[:1], 1) : len(parts) - _is_flatten(parts[-1:], 0)]
+    linear, between = parts[::2], parts[1::2]
+    kinds = [_activation(part) for part in between]
+    if len(linear) < 2 or len(between) != len(linear) - 1 or None in kinds:
+        return None
+    if not all(type(part) is nn.Linear and _is_plain(part.weight) and _is_plain(part.bias) for part in linear):
+        return None
+    fits = all(a.weight.shape[0] == b.weight.shape[1] for a, b in pairwise(linear))
+    if not fits or linear[-1].weight.shape[0] != 1 or any(part.weight.numel() == 0 for part in linear):
+        return None
+    ends = [*kinds, ("none", 0.0)]
+    return [Layer(_data(p.weight), _data(p.bias), *end) for p, end in zip(linear, ends, strict=True)]
+
+
+def _parts(module: nn.Module) -> Iterator[nn.Module]:
+    for part in module:
+        if type(part) is nn.Sequential:
+            yield from _parts(part)
+        elif not (type(part) is nn.Identity or (type(part) is nn.Dropout and (part.p == 0 or not part.training))):
+            yield part
+
+
+def _activation(part: nn.Module) -> tuple[str, float] | None:
+    """The kernel's name of an activation, and its number."""
+    kind = type(part)
+    if kind in (nn.ReLU, nn.SiLU, nn.Tanh):
+        return kind.__name__.lower(), 0.0
+    if kind is nn.LeakyReLU:
+        return "leaky_relu", part.negative_slope
+    if kind is nn.ELU:
+        return "elu", part.alpha
+    if kind is nn.GELU:
+        return ("gelu" if part.approximate == "none" else "gelu_tanh"), 0.0
+    if kind is nn.Softplus and (part.beta, part.threshold) == (1, 20):  # beyond 20 the line is within rounding
+        return "softplus", 0.0
+    return None
+
+
+def _is_flatten(parts: list[nn.Module], start: int) -> bool:
+    return bool(parts) and type(parts[0]) is nn.Flatten and (parts[0].start_dim, parts[0].end_dim) == (start, -1)
+
+
+def _flattens(module: nn.Sequential) -> bool:
+    return _is_flatten(list(_parts(module))[:1], 1)
+
+
+def _is_plain(parameter: Tensor | None) -> bool:
+    if parameter is None:
+        return True
+    own = type(parameter) in (nn.Parameter, Tensor) and parameter.layout == torch.strided
+    return own and parameter.dtype == torch.float32 and parameter.device.type == "cpu"
+
+
+def _data(parameter: Tensor | None) -> Tensor | None:
+    return None if parameter is None else parameter.detach().contiguous()

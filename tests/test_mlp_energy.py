@@ -1,0 +1,349 @@
+"""Chains in the energy of a multilayer perceptron: their kernel against autograd, and its bits against themselves."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+import hatebm
+from hatebm import native
+from hatebm.energies import MLP
+from hatebm.energies.mlp import ACTIVATIONS
+from hatebm.perceptron import Perceptron, perceptron_of
+
+FUNCTIONS = {
+    "relu": (F.relu, 0.0),
+    "leaky_relu": (lambda x: F.leaky_relu(x, 0.2), 0.2),
+    "silu": (F.silu, 0.0),
+    "softplus": (F.softplus, 0.0),
+    "tanh": (torch.tanh, 0.0),
+    "gelu": (F.gelu, 0.0),
+    "gelu_tanh": (lambda x: F.gelu(x, approximate="tanh"), 0.0),
+    "elu": (lambda x: F.elu(x, 0.7), 0.7),
+}
+ULP = 2.0**-23
+LAWS = {
+    "plain": {"eps": 0.1},
+    "descent": {"step_size": 0.1, "noise_std": 0.0},
+    "before": {"step_size": 1.0, "noise_std": 0.05, "noise_at": "before", "clip": ("value", 0.01), "clamp": (-1, 1)},
+    "both walls": {"eps": 0.1, "noise_at": "before", "clamp": (-0.5, 0.5), "clamp_at": "noise+step"},
+    "final": {"eps": 0.1, "clamp": (0, 1), "clamp_at": "final"},
+    "tempered": {"eps": 0.1, "temperature": lambda t: 1 + t / 10, "prior_precision": 0.3, "add": "increment"},
+    "norm": {"step_size": [0.1 / (1 + t) for t in range(60)], "clip": ("norm", 0.2), "clip_on": "update", "add": "fma"},
+}
+
+
+def network(widths=(20, 48, 33), activation="silu", seed=0):
+    torch.manual_seed(seed)
+    return MLP(widths, activation)
+
+
+def gradient_by_the_kernel(energy, x):
+    """From one step of descent, so long that x itself is beyond rounding."""
+    moved = hatebm.langevin(energy, x, 1, step_size=2.0**20, noise_std=0.0)
+    return (x - moved) / 2.0**20
+
+
+def gradient_in_float64(energy, x):
+    double = copy.deepcopy(energy).double()
+    leaf = x.double().requires_grad_()
+    return torch.autograd.grad(double(leaf).sum(), leaf)[0]
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """How many runs the kernel takes."""
+    runs, kernel = [], native.perceptron_chains_
+    monkeypatch.setattr(native, "perceptron_chains_", lambda *given: runs.append(1) or kernel(*given))
+    return runs
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_activations_and_slopes_are_within_four_ulp(name, instruction_set):
+    function, parameter = FUNCTIONS[name]
+    wide = torch.randn(20_000) * 10 ** torch.empty(20_000).uniform_(-6, 1.5)
+    x = torch.cat([torch.linspace(-30, 30, 60_001), wide, torch.tensor([0.0, -0.0, 1e3, -1e3])])
+    values, slopes = x.clone(), torch.empty_like(x)
+    kind = native.ACTIVATIONS.index(name)
+    native._C.activation(kind, parameter, len(x), values.data_ptr(), slopes.data_ptr())
+    leaf = x.double().requires_grad_()
+    exact = function(leaf)
+    slope = torch.autograd.grad(exact.sum(), leaf)[0]
+    for got, want in ((values, exact.detach()), (slopes, slope)):
+        assert ((got - want).abs() <= 4 * ULP * want.abs().clamp(min=1)).all()
+    if name in ("silu", "softplus", "tanh", "elu"):  # down to the smallest, as long as e^x is a normal number
+        near = x.abs() < 80
+        assert ((values - exact).abs() <= 4 * ULP * exact.abs() + 1e-37)[near].all()
+
+
+def test_an_activation_has_the_same_bits_on_every_instruction_set():
+    x = torch.randn(5000) * 10
+    seen = {}
+    for isa in native._C.instruction_sets():
+        native._C.use_instruction_set(isa)
+        for name, (_, parameter) in FUNCTIONS.items():
+            values, slopes = x.clone(), torch.empty_like(x)
+            kind = native.ACTIVATIONS.index(name)
+            native._C.activation(kind, parameter, len(x), values.data_ptr(), slopes.data_ptr())
+            values, slopes = values.view(torch.int32), slopes.view(torch.int32)
+            first = seen.setdefault(name, (values, slopes))
+            assert torch.equal(values, first[0]), (isa, name)
+            assert torch.equal(slopes, first[1]), (isa, name)
+    native._C.use_instruction_set(native._C.instruction_sets()[0])
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(
+    widths=st.lists(st.integers(1, 70), min_size=2, max_size=5),
+    activation=st.sampled_from(list(ACTIVATIONS)),
+    n=st.integers(1, 70),
+    seed=st.integers(0, 2**16),
+)
+def test_the_gradient_is_that_of_autograd(widths, activation, n, seed):
+    energy = network(tuple(widths), activation, seed)
+    x = torch.randn(n, widths[0])
+    want = gradient_in_float64(energy, x)
+    error = (gradient_by_the_kernel(energy, x) - want).norm()
+    assert error <= 1e-5 * want.norm() + 1e-12
+
+
+def test_activations_with_numbers_of_their_own(taken):
+    x = torch.randn(9, 6)
+    for part in (nn.LeakyReLU(0.3), nn.ELU(1.7), nn.GELU("tanh"), nn.Tanh(), nn.Softplus()):
+        torch.manual_seed(1)
+        net = nn.Sequential(nn.Linear(6, 30, bias=False), part, nn.Linear(30, 8), nn.ReLU(), nn.Linear(8, 1))
+        want = gradient_in_float64(net, x)
+        assert (gradient_by_the_kernel(net, x) - want).norm() <= 1e-5 * want.norm(), part
+    assert len(taken) == 5
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_a_chain_stays_close_to_a_step_at_a_time(law, taken):
+    energy, x = network(), torch.randn(37, 20)
+    given_law = {"seed": 1, "first_step": 5, "chain_ids": range(2**33, 2**33 + 37)} | law
+    got = hatebm.langevin(energy, x, 50, **given_law)
+    want = hatebm.langevin(energy, x, 50, compile="off", **given_law)
+    assert taken == [1]
+    assert (want - x).norm() > 1
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-5)  # 50 steps of a few roundings each
+
+
+@settings(deadline=None, max_examples=20, derandomize=True)
+@given(
+    widths=st.lists(st.integers(1, 40), min_size=2, max_size=4),
+    n=st.integers(2, 130),
+    cut=st.floats(0.01, 0.99),
+    threads=st.integers(1, 5),
+)
+def test_a_chain_has_the_same_bits_in_any_company_on_any_threads_and_after_a_restart(widths, n, cut, threads):
+    energy, x = network(tuple(widths)), torch.randn(n, widths[0])
+    law, before = {"eps": 0.1, "seed": 3}, torch.get_num_threads()
+    whole = hatebm.langevin(energy, x, 7, **law)
+    at = 1 + int(cut * (n - 2))
+    try:
+        torch.set_num_threads(threads)
+        shares = zip(x.split([at, n - at]), torch.arange(n).split([at, n - at]), strict=True)
+        parts = [hatebm.langevin(energy, part, 7, chain_ids=ids, **law) for part, ids in shares]
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(torch.cat(parts), whole)
+    chain = hatebm.Chain(energy, x, **law)
+    chain.run(4)
+    assert torch.equal(chain.run(3), whole)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_instruction_set_has_the_same_bits(activation, monkeypatch):
+    monkeypatch.setattr(native, "has_vectors", lambda: True)
+    energy, x, states = network((9, 21, 14), activation), torch.randn(19, 9), []
+    for isa in native._C.instruction_sets():
+        native._C.use_instruction_set(isa)
+        states.append(hatebm.langevin(energy, x, 5, eps=0.1, seed=0))
+    native._C.use_instruction_set(native._C.instruction_sets()[0])
+    assert all(torch.equal(state, states[0]) for state in states)
+
+
+def test_weights_are_those_of_the_moment():
+    energy, x = network(), torch.randn(5, 20)
+    chain = hatebm.Chain(energy, x, step_size=0.1, noise_std=0.0, seed=0)
+
+    def follows():
+        before = chain.state
+        want = before - 0.1 * gradient_in_float64(energy, before).float()
+        torch.testing.assert_close(chain.run(1), want, rtol=0, atol=1e-6)
+
+    follows()
+    with torch.no_grad():
+        energy.layers[0].weight.mul_(-3)
+    follows()
+    energy.layers[2].weight = nn.Parameter(torch.randn(48, 33).T)  # replaced, and not contiguous
+    follows()
+    energy.layers[4] = nn.Linear(33, 1, bias=False)
+    follows()
+
+
+def test_a_sequential_of_the_same_layers_is_recognised(taken):
+    energy, x = network(), torch.randn(7, 4, 5)
+    flat = x.flatten(1)
+    want = hatebm.langevin(energy, flat, 10, eps=0.1, seed=0)
+    layers = list(energy.layers)
+    same = {
+        "flat": (nn.Sequential(*layers), flat),
+        "flatten first": (nn.Sequential(nn.Flatten(), *layers), x),
+        "flatten last": (nn.Sequential(nn.Flatten(), *layers, nn.Flatten(0)), x),
+        "nested": (
+            nn.Sequential(nn.Sequential(*layers[:3]), nn.Identity(), nn.Dropout(0.0), *layers[3:]),
+            x.flatten(1),
+        ),
+        "dropout at rest": (nn.Sequential(layers[0], nn.Dropout(0.5), *layers[1:]), flat),
+    }
+    for name, (net, state) in same.items():
+        got = hatebm.langevin(net, state, 10, eps=0.1, seed=0)
+        assert got.shape == state.shape
+        assert torch.equal(got.flatten(1), want), name
+    assert len(taken) == 1 + len(same)
+    turned = x.transpose(1, 2).contiguous().transpose(1, 2)
+    assert torch.equal(hatebm.langevin(same["flatten first"][0], turned, 10, eps=0.1, seed=0).flatten(1), want)
+
+
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Squared(MLP):
+    def forward(self, x):
+        return super().forward(x).square()
+
+
+def hooked(register):
+    net = network().layers
+    getattr(net[0], register)(lambda *given: None)
+    return net
+
+
+def shadowed():
+    net = network().layers
+    net[1].forward = torch.tanh
+    return net
+
+
+def others():
+    """Modules that are not, or not only, what the kernel computes."""
+    layers = list(network().layers)
+    yield "one layer", nn.Sequential(nn.Linear(20, 1))
+    yield "a layer of one's own", nn.Sequential(Doubled(20, 8), nn.SiLU(), nn.Linear(8, 1))
+    yield "a forward of its own", Squared((20, 8))
+    yield "another activation", nn.Sequential(nn.Linear(20, 8), nn.Mish(), nn.Linear(8, 1))
+    yield "a sharper softplus", nn.Sequential(nn.Linear(20, 8), nn.Softplus(beta=2), nn.Linear(8, 1))
+    yield "no activation", nn.Sequential(nn.Linear(20, 8), nn.Linear(8, 1))
+    yield "two activations", nn.Sequential(nn.Linear(20, 8), nn.SiLU(), nn.Tanh(), nn.Linear(8, 1))
+    yield "a norm", nn.Sequential(nn.Linear(20, 8), nn.LayerNorm(8), nn.SiLU(), nn.Linear(8, 1))
+    yield "a parametrization", nn.Sequential(nn.utils.parametrizations.weight_norm(layers[0]), *layers[1:])
+    for register in ("register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"):
+        yield register, hooked(register)
+    yield "a shadowed forward", shadowed()
+
+
+@pytest.mark.parametrize(("name", "net"), list(others()), ids=[name for name, _ in others()])
+def test_what_is_something_else_goes_step_by_step(name, net, taken):
+    x = torch.randn(6, 20)
+    got = hatebm.langevin(net, x, 5, eps=0.1, seed=0)
+    assert torch.equal(got, hatebm.langevin(net, x, 5, eps=0.1, seed=0, compile="off"))
+    assert taken == []
+
+
+def test_what_the_kernel_cannot_do_goes_step_by_step(taken):
+    energy, x = network(), torch.randn(6, 20)
+    net = nn.Sequential(energy.layers[0], nn.Dropout(0.5), *energy.layers[1:])
+    hatebm.langevin(net, x, 2, eps=0.1, seed=0, mode="train")
+    hatebm.langevin(energy, x, 2, eps=0.1, seed=0, compile="off")
+    hatebm.langevin(energy, x, 2, eps=0.1, seed=0, correct="mala")
+    hatebm.langevin(energy, x, 2, eps=0.1, seed=0, reflect=(-3, 3))
+    hatebm.langevin(energy, x, 2, eps=0.1, seed=0, noise=lambda t: torch.zeros_like(x))
+    hatebm.langevin(energy, x, 2, eps=0.1, seed=0, grad_steps=1) if torch.is_grad_enabled() else None
+    hatebm.langevin(energy, x[:0], 2, eps=0.1, seed=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        hatebm.langevin(energy, x, 2, eps=0.1, seed=0)
+    hatebm.langevin(copy.deepcopy(energy).double(), x.double(), 2, eps=0.1, seed=0)
+    assert taken == []
+
+
+@pytest.mark.parametrize("shape", [(6, 19), (6, 4, 5), (6,)], ids=str)
+def test_another_size_meets_the_ordinary_error(shape):
+    for compile in ("auto", "off"):
+        with pytest.raises((RuntimeError, ValueError), match=r"shape|size|dimension"):
+            hatebm.langevin(network().layers, torch.randn(shape), 2, eps=0.1, seed=0, compile=compile)
+
+
+@pytest.mark.parametrize("bad", [0, 2])
+def test_a_chain_that_breaks_is_named_with_its_step(bad):
+    energy, x = network(activation="softplus"), torch.zeros(40, 20)
+    steps = [0.1] * 5
+    if bad:
+        steps[bad - 1] = -3e38  # throws every chain uphill, so far that its energy overflows
+        where = list(range(40))
+    else:
+        where = [17, 33]
+        x[where] = 3e38
+    with torch.no_grad():
+        energy.layers[0].weight.abs_().add_(1)
+        energy.layers[2].weight.abs_().add_(1)
+        energy.layers[4].weight.abs_().add_(1)
+    for compile in ("auto", "off"):
+        with pytest.raises(hatebm.ChainDiverged) as caught:
+            hatebm.langevin(energy, x, 5, step_size=steps, noise_std=0.0, clip=("value", 1.0), compile=compile)
+        assert (caught.value.step, caught.value.chains) == (bad, where)
+    hatebm.langevin(energy, x, 5, step_size=steps, noise_std=0.0, clip=("value", 1.0), nan="ignore")
+
+
+def test_a_nan_in_a_weight_is_seen(taken):
+    energy = network(activation="relu")
+    with torch.no_grad():
+        energy.layers[0].weight[0, 0] = torch.nan
+    with pytest.raises(hatebm.ChainDiverged, match="step 7"):
+        hatebm.langevin(energy, torch.randn(3, 20), 2, eps=0.1, seed=0, first_step=7)
+    assert taken == [1]
+
+
+def test_steps_that_are_kept_come_from_the_loop_and_the_rest_from_the_kernel(taken):
+    energy, x = network(), torch.randn(4, 20)
+    seen = []
+    whole = hatebm.langevin(energy, x, 9, eps=0.1, seed=0)
+    kept = hatebm.langevin(energy, x, 9, eps=0.1, seed=0, callback=lambda t, state: seen.append(t), every=4)
+    assert seen == [0, 4, 8]
+    assert len(taken) == 3
+    torch.testing.assert_close(kept, whole, rtol=0, atol=1e-5)
+
+
+def test_a_step_of_nothing_leaves_the_state_alone():
+    x = 3 * torch.randn(4, 20)
+    law = {"step_size": [0.0, 0.1], "noise_std": 0.0, "clamp": (-1, 1), "noise_at": "before", "clamp_at": "noise+step"}
+    assert torch.equal(hatebm.langevin(network(), x, 1, **law), x)
+
+
+def test_reasons_are_given():
+    energy, x = network(), torch.randn(4, 20)
+    assert perceptron_of(nn.Linear(20, 1)) is None
+    assert perceptron_of(lambda x: x.sum(1)) is None
+    assert Perceptron(energy.layers).can_advance(x, None) is None
+    assert "inputs" in energy.can_advance(x[:, :7], None)
+    assert "perceptron" in copy.deepcopy(energy).double().can_advance(x, None)
+    native._C.use_instruction_set("baseline")
+    try:
+        assert "portable" in energy.can_advance(x, None)
+    finally:
+        native._C.use_instruction_set(native._C.instruction_sets()[0])
+
+
+@pytest.mark.parametrize(
+    ("widths", "activation", "message"),
+    [((3,), "silu", "widths"), ((3, 0), "silu", "widths"), (3, "silu", "widths"), ((3, 4), "mish", "activation")],
+)
+def test_bad_arguments_are_named(widths, activation, message):
+    with pytest.raises(ValueError, match=f"MLP: {message} must be"):
+        MLP(widths, activation)
