@@ -30,5 +30,5 @@ stage step 60 python benchmarks/step_gpu.py --csv "$out/gpu-step.csv"
 plot=()
 if python -c "import matplotlib" 2> "$out/gpu-plot.txt"; then plot=(--plot "$out/gpu-bench.png"); fi
 stage bench 300 python -m hatebm bench --device cuda --seconds 0.5 --csv "$out/gpu-bench.csv" "${plot[@]}" --markdown
-cat "$out/gpu-bench.txt" >> "$summary"
+grep -v -e '^\[' -e '^/' "$out/gpu-bench.txt" >> "$summary"  # the tables without the progress
 exit $failed

@@ -19,7 +19,7 @@ from hatebm.dynamics import Dynamics
 from hatebm.hat_energy import HatEnergy
 from hatebm.systems.hat.synthesis import residual_chain
 
-LATENT, WIDTHS, BATCH = 128, (64,) * 4, 16
+LATENT, WIDTHS, BATCH = 128, (64,) * 4, 8
 CPU_STEPS, GPU_STEPS = 5, 50
 TOLERANCES = {HALF: HALF_TOLERANCE}
 ASIDE = {OFFICIAL: "another chain: z and y in turns"}
@@ -118,9 +118,9 @@ def simultaneous(nets: Nets, steps: int) -> dict[str, Contender]:
 
 
 KINDS = {
-    "hat-synthesis": ("Hat EBM synthesis, 64 channels, 32x32, batch 16", synthesis),
-    "hat-joint": ("joint Hat EBM in turns, 64 channels, 32x32, batch 16", joint),
-    "hat-joint-simultaneous": ("joint Hat EBM at once, 64 channels, 32x32, batch 16", simultaneous),
+    "hat-synthesis": ("Hat EBM synthesis, 64 channels, 32x32, batch 8", synthesis),
+    "hat-joint": ("joint Hat EBM in turns, 64 channels, 32x32, batch 8", joint),
+    "hat-joint-simultaneous": ("joint Hat EBM at once, 64 channels, 32x32, batch 8", simultaneous),
 }
 
 

@@ -16,15 +16,16 @@ def interleave(contenders: dict[str, Callable[[], object]], seconds: float = 2.0
     """Seconds per call as (20 %, median, 80 %) of each contender, in turns.
 
     Args:
-        contenders: name -> call.
+        contenders: name -> call, each called before.
         seconds: of each contender; five rounds at least, three where a round takes over five seconds.
     """
-    first = {name: _seconds(call, 1) for name, call in contenders.items()}
-    first = {name: time_ if time_ > TURN else _seconds(contenders[name], 3) for name, time_ in first.items()}
-    calls = {name: max(1, min(MOST_CALLS, int(TURN / time_))) for name, time_ in first.items()}
-    fewest = ROUNDS if sum(first.values()) < SLOW else ROUNDS_OF_SLOW
-    times: dict[str, list[float]] = {name: [] for name in contenders}
     end = time.perf_counter() + seconds * len(contenders)
+    first = {name: _seconds(call, 1) for name, call in contenders.items()}
+    slow = sum(first.values()) > SLOW
+    first = {name: took if took > TURN else _seconds(contenders[name], 3) for name, took in first.items()}
+    calls = {name: max(1, min(MOST_CALLS, int(TURN / took))) for name, took in first.items()}
+    fewest = ROUNDS_OF_SLOW if slow else ROUNDS
+    times = {name: [took] if slow else [] for name, took in first.items()}
     while time.perf_counter() < end or len(next(iter(times.values()))) < fewest:
         for name, call in contenders.items():
             times[name].append(_seconds(call, calls[name]))

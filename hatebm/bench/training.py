@@ -25,6 +25,7 @@ from hatebm.systems.hat.update import noisy_batch
 
 CHAIN_TOLERANCE, UPDATE_TOLERANCE = 1e-3, 2e-2  # Adam's first step is a sign, which rounding may turn near 0
 CONFIGS = {
+    # Those of `hatebm train` without what the published iteration does not have.
     "train-digits": replace(HAT_SYNTHESIS_DIGITS, wide_chains=0, max_grad_norm=0.0),
     "train-32": SynthesisConfig(
         energy_widths=(64,) * 4, generator_widths=(64,) * 4, batch=16, langevin_steps=10, bank_size=512
