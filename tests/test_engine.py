@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import hatebm
-from hatebm.engine import prepare
+from hatebm.engine import prepare, rules
 from hatebm.engine.prepare import _programs
 from hatebm.gradient import energy_and_gradient
 from hatebm.nets.discriminator import Discriminator
@@ -317,7 +317,7 @@ def test_a_hooked_convolution_is_called_and_not_folded():
 )
 def test_the_small_nets_of_the_drop_in_loops(make, shapes, monkeypatch):
     monkeypatch.setattr("hatebm.engine.rules.WORTH", 1)
-    monkeypatch.setattr("hatebm.engine.rules.PART_BYTES", 1)
+    monkeypatch.setattr("hatebm.engine.rules.PART_BYTES", (1, 1))
     net = seeded(make)
     state = [torch.randn(9, *shape) for shape in shapes]
     energy, notes = prepared(net, *state)
@@ -429,7 +429,7 @@ PARTS = {
 @pytest.mark.parametrize(("make", "training", "apply"), PARTS.values(), ids=PARTS)
 @pytest.mark.parametrize("start", [torch.randn, torch.zeros])
 def test_parts_only_where_each_chain_has_its_own_energy(make, training, apply, start, monkeypatch):
-    monkeypatch.setattr("hatebm.engine.rules.PART_BYTES", 1)
+    monkeypatch.setattr("hatebm.engine.rules.PART_BYTES", (1, 1))
     torch.manual_seed(0)
     net, x = make(pooled(3, padding=1)).train(training), start(9, 64, 16, 16)
     energy, notes = prepared(net, x)
@@ -446,6 +446,27 @@ def test_a_unit_at_its_kink_may_fall_to_either_side():
     errors = (got - want).norm(dim=1) / want.norm(dim=1)
     assert errors.median() < ROUNDING
     assert errors.max() < 0.05
+
+
+def test_parts_and_layout_go_by_shapes_alone():
+    def made(width):
+        body = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1))
+        return seeded(lambda: Head(body, width))
+
+    size = lambda net, largest, n: rules.part_size(net, largest, n)  # noqa: E731
+    narrow, wide, mib = made(64), made(1024), 1 << 20
+    assert size(narrow, mib, 128) == 8
+    assert size(narrow, mib / 4, 128) == 32
+    assert size(wide, mib, 128) == 16
+    assert size(wide, 64 * mib, 128) == 4
+    assert size(narrow, mib, 8) is None
+    for body, reduces in ((pooled(3, padding=1), True), (pooled(3, padding=1, pool=nn.Identity()), False)):
+        net, x = seeded(lambda body=body: Head(body)), images(6)
+        with rules.Work(6) as work, torch.no_grad():
+            net(x)
+        assert work.reduces == reduces
+        assert work.total == 16 * 16 * 64 * 64 * 9
+        assert work.largest == 16 * 16 * 64 * 4
 
 
 def test_train_mode_moves_batch_norm_as_the_network_does():

@@ -113,10 +113,10 @@ def _new_program(energy: nn.Module, state: Sequence[Tensor]) -> Program:
     if not _agrees(energy, program, probe, want, TOLERANCE):
         raise Refused("its rewritten form does not run, or gave other energies or gradients")
     on_cpu = all(x.device.type == "cpu" for x in state)
-    channels_last = on_cpu and 2 * work.wide >= work.total
+    channels_last = on_cpu and work.reduces
     as_float32 = [x.float() for x in probe]
     channels_last = channels_last and _agrees(energy, program._replace(channels_last=True), as_float32, want, COARSE)
-    size = rules.part_size(work.largest, n) if on_cpu else None
+    size = rules.part_size(energy, work.largest, n) if on_cpu else None
     notes = [f"{count} {name}" for name, count in made.items()]
     notes += ["channels_last"] * channels_last
     if size is not None:
