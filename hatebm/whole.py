@@ -6,6 +6,7 @@ step at which each chain's energy or gradient was not finite, (n,) int64, :data:
 The state after the last step is the chain's own to look at. Both may write nothing else.
 """
 
+import time
 from typing import Any, NamedTuple
 
 import torch
@@ -86,16 +87,20 @@ class WholeRuns:
         given = potential.energy
         energy = given if hasattr(given, "advance_") else perceptron_of(given)
         self.energy = energy if _has_kernel(form, blocks, potential, state) else None
+        self.longest = min(STRETCH, max(16, 2**22 // max(state[0].numel(), 1)))
 
     def __call__(self, t: int, n_steps: int) -> int:
         """Advance the state by at most ``n_steps`` from step t; returns by how many, 0 where a step is a step."""
         if self.energy is None or n_steps == 0:
             return 0
-        steps = steps_of(self.blocks, t, min(n_steps, STRETCH), self.watch.first is not None)
+        steps = steps_of(self.blocks, t, min(n_steps, self.longest), self.watch.first is not None)
         if self.energy.can_advance(self.state[0], steps) is not None:
             self.energy = None
             return 0
+        began = time.perf_counter()
         self.watch.see_first(self.energy.advance_(self.state[0], steps))
+        if time.perf_counter() - began < 0.1:  # an interrupt waits for the kernel
+            self.longest = min(2 * self.longest, STRETCH)
         return steps.n_steps
 
 
