@@ -140,6 +140,7 @@ setup(
         "hatebm",
         "hatebm.data",
         "hatebm.nets",
+        "hatebm.engine",
         "hatebm.evaluation",
         "hatebm.systems",
         "hatebm.systems.hat",
