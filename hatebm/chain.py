@@ -198,6 +198,7 @@ class Chain:
             self._engine.end(n_steps)
             result = self._shaped([self._blocks.boxed(k, x) for k, x in enumerate(state)])
             self._state, self._velocity, self.step = [x.detach().clone() for x in state], velocity, end
+            self._blocks.held = self._state
         return (result, self._gathered(kept)) if return_info else result
 
     def report(self) -> str:
