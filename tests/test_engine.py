@@ -4,6 +4,8 @@ import copy
 import gc
 import pickle
 import re
+import subprocess
+import sys
 import weakref
 from types import SimpleNamespace
 
@@ -17,6 +19,7 @@ from torch.nn.utils import parametrizations
 import hatebm
 from hatebm.engine import prepare, rules
 from hatebm.engine.prepare import _programs
+from hatebm.engine.tracing import traced
 from hatebm.gradient import energy_and_gradient
 from hatebm.nets.discriminator import Discriminator
 from hatebm.nets.energy import ResidualEnergy
@@ -462,8 +465,8 @@ def test_parts_and_layout_go_by_shapes_alone():
     assert size(narrow, mib, 8) is None
     for body, reduces in ((pooled(3, padding=1), True), (pooled(3, padding=1, pool=nn.Identity()), False)):
         net, x = seeded(lambda body=body: Head(body)), images(6)
-        with rules.Work(6) as work, torch.no_grad():
-            net(x)
+        work = rules.Work(net, traced(net, 1), 6)
+        work.run(x)
         assert work.reduces == reduces
         assert work.total == 16 * 16 * 64 * 64 * 9
         assert work.largest == 16 * 16 * 64 * 4
@@ -561,6 +564,19 @@ def test_off_is_the_plain_loop_and_a_restart_has_the_same_bits():
     first = hatebm.langevin(net, x, 2, **law)
     _programs.clear()
     assert torch.equal(hatebm.langevin(net, first, 1, first_step=2, **law), whole)
+
+
+def test_preparing_does_not_import_the_compiler():
+    code = """
+import sys, torch, hatebm
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3, padding=1), torch.nn.AvgPool2d(2), torch.nn.Flatten())
+net.append(torch.nn.Linear(64 * 256, 1))
+chain = hatebm.Chain(net, torch.rand(32, 3, 32, 32), eps=0.1)
+chain.run(1)
+print("folded" in chain.report(), "torch._dynamo" in sys.modules)
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["True", "False"]
 
 
 def test_the_last_steps_keep_their_graph():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hatebm.composition import Composition, Mixture, Negate, Product
 from hatebm.engine import rules
-from hatebm.engine.probe import COARSE, TOLERANCE, Outcome, Shapes, joined, on_copies, outcome, probe_state, same
+from hatebm.engine.probe import COARSE, TOLERANCE, Outcome, joined, on_copies, outcome, probe_state, same
 from hatebm.engine.program import Bound, Program, compiled, described
 from hatebm.engine.rewrites import rewritten
 from hatebm.engine.tracing import Refused, is_hooked, signature, traced
@@ -101,9 +101,9 @@ def _new_program(energy: nn.Module, state: Sequence[Tensor]) -> Program:
     graph = traced(energy, len(state))
     try:
         want = outcome(energy, nn.Module.__call__, probe)
-        work = rules.Work(len(probe[0]))
-        with on_copies(energy, torch.float64) as call, torch.no_grad(), work:
-            call(lambda module, *blocks: Shapes(module, graph=graph).run(*blocks), *probe)
+        work = rules.Work(energy, graph, len(probe[0]))
+        with on_copies(energy, torch.float64) as call, torch.no_grad():
+            call(lambda module, *blocks: work.run(*blocks), *probe)
     except Exception as error:
         raise Refused(f"it could not be checked in float64 ({type(error).__name__})") from error
     if n * work.total < rules.WORTH:

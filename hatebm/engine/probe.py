@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from hatebm.gradient import energy_and_gradient
 
@@ -50,16 +50,6 @@ def on_copies(module: nn.Module, dtype: torch.dtype) -> Iterator[Callable[..., A
 
     with torch.random.fork_rng(devices=cuda):
         yield call
-
-
-class Shapes(fx.Interpreter):
-    """Runs a graph and notes the shape of every node."""
-
-    def run_node(self, node: fx.Node) -> Any:
-        """One node."""
-        result = super().run_node(node)
-        node.meta["shape"] = tuple(result.shape) if isinstance(result, Tensor) else None
-        return result
 
 
 def same(one: Outcome, other: Outcome, tolerance: float = TOLERANCE) -> bool:

@@ -6,12 +6,12 @@ Measured on two Zen-4 cores with AVX-512, torch 2.13, glibc's allocator.
 import math
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from hatebm.nets.layers import conv_then_pool
 
 WORTH = 30e6  # multiply-adds of an evaluation's convolutions, below which calls and copies cost what is won
-REDUCING = (torch.ops.aten.avg_pool2d.default, torch.ops.aten.max_pool2d_with_indices.default)
 # Of a part's largest tensor: as much as the weights, which each part reads again, within these bounds. Above 32 MiB
 # glibc maps each allocation anew and each of its pages faults; below that caches decide.
 PART_BYTES = (8 << 20, 16 << 20)
@@ -24,26 +24,40 @@ def bound_on_work(module: nn.Module, pixels: int) -> int:
     return pixels * sum(c.in_channels // c.groups * c.out_channels * math.prod(c.kernel_size) for c in convs)
 
 
-class Work(TorchDispatchMode):
-    """Of what runs under it: multiply-adds of 2-d convolutions a chain, and the bytes of a chain's largest tensor.
+class Work(fx.Interpreter):
+    """Runs a graph on n chains and notes each node's ``shape``; of one chain, what the choices here go by.
 
-    ``reduces`` says that images are pooled or strided over: then channels_last wins 1.1 to 1.5 over the layout of
-    PyTorch's own, at 16 to 256 channels, while convolutions that keep the size lose up to 1.4 by it.
+    ``total`` is the multiply-adds of 2-d convolutions, ``largest`` the bytes of the largest tensor. ``reduces`` says
+    that images are pooled or strided over: then channels_last wins 1.1 to 1.5 over the layout of PyTorch's own, at 16
+    to 256 channels, while convolutions that keep the size lose up to 1.4 by it.
     """
 
-    def __init__(self, n: int) -> None:
-        super().__init__()
+    def __init__(self, module: nn.Module, graph: fx.Graph, n: int) -> None:
+        super().__init__(module, graph=graph)
         self.n, self.total, self.largest, self.reduces = n, 0.0, 0.0, False
 
-    def __torch_dispatch__(self, op: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        result = op(*args, **(kwargs or {}))
-        if op is torch.ops.aten.convolution.default and result.dim() == 4:
-            self.total += result.numel() / self.n * math.prod(args[1].shape[1:])
-            self.reduces |= max(args[3]) > 1
-        self.reduces |= op in REDUCING
-        if isinstance(result, Tensor) and result.shape[:1] == (self.n,):
-            self.largest = max(self.largest, 4 * result.numel() / self.n)
+    def run_node(self, node: fx.Node) -> Any:
+        """One node."""
+        result = super().run_node(node)
+        shape = node.meta["shape"] = tuple(result.shape) if isinstance(result, Tensor) else None
+        if shape is None or shape[:1] != (self.n,):
+            return result
+        self.largest = max(self.largest, 4 * result.numel() / self.n)
+        if len(shape) == 4:
+            before = [given.meta.get("shape") or () for given in node.all_input_nodes]
+            larger = max((math.prod(given[2:]) for given in before if len(given) == 4), default=0)
+            self.reduces |= 1 < math.prod(shape[2:]) < larger
+            self.total += result.numel() / self.n * self._taps(node)
         return result
+
+    def _taps(self, node: fx.Node) -> int:
+        if node.op == "call_module" and isinstance(self.submodules[node.target], nn.Conv2d):
+            return math.prod(self.submodules[node.target].weight.shape[1:])
+        if node.target is conv_then_pool:
+            return 16 * self.submodules[node.args[0].target].in_channels
+        if node.target is F.conv2d and len(node.args) > 1:
+            return math.prod(node.args[1].meta["shape"][1:])
+        return 0
 
 
 def part_size(module: nn.Module, largest: float, n: int) -> int | None:
