@@ -105,6 +105,7 @@ def test_wrong_contenders_are_named_and_not_timed(no_compiler):
         "size of the noise": lambda n, law: base(n, replace(law, noise_std=1.2 * law.noise_std)),
         "mean of the noise": lambda n, law: base(n, law) + 0.3 * law.noise_std,
         "nan": lambda n, law: base(n, law) * torch.nan,
+        "some chains": lambda n, law: torch.cat((base(n, law)[:1000], START[1000:])),
     }
     found = rows_of(judged({NAIVE: honest[NAIVE], **wrong, HATEBM: honest[HATEBM]}, START, LAW, 3))
     for name in wrong:
@@ -139,14 +140,23 @@ def test_each_block_of_a_joint_chain_is_judged(kind):
     assert "drift off" in rows_of(judged(swapped, (nets.z, nets.y), law, 2))[HATEBM]["agreement"]
 
 
-def test_a_training_that_goes_another_way_is_not_timed(small_cases, monkeypatch):
+WRONG = {  # what is changed of the tuned learner before its chain, or what the chain is moved by
+    "chain": lambda learner: 0.01,
+    "rate of H": lambda learner: learner.hat_adam.param_groups[0].update(lr=2e-4),
+    "rate of G": lambda learner: learner.generator_adam.param_groups[0].update(lr=0),
+    "NaN": lambda learner: torch.nan,
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_a_training_that_goes_another_way_is_not_timed(wrong, small_cases, monkeypatch):
     config = training.CONFIGS["train-tiny"]
-    monkeypatch.setattr(
-        training.Published, "chain_once", lambda self, draws: self.chain(draws) + 0.01 * torch.ones_like(draws.data)
-    )
+    moved = lambda learner, draws: learner.chain(draws) + (wrong(learner) or 0.0)  # noqa: E731
+    monkeypatch.setattr(training.Published, "chain_once", moved)
     rows = {row["contender"]: row for row in contest(training.case("tiny", config, CPU), 0.001, CPU)}
     assert rows[IN_PLACE]["agreement"].startswith("NO: chains off by ")
     assert rows[HATEBM]["agreement"].startswith("chains to ")
+    assert "nan" not in rows[HATEBM]["agreement"]
     assert rows[HATEBM]["against naive"] > 0
 
 
