@@ -211,6 +211,13 @@ def test_our_own_networks(make):
     assert apart(energy, net, x) < ROUNDING
 
 
+def test_our_own_networks_of_small_images_have_nothing_to_gain():
+    net, x = seeded(lambda: ResidualEnergy(8, 1, (32, 64), 1)), images(64, 1, 8)
+    energy, notes = prepared(net, x)
+    assert energy is net
+    assert "nothing found that would pay" in notes
+
+
 class Depends(nn.Module):
     """Control flow by the data."""
 

@@ -13,7 +13,7 @@ from hatebm.composition import Composition, Mixture, Negate, Product
 from hatebm.engine import rules
 from hatebm.engine.probe import COARSE, TOLERANCE, Outcome, joined, on_copies, outcome, probe_state, same
 from hatebm.engine.program import Bound, Program, compiled, described
-from hatebm.engine.rewrites import rewritten
+from hatebm.engine.rewrites import KEPT, rewritten
 from hatebm.engine.tracing import Refused, is_hooked, signature, traced
 from hatebm.hat_energy import HatEnergy
 from hatebm.library import is_traced
@@ -125,7 +125,7 @@ def _new_program(energy: nn.Module, state: Sequence[Tensor]) -> Program:
         else:
             size = None
             notes.append("one part, since a chain's energy depends on the others or is their sum")
-    if not made and not channels_last and size is None:
+    if not set(made) - {KEPT} and not channels_last and size is None:
         raise Refused("nothing found that would pay")
     return Program(program.function, size, channels_last, tuple(notes))
 

@@ -22,6 +22,7 @@ from hatebm.nets.layers import conv_then_pool
 ADDITIONS = (operator.add, operator.iadd, torch.add)
 POOL_DEFAULTS = {"stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True, "divisor_override": None}
 STEADY = (_SpectralNorm, _WeightNorm)  # parametrizations that in eval mode are functions of their tensors
+KEPT = "folded kernels kept for the run"  # of our own networks, which fold themselves
 SMOOTH = ("nearest", "bilinear")
 
 
@@ -40,7 +41,7 @@ def rewritten(module: nn.Module, graph: fx.Graph) -> dict[str, int]:
         "3x3 convolutions folded with their pool": lambda node: _fold(graph, parts, kernels, node),
         "1x1 convolutions moved after their pool": lambda node: _pool_first(graph, parts, node),
         "1x1 convolutions moved before their upsampling": lambda node: _upsample_last(parts, node),
-        "folded kernels kept for the run": lambda node: _keep(graph, parts, kernels, node),
+        KEPT: lambda node: _keep(graph, parts, kernels, node),
     }
     made = dict.fromkeys(rewrites, 0)
     changed = True

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from hatebm.nets.layers import conv_then_pool
 
 WORTH = 30e6  # multiply-adds of an evaluation's convolutions, below which calls and copies cost what is won
+PIXELS = 14 * 14  # of an image whose reduction counts: at 8 x 8 channels_last wins nothing in our own networks
 # Of a part's largest tensor: as much as the weights, which each part reads again, within these bounds. Above 32 MiB
 # glibc maps each allocation anew and each of its pages faults; below that caches decide.
 PART_BYTES = (8 << 20, 16 << 20)
@@ -28,8 +29,8 @@ class Work(fx.Interpreter):
     """Runs a graph on n chains and notes each node's ``shape``; of one chain, what the choices here go by.
 
     ``total`` is the multiply-adds of 2-d convolutions, ``largest`` the bytes of the largest tensor. ``reduces`` says
-    that images are pooled or strided over: then channels_last wins 1.1 to 1.5 over the layout of PyTorch's own, at 16
-    to 256 channels, while convolutions that keep the size lose up to 1.4 by it.
+    that images of some size are pooled or strided over: then channels_last wins 1.1 to 1.5 over the layout of PyTorch's
+    own, at 16 to 256 channels, while convolutions that keep the size lose up to 1.4 by it.
     """
 
     def __init__(self, module: nn.Module, graph: fx.Graph, n: int) -> None:
@@ -46,7 +47,7 @@ class Work(fx.Interpreter):
         if len(shape) == 4:
             before = [given.meta.get("shape") or () for given in node.all_input_nodes]
             larger = max((math.prod(given[2:]) for given in before if len(given) == 4), default=0)
-            self.reduces |= 1 < math.prod(shape[2:]) < larger
+            self.reduces |= 1 < math.prod(shape[2:]) < larger >= PIXELS
             self.total += result.numel() / self.n * self._taps(node)
         return result
 
