@@ -45,12 +45,13 @@ HATEBM_HD Decay<Float> decay(Float x) {
     return {fma(r * r, horner(coefficients, r), r), scale};
 }
 
-// 1 / y for y in [1, 2], to an ulp: a parabola and two steps of Newton's.
+// 1 / (1 + e) for e in [0, 1], to an ulp: a parabola in -(1 + e) and two steps of Newton's.
 template <class Float>
-HATEBM_HD Float reciprocal(Float y) {
-    Float r = fma(fma(Float(0.32322704792022705f), y, Float(-1.4545294046401978f)), y, Float(2.1212005615234375f));
-    r = fma(r, fma(Float(0.0f) - y, r, Float(1.0f)), r);
-    return fma(r, fma(Float(0.0f) - y, r, Float(1.0f)), r);
+HATEBM_HD Float reciprocal_of_1_plus(Float e) {
+    const Float one(1.0f), y = Float(-1.0f) - e;
+    Float r = fma(fma(Float(0.32322704792022705f), y, Float(1.4545294046401978f)), y, Float(2.1212005615234375f));
+    r = fma(r, fma(y, r, one), r);
+    return fma(r, fma(y, r, one), r);
 }
 
 // The logistic function at x and at -x.
@@ -62,7 +63,7 @@ struct Logistic {
 template <class Float>
 HATEBM_HD Logistic<Float> logistic(Float x) {
     const Float zero(0.0f), e = decay(zero - abs_of(x)).value();
-    const Float large = reciprocal(Float(1.0f) + e), small = e * large;
+    const Float large = reciprocal_of_1_plus(e), small = e * large;
     return {where_greater(x, zero, large, small), where_greater(x, zero, small, large)};
 }
 
@@ -75,8 +76,11 @@ HATEBM_HD Activated<Float> silu(Float x) {
 
 template <class Float>
 HATEBM_HD Activated<Float> softplus(Float x) {  // max(x, 0) + log(1 + e^-|x|)
-    constexpr float coefficients[] = {-0.0032439809292554855f, 0.005253348965197802f, -0.006749936379492283f, 0.011576151475310326f, -0.020570291206240654f, 0.03663547337055206f, -0.06768769770860672f, 0.13260900974273682f, -0.28852710127830505f, 0.8109301924705505f};
-    const Float zero(0.0f), e = decay(zero - abs_of(x)).value(), large = reciprocal(Float(1.0f) + e);
+    constexpr float coefficients[] = {-0.0032439809292554855f, 0.005253348965197802f, -0.006749936379492283f,
+                                      0.011576151475310326f,   -0.020570291206240654f, 0.03663547337055206f,
+                                      -0.06768769770860672f,   0.13260900974273682f,  -0.28852710127830505f,
+                                      0.8109301924705505f};
+    const Float zero(0.0f), e = decay(zero - abs_of(x)).value(), large = reciprocal_of_1_plus(e);
     const Float rest = e * horner(coefficients, e - Float(0.5f));
     return {clamp(x, zero, Float(__builtin_inff())) + rest, where_greater(x, zero, large, e * large)};
 }
@@ -85,7 +89,7 @@ template <class Float>
 HATEBM_HD Activated<Float> tanh(Float x) {  // (1 - q) / (1 + q) with q = e^(-2 |x|)
     const Float zero(0.0f), length = abs_of(x);
     const Decay<Float> q = decay(zero - (length + length));
-    const Float less = q.minus_1(), r = reciprocal(Float(2.0f) + less);
+    const Float less = q.minus_1(), r = reciprocal_of_1_plus(Float(1.0f) + less);
     const Float value = (zero - less) * r, double_r = r + r;
     return {where_greater(zero, x, zero - value, value), q.value() * (double_r * double_r)};
 }
@@ -130,8 +134,10 @@ HATEBM_HD Activated<Float> elu(Float x, float alpha) {
 template <Activation kind, class Float>
 HATEBM_HD Activated<Float> activated(Float x, float parameter) {
     const Float zero(0.0f), one(1.0f), slope(parameter);
-    if constexpr (kind == Activation::relu) return {clamp(x, zero, Float(__builtin_inff())), where_greater(x, zero, one, zero)};
-    if constexpr (kind == Activation::leaky_relu) return {where_greater(x, zero, x, slope * x), where_greater(x, zero, one, slope)};
+    if constexpr (kind == Activation::relu)
+        return {clamp(x, zero, Float(__builtin_inff())), where_greater(x, zero, one, zero)};
+    if constexpr (kind == Activation::leaky_relu)
+        return {where_greater(x, zero, x, slope * x), where_greater(x, zero, one, slope)};
     if constexpr (kind == Activation::silu) return silu(x);
     if constexpr (kind == Activation::softplus) return softplus(x);
     if constexpr (kind == Activation::tanh) return tanh(x);

@@ -16,19 +16,21 @@ Floats floats(int64_t count) { return Floats(aligned_floats(count)); }
 
 // A layer as the products read it.
 struct Packed {
-    const MlpLayer* layer;
     Floats forward, backward;
 };
 
 std::vector<Packed> packed(const MlpArgs& a) {
     std::vector<Packed> layers;
     for (int l = 0; l + 1 < a.depth; ++l) {
-        const MlpLayer& layer = a.layers[l];
-        const int64_t size = layer.inputs * layer.outputs;
-        layers.push_back({&layer, floats(size), floats(size)});
-        pack(layer.weight, layer.inputs, 1, layer.outputs, layer.inputs, layers[l].forward.get());
-        pack(layer.weight, 1, layer.inputs, layer.inputs, layer.outputs, layers[l].backward.get());
+        const int64_t size = a.layers[l].inputs * a.layers[l].outputs;
+        layers.push_back({floats(size), floats(size)});
     }
+    for_each(2 * (a.depth - 1), a.threads, [&](int64_t half) {
+        const MlpLayer& layer = a.layers[half / 2];
+        Packed& to = layers[half / 2];
+        if (half % 2 == 0) pack<false>(layer.weight, layer.outputs, layer.inputs, to.forward.get());
+        else pack<true>(layer.weight, layer.inputs, layer.outputs, to.backward.get());
+    });
     return layers;
 }
 
@@ -74,12 +76,13 @@ struct Desk {
 
 // The energies of the chains of a panel, desk.in; their gradient replaces it.
 template <int vectors>
-void evaluate(const MlpArgs& a, const std::vector<Packed>& layers, Desk& desk, float* energies) {
+[[gnu::noinline]] void evaluate(const MlpArgs& a, const std::vector<Packed>& layers, Desk& desk, float* energies) {
     constexpr int64_t width = vectors * lanes;
     const int hidden = a.depth - 1;
     for (int l = 0; l < hidden; ++l) {
         const MlpLayer& layer = a.layers[l];
-        multiply_panel<vectors>(layers[l].forward.get(), layer.bias, layer.outputs, layer.inputs, desk.in.get(), desk.out.get());
+        const float* weight = layers[l].forward.get();
+        multiply_panel<vectors>(weight, layer.bias, layer.outputs, layer.inputs, desk.in.get(), desk.out.get());
         activate(layer.activation, layer.parameter, layer.outputs * width, desk.out.get(), desk.slopes[l].get());
         desk.in.swap(desk.out);
     }
@@ -94,12 +97,12 @@ void evaluate(const MlpArgs& a, const std::vector<Packed>& layers, Desk& desk, f
         }
     for (int l = hidden - 1; l > 0; --l) {
         const MlpLayer& layer = a.layers[l];
-        multiply_panel<vectors>(layers[l].backward.get(), nullptr, layer.inputs, layer.outputs, desk.slopes[l].get(), desk.out.get());
-        float* below = desk.slopes[l - 1].get();
+        float *below = desk.slopes[l - 1].get(), *above = desk.slopes[l].get();
+        multiply_panel<vectors>(layers[l].backward.get(), nullptr, layer.inputs, layer.outputs, above, desk.out.get());
         for (int64_t i = 0; i < layer.inputs * width; i += lanes) {
-            Float slope, above;
-            load(below + i, slope), load(desk.out.get() + i, above);
-            store(below + i, above * slope);
+            Float slope, pull;
+            load(below + i, slope), load(desk.out.get() + i, pull);
+            store(below + i, pull * slope);
         }
     }
     const MlpLayer& first = a.layers[0];
@@ -128,7 +131,10 @@ void run_chains(const MlpArgs& a, const std::vector<Packed>& layers, Desk& desk,
         }
         float energies[width];
         rows_to_panel(x, chains, d, width, desk.in.get());
-        evaluate<vectors>(a, layers, desk, energies);
+        {
+            const FlushTiny flush;
+            evaluate<vectors>(a, layers, desk, energies);
+        }
         panel_to_rows(desk.in.get(), chains, d, width, desk.rows.get());
         for (int64_t c = 0; a.diverged && c < chains; ++c)
             if (!(energies[c] - energies[c] == 0) && static_cast<int64_t>(step.draw.step) < a.diverged[first + c])
@@ -147,16 +153,17 @@ void run_chains(const MlpArgs& a, const std::vector<Packed>& layers, Desk& desk,
 void mlp_chains(const MlpArgs& a) {
     if (a.n == 0 || a.run.count == 0) return;
     const std::vector<Packed> layers = packed(a);
-    const int64_t vectors = (a.n + lanes - 1) / lanes;
+    const int64_t all = (a.n + lanes - 1) / lanes;
     for_each(a.threads, a.threads, [&](int64_t thread) {
-        const int64_t begin = vectors * thread / a.threads * lanes, end = vectors * (thread + 1) / a.threads * lanes;
+        const int64_t begin = all * thread / a.threads * lanes, end = all * (thread + 1) / a.threads * lanes;
         if (begin == end) return;
         Desk desk(a, most_vectors * lanes);
         for (int64_t first = begin; first < end;) {
-            const int64_t left = (end - first) / lanes, chains = (end < a.n ? end : a.n) - first;
-            if (left == 1) run_chains<1>(a, layers, desk, first, chains), first += lanes;
-            else if (left == 2 || left == 4 || most_vectors == 2) run_chains<2>(a, layers, desk, first, chains < 2 * lanes ? chains : 2 * lanes), first += 2 * lanes;
-            else run_chains<3>(a, layers, desk, first, chains < 3 * lanes ? chains : 3 * lanes), first += 3 * lanes;
+            const int64_t left = (end - first) / lanes, vectors = left == 4 ? 2 : left < most_vectors ? left : most_vectors;
+            const int64_t width = vectors * lanes, chains = a.n - first < width ? a.n - first : width;
+            const auto run = vectors == 1 ? run_chains<1> : vectors == 2 ? run_chains<2> : run_chains<3>;
+            run(a, layers, desk, first, chains);
+            first += width;
         }
     });
 }

@@ -18,6 +18,8 @@ from hatebm import native
 if TYPE_CHECKING:
     from hatebm.whole import Steps
 
+MOST_WEIGHTS = 1 << 21  # of all layers: beyond it they leave a core's own cache, and large products are as fast
+
 
 class Layer(NamedTuple):
     """A linear layer and what becomes of its outputs, as the kernel takes them."""
@@ -43,6 +45,8 @@ class Perceptron:
         layers = layers_of(self.module)
         if layers is None:
             return "not a multilayer perceptron with float32 parameters on the CPU"
+        if sum(layer.weight.numel() for layer in layers[:-1]) > MOST_WEIGHTS:
+            return f"more than {MOST_WEIGHTS} weights: a step at a time is as fast"
         flat = x.dim() == 2 or (x.dim() > 2 and _flattens(self.module))
         if not flat or not x.numel() or x[0].numel() != layers[0].weight.shape[1]:
             return "the samples do not have as many elements as the first layer has inputs"

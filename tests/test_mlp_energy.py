@@ -320,6 +320,12 @@ def test_steps_that_are_kept_come_from_the_loop_and_the_rest_from_the_kernel(tak
     torch.testing.assert_close(kept, whole, rtol=0, atol=1e-5)
 
 
+def test_the_smallest_numbers_are_lost_in_the_kernel_alone():
+    energy, x, tiny = network(), torch.randn(4, 20), torch.tensor([1e-40])
+    hatebm.langevin(energy, x, 1, eps=0.1, seed=0)
+    assert tiny / 2 > 0
+
+
 def test_a_step_of_nothing_leaves_the_state_alone():
     x = 3 * torch.randn(4, 20)
     law = {"step_size": [0.0, 0.1], "noise_std": 0.0, "clamp": (-1, 1), "noise_at": "before", "clamp_at": "noise+step"}
@@ -332,6 +338,7 @@ def test_reasons_are_given():
     assert perceptron_of(lambda x: x.sum(1)) is None
     assert Perceptron(energy.layers).can_advance(x, None) is None
     assert "inputs" in energy.can_advance(x[:, :7], None)
+    assert "weights" in MLP((20, 2048, 1024)).can_advance(x, None)
     assert "perceptron" in copy.deepcopy(energy).double().can_advance(x, None)
     native._C.use_instruction_set("baseline")
     try:
