@@ -181,9 +181,9 @@ LEFT_ALONE = {
 
 @pytest.mark.parametrize("make", LEFT_ALONE.values(), ids=LEFT_ALONE)
 def test_other_convolutions_and_pools_are_left_alone(make):
-    net, x = seeded(lambda: Head(make())), images(33, size=15)
+    net, x = seeded(lambda: Head(nn.Sequential(pooled(3, padding=1), make()))), images(8, size=30)
     energy, notes = prepared(net, x)
-    assert FOLDED not in notes
+    assert f"1 {FOLDED}" in notes
     assert apart(energy, net, x) < ROUNDING
 
 
