@@ -52,9 +52,9 @@ class Chain:
             What it leaves out keeps its bits.
         backend: one of ``hatebm.backends()``; None takes the fastest that can run.
         compile: "auto" does what needs no compile time (an energy of :mod:`hatebm.energies` takes all steps of a chain
-            in one kernel, to the same bits but for MLPs, whose products round otherwise; a network with large convolutions is prepared, see :mod:`hatebm.engine` and
-            :meth:`report`, to float32 rounding), "off" (False) is the loop's own autograd and nothing else,
-            "max" (True) runs the energy through torch.compile.
+            in one kernel, to the same bits, an MLP to rounding; a network with large convolutions is prepared, to
+            rounding, see :mod:`hatebm.engine` and :meth:`report`), "off" (False) is the loop's own autograd and
+            nothing else, "max" (True) runs the energy through torch.compile.
         precision: of the energy's convolutions and products: "float32", or "bfloat16" or, on CUDA, "tf32", which are
             faster and less exact; the state and its update stay float32, :meth:`report` tells the gradient's error.
 

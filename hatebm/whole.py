@@ -1,9 +1,10 @@
 r"""Runs of steps that an energy takes in one kernel of its own: what the kernel is told, and where a chain may.
 
 An energy that can has two methods. ``can_advance(x, steps)`` returns None, or the reason why it cannot take these.
-``advance_(x, steps)`` moves x, (n, \*sample), in place to the bits that a step at a time gives (an MLP: to rounding), the
-same in any split of the chains and of the steps, and returns the first step at which each chain's energy or gradient was not finite, (n,) int64, :data:`hatebm.health.NEVER` where none was.
-The state after the last step is the chain's own to look at. Both may write nothing else.
+``advance_(x, steps)`` moves x, (n, \*sample), in place to the bits that a step at a time gives (an MLP: to rounding),
+the same in any split, and returns the first step at which each chain's energy or gradient was not finite, (n,) int64,
+:data:`hatebm.health.NEVER` where none was. The state after the last step is the chain's own to look at. Both may write
+nothing else.
 """
 
 import time
