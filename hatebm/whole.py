@@ -88,6 +88,7 @@ class WholeRuns:
         given = potential.energy
         energy = given if hasattr(given, "advance_") else perceptron_of(given)
         self.energy = energy if _has_kernel(form, blocks, potential, state) else None
+        self.taken = 0
         self.longest = min(STRETCH, max(16, 2**22 // max(state[0].numel(), 1)))
 
     def __call__(self, t: int, n_steps: int) -> int:
@@ -102,6 +103,7 @@ class WholeRuns:
         self.watch.see_first(self.energy.advance_(self.state[0], steps))
         if time.perf_counter() - began < 0.1:  # an interrupt waits for the kernel
             self.longest = min(2 * self.longest, STRETCH)
+        self.taken += steps.n_steps
         return steps.n_steps
 
 

@@ -279,3 +279,13 @@ def test_the_steps_that_a_kernel_is_told():
     assert torch.equal(steps.inverse_temperature, torch.tensor([1 / 0.3, 1 / 0.3]))
     assert (steps.low, steps.high, steps.clip, steps.bound) == (-1.0, math.inf, "norm", 2.0)
     assert (steps.seed, steps.first_step, steps.n_steps, steps.chain_ids.tolist()) == (9, 1, 2, [4, 5])
+
+
+def test_the_report_tells_what_ran_in_the_kernel():
+    chain = hatebm.Chain(DoubleWell(), torch.zeros(4, 2), eps=0.1, seed=0)
+    chain.run(30, callback=lambda t, x: None, every=10)
+    assert "DoubleWell has a kernel of its own" in chain.report()
+    assert "30 steps, 27 of them in one kernel, " in chain.report()
+    chain = hatebm.Chain(DoubleWell(), torch.zeros(4, 2), eps=0.1, seed=0, compile="off")
+    chain.run(30)
+    assert "in one kernel" not in chain.report()

@@ -34,11 +34,12 @@ class Engine:
                 self._error = gradient_error(potential, self.precision, t, state)
         self._began = time.perf_counter()
 
-    def end(self, n_steps: int) -> None:
-        """Note the speed of a run that went through."""
+    def end(self, n_steps: int, in_kernel: int) -> None:
+        """Note the speed of a run that went through, so many of its steps in the energy's own kernel."""
         if not torch.compiler.is_compiling():
             seconds = max(time.perf_counter() - self._began, 1e-9)
-            self._speed = f"{n_steps} steps, {n_steps / seconds:.4g} steps/s"
+            kernel = f", {in_kernel} of them in one kernel" if in_kernel else ""
+            self._speed = f"{n_steps} steps{kernel}, {n_steps / seconds:.4g} steps/s"
 
     def report(self) -> str:
         """A few lines: what was prepared, what was left alone and why, precision, speed of the last run."""
@@ -55,5 +56,7 @@ class Engine:
             return None, ("the gradient as it is: grad_fn was given",)
         if potential.changes or potential.kwargs(t):
             return None, ("the energy as it is: it takes keyword arguments",)
+        if hasattr(potential.energy, "advance_"):
+            return None, (f"{type(potential.energy).__name__} has a kernel of its own",)
         found = prepare(potential.energy, state)
         return (None if found.energy is potential.energy else found.energy), found.notes
