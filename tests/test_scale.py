@@ -35,12 +35,12 @@ def test_memory_does_not_grow_with_steps(kind):
     def energy(x):
         nonlocal calls
         calls += 1
-        if calls % 512 == 0:  # energies are looked at 256 at a time
+        if calls % 256 == 0:  # energies are looked at 256 at a time
             seen.append(living_bytes())
         return (x @ weight).square().sum(1) + x.square().sum(1) / 2
 
     chain = Chain(energy, torch.zeros(16, 64), eps=0.1, seed=0, **kind)
-    chain.run(4096 // (kind.get("leapfrog_steps", 1)) + 16)
+    chain.run(2048 // kind.get("leapfrog_steps", 1) + 16)
     assert len(seen) >= 8
     assert max(seen[2:]) <= max(seen[:2])
 
