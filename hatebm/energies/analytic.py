@@ -1,5 +1,6 @@
 """What every energy with a formula has in common: how it is called, and how its chains run."""
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +17,7 @@ HUGE = 1e37  # what an energy known to be finite stays below, a thirtieth of the
 FAR = 1e18  # and its elements
 
 
-class Analytic(nn.Module):
+class Analytic(nn.Module, ABC):
     r"""An energy with a formula: samples (n, \*sample) to energies (n,).
 
     A float32 tensor on the CPU meets one explicit formula, the energy's and the gradient's, whose bits do not depend on
@@ -27,21 +28,21 @@ class Analytic(nn.Module):
 
     kind: ClassVar[str]
 
+    @abstractmethod
     def plain(self, rows: Tensor) -> Tensor:
         """The energies of rows, (n, d), in torch's own operations."""
-        raise NotImplementedError
 
+    @abstractmethod
     def exact(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Energies and gradient by the explicit formula, in PyTorch: the specification of the kernel."""
-        raise NotImplementedError
 
+    @abstractmethod
     def formula(self, d: int) -> Formula:
         """The energy of chains of d elements as the kernel takes it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reach(self, d: int) -> tuple[float, ...]:
         """Up to which |x| the energy and its gradient are known to be finite; then the same for element 0."""
-        raise NotImplementedError
 
     def checked_size(self, d: int) -> bool | str:
         """True where samples may have d elements, or how many they must have."""
