@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     BANK = 6
     VELOCITY = 7
     SWAP = 8
+    OUTLIERS = 64
 
 
 def philox(counter: Tensor, key: Tensor, *, backend: str | None = None) -> Tensor:

@@ -31,9 +31,9 @@ def train(
     """Iterate up to `config.iterations`; returns False when a signal stopped it, be it in the last iteration.
 
     Every iteration adds a row to metrics.jsonl and hands it to `on_iteration`; a symptom that the rows show goes to
-    `on_advice`, once. A checkpoint is written at the start,
-    every few seconds (seldom enough to cost at most a twentieth of the time) and at the end; SIGINT and SIGTERM end the
-    current iteration and write one too. Raises TrainingDiverged without touching the last good checkpoint.
+    `on_advice`, once. A checkpoint is written at the start, every few seconds (seldom enough to cost a twentieth of the
+    time at most) and at the end; SIGINT and SIGTERM end the current iteration and write one too. Raises
+    TrainingDiverged without touching the last good checkpoint.
     """
     run.cut_metrics(learner.iteration)
     watched = Watched(run.config, run.metrics())

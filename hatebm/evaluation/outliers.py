@@ -4,9 +4,7 @@ import torch
 from torch import Tensor
 
 from hatebm.checks import require
-from hatebm.noise import words
-
-PURPOSE = 64  # of these draws, in the noise contract
+from hatebm.noise import Purpose, words
 
 
 def outliers(images: Tensor, *, seed: int = 0) -> dict[str, Tensor]:
@@ -24,7 +22,7 @@ def outliers(images: Tensor, *, seed: int = 0) -> dict[str, Tensor]:
     n, channels, height, width = images.shape
     kinds = ((n, height * width), images.shape, (n, channels))
     draws = [
-        words(shape, seed=seed, step=0, block=block, purpose=PURPOSE, device=images.device)
+        words(shape, seed=seed, step=0, block=block, purpose=Purpose.OUTLIERS, device=images.device)
         for block, shape in enumerate(kinds)
     ]
     order = draws[0].argsort(dim=1, stable=True)[:, None].expand(-1, channels, -1)

@@ -11,15 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from hatebm.chain import Chain
-from hatebm.config import dropped
 from hatebm.data import Images
 from hatebm.errors import UsageError
 from hatebm.hat_energy import HatEnergy
-from hatebm.learner import ImageChain, Learner, Part, adam
-from hatebm.nets import ResidualEnergy
+from hatebm.learner import ImageChain, Learner
 from hatebm.noise import Purpose, normal
 from hatebm.systems.hat.config import JointConfig
-from hatebm.systems.hat.update import noisy_batch, signs_of_health, update_energy
+from hatebm.systems.hat.update import energy_part, noisy_batch, signs_of_health, update_energy
 
 
 class Joint(Learner):
@@ -45,15 +43,7 @@ class Joint(Learner):
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            energy = ResidualEnergy(config.size, config.channels, config.energy_widths, config.energy_pools)
-        energy.to(device, memory_format=torch.channels_last)
-        part = Part(
-            energy,
-            adam(energy, config.energy_lr, config.energy_beta1),
-            lambda t: dropped(config.energy_lr, config.energy_lr_drops, t),
-            config.average,
-            config.max_grad_norm,
-        )
+            part = energy_part(config, device)
         learner = cls(config, {"energy": part})
         learner._generator = generator.to(device).eval().requires_grad_(False)
         _check_generator(generator, config, device)
