@@ -8,6 +8,10 @@ EVERYWHERE = torch.tensor(True)
 LEAST_P = 1e-3  # one draw of a seed that stays as it is
 
 
+def bits(x):
+    return x.contiguous().view(torch.int32 if x.dtype == torch.float32 else torch.int64)
+
+
 def drawn(shape, seed=77):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 

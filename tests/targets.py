@@ -24,6 +24,11 @@ def noise_first_variance(precision: float, step_size: float, noise_std: float) -
     return (1 - step_size * precision) ** 2 * ula_variance(precision, step_size, noise_std)
 
 
+def shadow_variance(precision, h):
+    """Stationary variance of leapfrog steps of length h: they keep v^2 + precision (1 - h^2 precision / 4) x^2."""
+    return 1 / (precision * (1 - h * h * precision / 4))
+
+
 class LinearHat:
     """Scalar Hat EBM with G(z) = w z: E(z, y) = (w z + y)^2 / (2 v) + tau y^2 + k z^2 / 2."""
 

@@ -1,57 +1,28 @@
-"""Published data sets in the files of their publishers, found or downloaded, and what is said of damaged ones."""
-
-import gzip
-import hashlib
-import io
-import re
-import struct
-import tarfile
-import threading
-import zipfile
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+"""Published data sets in the files of their publishers, and what is said of damaged ones."""
 
 import pytest
 import torch
-from PIL import Image
-from scipy.io import savemat
+from dataset_files import (
+    BLUE,
+    IDX_SETS,
+    LISTING,
+    RED,
+    archive,
+    celeba_files,
+    cifar_files,
+    idx,
+    idx_files,
+    pictures,
+    tar,
+    write,
+    write_svhn,
+    zipped,
+)
 
-from hatebm.data import NAMES, load
+from hatebm.data import load
 from hatebm.data.download import SOURCES
 from hatebm.data.images import resized
 from hatebm.errors import UsageError
-
-RED, BLUE = (255, 0, 0), (0, 0, 255)
-IDX_SETS = ("mnist", "fashion-mnist")
-
-
-def pictures(n, *shape, seed=0):
-    return torch.randint(0, 256, (n, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-
-
-def idx(values):
-    return struct.pack(f">BBBB{values.dim()}I", 0, 0, 8, values.dim(), *values.shape) + values.numpy().tobytes()
-
-
-def idx_files(train=6, test=4):
-    """The four files, unpacked, and the images in them."""
-    images = {"train": pictures(train, 28, 28), "t10k": pictures(test, 28, 28, seed=1)}
-    files = {f"{part}-images-idx3-ubyte": idx(x) for part, x in images.items()}
-    labels = {part: (torch.arange(len(x)) % 10).byte() for part, x in images.items()}
-    return files | {f"{part}-labels-idx1-ubyte": idx(y) for part, y in labels.items()}, images
-
-
-def write(folder, files):
-    for name, data in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-
-
-def zipped(files):
-    return {f"{name}.gz": gzip.compress(data) for name, data in files.items()}
 
 
 @pytest.mark.parametrize("name", IDX_SETS)
@@ -127,24 +98,6 @@ def test_as_many_labels_as_images_are_wanted(tmp_path):
         load("mnist", root=str(tmp_path))
 
 
-def cifar_files(n=2):
-    names = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
-    images = pictures(6 * n, 3, 32, 32)
-    labels = (torch.arange(6 * n) % 10).byte()
-    records = torch.cat((labels[:, None], images.flatten(1)), dim=1).split(n)
-    return {name: part.numpy().tobytes() for name, part in zip(names, records, strict=True)}, images
-
-
-def tar(files, folder="cifar-10-batches-bin"):
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz") as archive:
-        for name, data in files.items():
-            member = tarfile.TarInfo(f"{folder}/{name}")
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return out.getvalue()
-
-
 @pytest.mark.parametrize(
     "place", ["archive", "cifar10/archive", "cifar-10-batches-bin", "cifar10/cifar-10-batches-bin", "."]
 )
@@ -185,14 +138,6 @@ def test_a_cut_archive_is_named(tmp_path):
         load("cifar10", root=str(tmp_path))
 
 
-def write_svhn(folder, train, test, labels=None):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, images in (("train", train), ("test", test)):
-        y = (1 + torch.arange(len(images)) % 10 if labels is None else labels)[:, None]
-        x = images.permute(2, 3, 1, 0).numpy()
-        savemat(folder / f"{name}_32x32.mat", {"X": x, "y": y.byte().numpy()}, do_compression=True)
-
-
 @pytest.mark.parametrize("folder", SOURCES["svhn"].folders)
 def test_svhn_keeps_every_byte_and_calls_a_zero_0(tmp_path, folder):
     train, test = pictures(12, 3, 32, 32), pictures(3, 3, 32, 32, seed=1)
@@ -216,32 +161,6 @@ def test_a_damaged_svhn_is_named(tmp_path):
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(UsageError, match=r"train_32x32\.mat cannot be read as it was published"):
         load("svhn", root=str(tmp_path))
-
-
-FACES = {"000001.jpg": (0, RED), "000002.jpg": (1, RED), "000003.jpg": (2, BLUE), "000004.jpg": (0, BLUE)}
-LISTING = "".join(f"{name} {part}\n" for name, (part, _) in FACES.items()).encode()
-
-
-def face(middle):
-    """178 x 218: the square of 178 in the middle of one colour, black above and below it."""
-    picture = Image.new("RGB", (178, 218))
-    picture.paste(middle, (0, 20, 178, 198))
-    out = io.BytesIO()
-    picture.save(out, "jpeg", quality=95, subsampling=0)
-    return out.getvalue()
-
-
-def celeba_files():
-    return {f"img_align_celeba/{name}": face(colour) for name, (_, colour) in FACES.items()}
-
-
-def archive(files):
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as packed:
-        packed.writestr("img_align_celeba/", b"")
-        for name, data in files.items():
-            packed.writestr(name, data)
-    return out.getvalue()
 
 
 @pytest.mark.parametrize("form", ["zip", "folder", "folder-twice", "as-on-the-drive"])
@@ -276,134 +195,6 @@ def test_a_damaged_celeba_is_named(tmp_path):
     write(tmp_path, {"list_eval_partition.txt": b"<html>no such page</html>"})
     with pytest.raises(UsageError, match=r"list_eval_partition\.txt cannot be read as it was published"):
         load("celeba", root=str(tmp_path))
-
-
-class Handler(SimpleHTTPRequestHandler):
-    """Serves a folder, counts the requests, and can announce more bytes than it sends."""
-
-    def do_GET(self):
-        self.server.asked.append(self.path)
-        super().do_GET()
-
-    def send_header(self, key, value):
-        if key == "Content-Length" and self.server.lie:
-            value = str(int(value) + 1000)
-        super().send_header(key, value)
-
-    def log_message(self, *words):
-        pass
-
-
-@contextmanager
-def serving(folder, lie=False):
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
-        server.asked, server.lie = [], lie
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def publish(monkeypatch, name, server, files):
-    """Let the files of a data set be those of a local server, with their own hashes."""
-    base = f"http://127.0.0.1:{server.server_port}/"
-    found = {file: (base + file, hashlib.sha256(data).hexdigest()) for file, data in files.items()}
-    monkeypatch.setitem(SOURCES, name, replace(SOURCES[name], files=found))
-    return base
-
-
-def published(name):
-    """The files of a small data set of that name, packed as they are published."""
-    if name in IDX_SETS:
-        return zipped(idx_files()[0])
-    if name == "cifar10":
-        return {"cifar-10-binary.tar.gz": tar(cifar_files()[0])}
-    return {"list_eval_partition.txt": LISTING, "img_align_celeba.zip": archive(celeba_files())}
-
-
-def below(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
-
-
-@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10", "celeba"])
-def test_what_is_not_there_is_downloaded_once(tmp_path, monkeypatch, name):
-    files = published(name)
-    write(tmp_path / "there", files)
-    with serving(tmp_path / "there") as server:
-        publish(monkeypatch, name, server, files)
-        first = load(name, root=str(tmp_path / "here"))
-        assert sorted(server.asked) == sorted(f"/{file}" for file in files)
-        assert below(tmp_path / "here") == sorted([name, *(f"{name}/{file}" for file in files)])
-        again = load(name, root=str(tmp_path / "here"))
-        assert len(server.asked) == len(files)
-    write(tmp_path / "local", files)
-    assert torch.equal(first.train, load(name, root=str(tmp_path / "local")).train)
-    assert torch.equal(first.train, again.train)
-
-
-def test_svhn_is_downloaded(tmp_path, monkeypatch):
-    write_svhn(tmp_path / "there", pictures(3, 3, 32, 32), pictures(2, 3, 32, 32))
-    files = {path.name: path.read_bytes() for path in (tmp_path / "there").iterdir()}
-    with serving(tmp_path / "there") as server:
-        publish(monkeypatch, "svhn", server, files)
-        assert torch.equal(load("svhn", root=str(tmp_path)).train, pictures(3, 3, 32, 32))
-
-
-def test_a_wrong_file_is_refused_and_not_kept(tmp_path, monkeypatch):
-    files = published("cifar10")
-    write(tmp_path / "there", {"cifar-10-binary.tar.gz": b"<html>too many visitors today</html>"})
-    with serving(tmp_path / "there") as server:
-        base = publish(monkeypatch, "cifar10", server, files)
-        message = f"--data: what came from {base}cifar-10-binary.tar.gz is not the published cifar-10-binary.tar.gz"
-        with pytest.raises(UsageError, match=re.escape(message)) as caught:
-            load("cifar10", root=str(tmp_path / "here"))
-        assert "try again, or get it from https://www.cs.toronto.edu/~kriz/cifar.html into" in str(caught.value)
-        assert below(tmp_path / "here") == []
-        write(tmp_path / "there", files)
-        assert len(load("cifar10", root=str(tmp_path / "here")).train) == 10
-
-
-def test_a_broken_transfer_leaves_nothing(tmp_path, monkeypatch):
-    files = published("cifar10")
-    write(tmp_path / "there", files)
-    with serving(tmp_path / "there", lie=True) as server:
-        base = publish(monkeypatch, "cifar10", server, files)
-        with pytest.raises(UsageError, match=re.escape(f"cannot be downloaded from {base}cifar-10-binary.tar.gz")):
-            load("cifar10", root=str(tmp_path / "here"))
-        assert below(tmp_path / "here") == []
-
-
-def test_without_a_network_the_address_and_the_flag_are_named(tmp_path, monkeypatch):
-    with serving(tmp_path) as server:
-        base = publish(monkeypatch, "mnist", server, published("mnist"))
-        with pytest.raises(UsageError, match=r"^--data-root: train-images.* of mnist is not below .*HTTPError"):
-            load("mnist", root=str(tmp_path / "here"))  # the server is there, the file is not
-    with pytest.raises(UsageError, match=re.escape(f"{base}train-images-idx3-ubyte.gz (ConnectionError)")) as caught:
-        load("mnist", root=str(tmp_path / "here"))
-    assert str(caught.value).startswith("--data-root: train-images-idx3-ubyte.gz of mnist is not below")
-    assert "\n" not in str(caught.value)
-    assert below(tmp_path / "here") == []
-
-
-def test_a_part_that_is_there_is_not_downloaded_again(tmp_path, monkeypatch):
-    files = published("mnist")
-    write(tmp_path / "there", files)
-    write(tmp_path / "here", {file: data for file, data in files.items() if file.startswith("train")})
-    with serving(tmp_path / "there") as server:
-        publish(monkeypatch, "mnist", server, files)
-        load("mnist", root=str(tmp_path / "here"))
-        assert sorted(server.asked) == ["/t10k-images-idx3-ubyte.gz", "/t10k-labels-idx1-ubyte.gz"]
-
-
-def test_every_published_file_has_an_address_and_a_hash():
-    assert set(SOURCES) == set(NAMES) - {"digits"}
-    for source in SOURCES.values():
-        for file, (url, sha256) in source.files.items():
-            assert url.endswith(file) or "drive.usercontent.google.com/download?id=" in url
-            assert re.fullmatch("[0-9a-f]{64}", sha256)
 
 
 def test_what_cannot_be_loaded_is_refused(tmp_path):

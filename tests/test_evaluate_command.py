@@ -12,8 +12,6 @@ from shell import SYNTHESIS, hatebm, pictures, refusal, settings, train
 from tiny import one_thread  # noqa: F401
 
 from hatebm import data as data_sets
-from hatebm.catalogue import SYSTEMS
-from hatebm.errors import UsageError
 from hatebm.runs import Run
 
 FEATURES = """
@@ -276,33 +274,3 @@ def test_a_configuration_edited_by_hand_is_refused_in_one_line(digits, tmp_path,
 def test_a_configuration_that_is_no_object_is_refused_in_one_line(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     assert "is not the configuration of a run: " in refusal("evaluate", tmp_path)
-
-
-PRESETS = [
-    (["hat-synthesis", "--preset", "faces"], "--preset: wanted one of cifar10, celeba, imagenet, imagenet-large, got"),
-    (["hat-retrofit", "--preset", "celeba"], "--preset: wanted one of cifar10, got 'celeba'"),
-    (["hat-synthesis", "--preset", "imagenet"], "--preset: imagenet brings no data; name a folder of images with"),
-    (["hat-synthesis", "--preset", "imagenet-large"], "--preset: imagenet-large brings no data; name a folder"),
-    (["hat-synthesis", "--preset", "cifar10", "--data", "digits"], "--set: channels must be 1 like the data, got 3"),
-]
-
-
-@pytest.mark.parametrize(("arguments", "message"), PRESETS)
-def test_presets_that_do_not_fit_are_refused(tmp_path, arguments, message):
-    assert message in refusal("train", *arguments, "--out", tmp_path / "run", "--data-root", tmp_path)
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(("system", "preset"), [(s, p) for s, found in SYSTEMS.items() for p in found.published])
-def test_a_preset_asks_for_its_own_images(tmp_path, monkeypatch, system, preset):
-    asked = []
-
-    def load(*given):
-        asked.append(given)
-        raise UsageError("enough")
-
-    monkeypatch.setattr("hatebm.data.load", load)
-    (tmp_path / preset).mkdir()
-    assert "enough" in refusal("train", system, "--preset", preset, "--data-root", tmp_path, "--out", tmp_path / "run")
-    config = SYSTEMS[system].published[preset]
-    assert asked == [(preset, config.size, str(tmp_path), config.crop)]

@@ -1,4 +1,4 @@
-"""The SN-GAN: its iteration against one written out, its calibration, its statistics, and the law of DDLS."""
+"""The SN-GAN: its iteration against one written out, its calibration, its statistics."""
 
 import copy
 import math
@@ -9,38 +9,12 @@ import tiny
 import torch
 import torch.nn.functional as F
 from tiny import one_thread  # noqa: F401
+from tiny_sngan import CONFIG, put, sngan, trained
 from torch import nn
 
 from hatebm.data import Images, batch_indices, to_pixels
 from hatebm.noise import Purpose, normal
-from hatebm.systems.sngan import SNGAN, Calibration, LatentEnergy, SNGANConfig, held_then_linear
-
-CONFIG = SNGANConfig(
-    size=8,
-    channels=1,
-    iterations=6,
-    batch=4,
-    average=0.9,
-    latent_dim=5,
-    generator_widths=(6, 6, 4),
-    discriminator_widths=(4, 6),
-    discriminator_updates=2,
-    generator_lr=1e-3,
-    discriminator_lr=2e-3,
-    beta1=0.5,
-    ddls_steps=3,
-)
-
-
-def sngan(**settings) -> SNGAN:
-    return SNGAN.create(replace(CONFIG, **settings))
-
-
-def trained(iterations: int = 3, **settings) -> SNGAN:
-    learner = sngan(**settings)
-    for _ in range(iterations):
-        learner.advance(tiny.images())
-    return learner
+from hatebm.systems.sngan import SNGAN, Calibration, SNGANConfig, held_then_linear
 
 
 def latents(step: int, block: int, config: SNGANConfig = CONFIG) -> torch.Tensor:
@@ -68,12 +42,6 @@ class Flat(nn.Module):
 
     def forward(self, z):
         return (self.a + self.b * torch.tanh(z[:, :1])).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
-
-
-def put(learner: SNGAN, name: str, network: nn.Module, lr: float) -> None:
-    part = learner.parts[name]
-    part.network, part.average = network, None
-    part.optimizer, part.rate = torch.optim.SGD(network.parameters(), lr), lambda t: lr
 
 
 def test_the_losses_are_the_hinge_losses_by_hand():
@@ -248,65 +216,3 @@ def test_resuming_equals_going_on(average):
         later.advance(tiny.images())
     assert straight.keys() == later.tensors().keys()
     assert all(torch.equal(tensor, straight[name]) for name, tensor in later.tensors().items())
-
-
-def test_the_latent_energy_is_minus_the_log_odds():
-    learner = trained(1)
-    generator, discriminator = learner.generator, learner.parts["discriminator"].evaluated
-    calibration = Calibration()
-    with torch.no_grad():
-        calibration.scale.fill_(1.5)
-        calibration.shift.fill_(-0.25)
-        z = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
-        wanted = -1.5 * discriminator(generator(z)) + 0.25
-        torch.testing.assert_close(LatentEnergy(generator, discriminator, calibration)(z), wanted)
-
-
-class Linear(nn.Module):
-    """x = W z, two pixels."""
-
-    latent_shape = (3,)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.W = nn.Parameter(torch.tensor([[1.0, 0.5, 0.0], [0.0, -0.5, 2.0]]))
-
-    def forward(self, z):
-        return (z @ self.W.T)[:, None, None]
-
-
-class Slope(nn.Module):
-    """D(x) = w x."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.w = nn.Parameter(torch.tensor([0.6, -0.4]))
-
-    def forward(self, x):
-        return x.flatten(1) @ self.w
-
-
-@pytest.mark.parametrize("steps", [4, 60])
-def test_the_chains_of_a_linear_gan_have_their_gaussian_law(steps):
-    """exp(-|z|^2 / 2 + a w W z + b) is N(a W' w, I); the chain z' = (1 - s) z + s a W' w + eps xi is known too."""
-    n, eps = 4000, 0.5
-    learner = sngan(latent_dim=3, ddls_eps=eps, average=0.0)
-    put(learner, "generator", Linear(), lr=0.0)
-    put(learner, "discriminator", Slope(), lr=0.0)
-    with torch.no_grad():
-        learner.parts["calibration"].network.scale.fill_(1.5)
-        learner.parts["calibration"].network.shift.fill_(7.0)
-    mean = 1.5 * Linear().W.T @ Slope().w
-    kept = 1 - eps**2 / 2
-    chain = learner.chain(range(n), seed=0)
-    images = chain.run(steps)
-    z = chain.chain.state
-    torch.testing.assert_close(images, Linear()(z))
-    variance = kept ** (2 * steps) + eps**2 * (1 - kept ** (2 * steps)) / (1 - kept**2)
-    centre = mean * (1 - kept**steps)
-    assert (z.mean(0) - centre).abs().max() < 4 * (variance / n) ** 0.5
-    covariance = (z - centre).T @ (z - centre) / n
-    assert (covariance - variance * torch.eye(3)).abs().max() < 4 * variance * (2 / n) ** 0.5
-    if steps == 60:  # stationary: eps^2 / (1 - kept^2) = 1 / (1 - s / 2) about the exact mean
-        assert variance == pytest.approx(1 / (1 - eps**2 / 4), rel=1e-6)
-        assert (centre - mean).abs().max() < 1e-3
