@@ -29,6 +29,7 @@ class AIS(NamedTuple):
         states: (n, *sample), the last states; forward, those with weights w sample exp(-E / T).
         acceptance: (bridges,) share of the trajectories accepted at each beta > 0, NaN where none was run.
         eps: (bridges,) the lengths of the leapfrog steps, for another run without a pilot.
+        report: how the energy was prepared for the last bridge, see :meth:`hatebm.Chain.report`.
     """
 
     log_z: float
@@ -38,6 +39,7 @@ class AIS(NamedTuple):
     states: Tensor
     acceptance: Tensor
     eps: Tensor
+    report: str
 
 
 @in_the_name_of(NAME)
@@ -59,6 +61,8 @@ def ais(
     mode: str = "eval",
     device: torch.device | str | None = None,
     backend: str | None = None,
+    compile: str | bool = "auto",
+    precision: str = "float32",
 ) -> AIS:
     r"""Estimate log Z, Z the integral of exp(-E(x) / T), by annealed importance sampling.
 
@@ -89,11 +93,13 @@ def ais(
         seed: 64-bit seed of the noise; None draws one from torch's generator.
         chain_ids: (n,) ids of the chains, default 0..n-1: a chain's weight is the same in any batch.
         energy_kwargs: keyword arguments of the energy.
-        mode, backend: as in :class:`hatebm.Chain`.
+        mode, backend, compile: as in :class:`hatebm.Chain`.
         device: of the chains, where ``x`` is a shape.
+        precision: of the gradients, see :class:`hatebm.Chain`; weights and Metropolis tests take energies in float32,
+            so that the weights stay unbiased.
 
     Returns:
-        An :class:`AIS`: log_z, standard_error, ess, log_weights, states, acceptance, eps.
+        An :class:`AIS`: log_z, standard_error, ess, log_weights, states, acceptance, eps, report.
 
     Raises:
         TypeError, ValueError: naming the argument, what was wanted and what came.
@@ -123,6 +129,7 @@ def ais(
     require(int(ids.max()) < CHAINS - pilot, NAME, "chain_ids", f"ids in [0, 2^40 - pilot), pilot = {pilot}", chain_ids)
     seed = int(torch.randint(1 << 62, (1,))) if seed is None else seed
     moves = {"leapfrog_steps": leapfrog_steps, "seed": seed, "mode": mode, "backend": backend}
+    moves |= {"compile": compile, "precision": precision}
     path = _Path(energy, base, betas, temperature, trajectories, energy_kwargs, moves)
     steps, steered = _checked_eps(eps, len(betas) - 1)
 
@@ -139,7 +146,7 @@ def ais(
     standard_error = float(w.std() / w.mean()) / math.sqrt(len(w))
     ess = float(w.sum().square() / w.square().sum())
     lists = (torch.tensor(values, dtype=torch.float64) for values in lists)
-    return AIS(-log_z if reverse else log_z, standard_error, ess, log_w, states, *lists)
+    return AIS(-log_z if reverse else log_z, standard_error, ess, log_w, states, *lists, path.report)
 
 
 class _Normal(NamedTuple):
@@ -209,6 +216,7 @@ class _Path:
         self.temperature, self.trajectories = temperature, trajectories
         self.potential = Potential(bare(energy), None, energy_kwargs, ())
         self.moves = moves | {"energy_kwargs": energy_kwargs}
+        self.report = "no chain yet"
 
     def start(self, shape: Sequence[int], ids: Tensor) -> Tensor:
         """Exact samples of the base."""
@@ -240,6 +248,7 @@ class _Path:
         law = {"eps": eps, "temperature": self.temperature / beta} | self.base.law(beta)
         chain = Chain(self.energy, x, chain_ids=ids, first_step=k * self.trajectories, **law, **self.moves)
         x, info = chain.run(self.trajectories, return_info=True)
+        self.report = chain.report()
         return x, float(info["accept"].mean())
 
 

@@ -56,7 +56,8 @@ class Chain:
             rounding, see :mod:`hatebm.engine` and :meth:`report`), "off" (False) is the loop's own autograd and
             nothing else, "max" (True) runs the energy through torch.compile.
         precision: of the energy's convolutions and products: "float32", or "bfloat16" or, on CUDA, "tf32", which are
-            faster and less exact; the state and its update stay float32, :meth:`report` tells the gradient's error.
+            faster and less exact; the state and its update stay float32, :meth:`report` tells the gradient's error. A
+            corrected chain takes only gradients in it, its energies in float32, and so stays exact.
 
     Raises:
         TypeError, ValueError: naming the argument, what was wanted and what came.

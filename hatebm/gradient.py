@@ -15,7 +15,7 @@ class Potential:
 
     ``differentiable`` keeps the graph of the gradient; ``changes`` says that the energy is another one at each step;
     ``prepared`` is the energy in a form that serves first derivatives alone, without keyword arguments; ``within``
-    opens the context in which the energy is to be evaluated.
+    opens the context in which the gradient is to be taken, and then energies that decide are taken outside of it.
     """
 
     def __init__(
@@ -36,10 +36,8 @@ class Potential:
         """The energies where they come along, (n,) or a scalar, and the gradient in the blocks ``wanted``."""
         kwargs = self.kwargs(t)
         if self.grad_fn is None:
-            plain = self.prepared is None or self.differentiable or kwargs
-            energy = self.energy if plain else self.prepared
             with self.within():
-                energies, grads = energy_and_gradient(energy, state, wanted, kwargs, self.differentiable)
+                energies, grads = energy_and_gradient(self._energy(kwargs), state, wanted, kwargs, self.differentiable)
         else:
             energies, grads = None, given_gradient(self.grad_fn, state, wanted, kwargs, self.differentiable)
         held = [self.masks[k] for k in wanted]
@@ -50,13 +48,19 @@ class Potential:
     ) -> tuple[Tensor, list[Tensor]]:
         """One energy a chain, (n,), and the gradient: what a Metropolis test needs."""
         energies, grads = self.gradient(t, state, wanted)
-        return self.energies(t, state) if energies is None else _one_each(energies, len(state[0])), grads
+        alone = energies is None or self.within is not nullcontext
+        return self.energies(t, state) if alone else _one_each(energies, len(state[0])), grads
 
     def energies(self, t: int, state: Sequence[Tensor]) -> Tensor:
         """One energy a chain, (n,), alone."""
+        kwargs = self.kwargs(t)
         with torch.no_grad():
-            energies = _checked_energies(self.energy(*state, **self.kwargs(t)), len(state[0]))
+            energies = _checked_energies(self._energy(kwargs)(*state, **kwargs), len(state[0]))
         return _one_each(energies, len(state[0]))
+
+    def _energy(self, kwargs: dict[str, Any]) -> Callable[..., Tensor]:
+        plain = self.prepared is None or self.differentiable or kwargs
+        return self.energy if plain else self.prepared
 
 
 def energy_and_gradient(

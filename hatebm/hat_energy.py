@@ -48,7 +48,8 @@ class HatEnergy(nn.Module):
             self._kept = None
             return self.generator(z)
         memory, before = (z.data_ptr(), z.shape, z.stride()), self._kept
-        made_of = (memory, z._version, *((w.data_ptr(), w._version) for w in self._weights()))
+        precision = torch.is_autocast_enabled(z.device.type), torch.backends.cuda.matmul.allow_tf32
+        made_of = (memory, z._version, precision, *((w.data_ptr(), w._version) for w in self._weights()))
         followed = z.requires_grad or (before is not None and before.followed and before.made_of[0] == memory)
         if before is None or before.made_of != made_of or (followed and not before.followed):
             with torch.set_grad_enabled(followed):
@@ -70,7 +71,7 @@ class HatEnergy(nn.Module):
 
 
 class Kept(NamedTuple):
-    """An image and what it was made of: the memory of z, the versions of z and of all weights."""
+    """An image and what it was made of: the memory of z, the versions of z and of all weights, the precision."""
 
     made_of: tuple
     followed: bool  # whether a gradient in z was ever asked for

@@ -39,6 +39,7 @@ def hmc(
     mask: Tensor | tuple[Tensor | None, ...] | None = None,
     backend: str | None = None,
     compile: str | bool = "auto",
+    precision: str = "float32",
 ) -> State | tuple[State, dict[str, Tensor]]:
     r"""Run ``n_steps`` trajectories that leave exp(-E(x) / T - prior_precision |x|^2 / 2) invariant, at any ``eps``.
 
@@ -56,6 +57,8 @@ def hmc(
             exp(-gamma * eps * leapfrog_steps) of it.
         clamp: box (low, high) outside of which nothing is accepted.
         reflect: box (low, high) at whose walls the trajectory turns.
+        precision: of the gradients, see :class:`hatebm.Chain`. Leapfrog steps along any function of x keep volume and
+            can be reversed, and H is evaluated in float32, so the law stays exact; fewer trajectories are accepted.
 
     Returns:
         The state after the last trajectory; with ``return_info`` also the dict of :meth:`hatebm.Chain.run`, in which
@@ -91,5 +94,6 @@ def hmc(
         mask=mask,
         backend=backend,
         compile=compile,
+        precision=precision,
     )
     return chain.run(n_steps, callback=callback, every=every, return_info=return_info)

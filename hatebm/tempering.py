@@ -47,6 +47,7 @@ def tempering(
     mask: Tensor | tuple[Tensor | None, ...] | None = None,
     backend: str | None = None,
     compile: str | bool = "auto",
+    precision: str = "float32",
     **law: Any,
 ) -> State | tuple[State, dict[str, Any]]:
     r"""Run n chains at each of the temperatures T_1 < T_2 < ..., where neighbours exchange states; return those at T_1.
@@ -69,10 +70,11 @@ def tempering(
         callback: called as callback(t, state) with the cold state, see :meth:`hatebm.Chain.run`.
         return_info: also return a dict: what :meth:`hatebm.Chain.run` tells of the cold replica; "swap_step" (swaps,);
             "swap_energy" (swaps, replicas, n), the energies before each exchange; "swap_accept" (replicas - 1, n), the
-            share of accepted exchanges between neighbours, NaN where there were none; and "replicas", a list of all
-            last states: given as ``x`` beside ``first_step`` it goes on, without friction bit for bit.
-        seed, first_step, energy_kwargs, grad_fn, mode, every, nan, correct, leapfrog_steps, mask, backend, compile: as
-            in :class:`hatebm.Chain` and :meth:`hatebm.Chain.run`.
+            share of accepted exchanges between neighbours, NaN where there were none; "replicas", a list of all last
+            states: given as ``x`` beside ``first_step`` it goes on, without friction bit for bit; and "report", the
+            text of :meth:`hatebm.Chain.report` for the cold replica.
+        seed, first_step, energy_kwargs, grad_fn, mode, every, nan, correct, leapfrog_steps, mask, backend, compile,
+            precision: as in :class:`hatebm.Chain` and :meth:`hatebm.Chain.run`; exchanges compare energies in float32.
 
     Returns:
         The cold replica's last state, shaped like x; with ``return_info`` also the dict.
@@ -103,6 +105,7 @@ def tempering(
         "mask": mask,
         "backend": backend,
         "compile": compile,
+        "precision": precision,
     }
     laws = _heated(_checked_law(dynamics, law), ladder)
     replicas = [Chain(energy, starts[0], laws[0], seed=seed, chain_ids=chain_ids, **settings)]
@@ -155,7 +158,8 @@ def _info(told: list[dict[str, Tensor]], swaps: list[dict[str, Tensor]], replica
     rows = _blocks(states[0])[0].new_empty(0, len(replicas), len(_blocks(states[0])[0]), dtype=torch.float64)
     none = {"swap_step": torch.empty(0, dtype=torch.int64), "swap_energy": rows, "swap_accept": rows[:, 1:]}
     info = _joined(told) | _joined([none, *swaps])
-    return info | {"swap_accept": info["swap_accept"].nanmean(0), "replicas": states}
+    shares = info["swap_accept"].nanmean(0)
+    return info | {"swap_accept": shares, "replicas": states, "report": replicas[0].report()}
 
 
 def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -96,7 +96,7 @@ def test_numbers_are_read_anew(monkeypatch):
     assert apart(prepared(net, x)[0], net, x) < ROUNDING
     net.settings.scale = 3.0
     assert apart(prepared(net, x)[0], net, x) < ROUNDING
-    monkeypatch.setitem(globals(), "SCALE", 0.3)
+    monkeypatch.setattr("engine_nets.SCALE", 0.3)
     assert apart(prepared(net, x)[0], net, x) < ROUNDING
 
 

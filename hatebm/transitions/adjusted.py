@@ -19,7 +19,8 @@ class Adjusted:
     """The unadjusted step proposes x', and x' is accepted with probability min(1, p(x') q(x | x') / p(x) q(x' | x)).
 
     p = exp(-E / T - prior_precision |x|^2 / 2), zero outside a clamp's box; q is the law of the unadjusted step, with
-    its clip. Energies and gradients are carried along, so that a step costs one evaluation. Source: Roberts and
+    its clip. Energies and gradients are carried along, so that a step costs one evaluation. Any function of x
+    may stand for the gradient in q, so one in reduced precision leaves the law exact. Source: Roberts and
     Tweedie, "Exponential convergence of Langevin distributions and their discrete approximations" (1996).
     """
 

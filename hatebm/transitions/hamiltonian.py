@@ -21,7 +21,8 @@ class Hamiltonian:
     times, v <- v - (step_size / h) g(x), x <- x + h v, v <- v - (step_size / h) g(x), with
     g = clip(grad E / T + prior_precision x); with eps as the step size, step_size / h = h / 2. The end is accepted with
     probability min(1, exp(H - H')), H = E / T + prior_precision |x|^2 / 2 + |v|^2 / 2, if ``corrected``; a refused
-    velocity turns round. Walls that reflect turn the velocity. Source: Horowitz, "A generalized guided Monte Carlo
+    velocity turns round. Any g that is a function of x keeps volume and returns, so a gradient in reduced precision
+    leaves the law exact. Walls that reflect turn the velocity. Source: Horowitz, "A generalized guided Monte Carlo
     algorithm" (1991); Neal, "MCMC using Hamiltonian dynamics" (2011).
     """
 
@@ -45,7 +46,7 @@ class Hamiltonian:
         moving = sorted(k for group in groups for k in group)
         noise = self.blocks.noise(t, state)
         if self.grads is None or self.grads.keys() != set(moving) or self.potential.changes:
-            self.energies, self.grads = self._look(t, state, moving)
+            self.energies, self.grads = self._look(t, state, moving, decides=self.corrected)
             self.watch.see_energy(t, self.energies)
         norms = [x.new_zeros(len(x)) for x in state] if gather else []
         for k in moving if gather else ():
@@ -70,8 +71,9 @@ class Hamiltonian:
         for leap in range(self.leapfrog_steps):
             for k in group:
                 x[k], v[k] = self.blocks.drift(t, k, x[k].clone(), v[k], now[k].noise_std, bounded=not self.corrected)
-            energies, grads = self._look(t, x, moving)
-            halves = 2 if leap + 1 < self.leapfrog_steps else 1
+            last = leap + 1 == self.leapfrog_steps
+            energies, grads = self._look(t, x, moving, decides=self.corrected and last)
+            halves = 1 if last else 2
             for k in group:
                 v[k] = self.blocks.push(t, k, v[k], x[k], grads[k], now[k], halves, None)
         if not self.corrected:
@@ -90,8 +92,10 @@ class Hamiltonian:
         self.energies, self.grads = carried(accept, (energies, grads), (self.energies, self.grads))
         return accept
 
-    def _look(self, t: int, state: list[Tensor], moving: list[int]) -> tuple[Tensor | None, dict[int, Tensor]]:
-        if self.corrected:
+    def _look(
+        self, t: int, state: list[Tensor], moving: list[int], decides: bool
+    ) -> tuple[Tensor | None, dict[int, Tensor]]:
+        if decides:
             return look(self.potential, self.blocks, t, state, moving)
         energies, grads = self.potential.gradient(t, state, moving)
         return energies, dict(zip(moving, grads, strict=True))

@@ -1,0 +1,133 @@
+"""Reduced precision where energies decide: gradients are in it, energies, and so every law, are not."""
+
+import math
+
+import pytest
+import torch
+from engine_nets import (
+    Block,
+    Head,
+    images,
+    seeded,
+    small_networks_are_worth_it,  # noqa: F401
+)
+from loops import LEAST_P, drawn
+from targets import kolmogorov_p
+from torch import nn
+
+import hatebm
+
+OFFSET = 300.0  # where neighbours in bfloat16 are 2 apart
+FORMS = {"mala": {"correct": "mala"}, "leapfrog": {"leapfrog_steps": 2}}
+normal_cdf = torch.distributions.Normal(0.0, 1.0).cdf
+
+
+class Bowl(nn.Module):
+    """E(x) = |x|^2 / 2 + OFFSET, through matrix products."""
+
+    def __init__(self, d):
+        super().__init__()
+        self.turn = nn.Linear(d, d, bias=False)
+        nn.init.orthogonal_(self.turn.weight, generator=torch.Generator().manual_seed(3))
+        self.register_buffer("offset", torch.full((1, d), OFFSET / d))
+
+    def forward(self, x):
+        return nn.functional.linear(self.turn(x).square() / 2 + self.offset, torch.ones_like(self.offset)).squeeze(1)
+
+
+@pytest.mark.parametrize("compile", ["auto", "off"])
+@pytest.mark.parametrize("blocks", ["joint", "sequential"])
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_the_energies_of_a_test_are_those_of_the_energy_as_it_is(form, blocks, compile):
+    bowl = Bowl(6)
+    energy = lambda z, y: bowl(torch.cat([z, y], 1))  # noqa: E731
+    law = {"eps": 0.9, "seed": 0, "blocks": blocks, "compile": compile, "precision": "bfloat16"}
+    state = (drawn((50, 2)), drawn((50, 4)))
+    chain = hatebm.Chain(energy, state, **law, **form)
+    with torch.no_grad():
+        energies = [energy(*state)]
+        _, info = chain.run(5, return_info=True, callback=lambda t, state: energies.append(energy(*state)))
+    assert 0 < info["accept"].mean() < 1
+    assert torch.equal(info["energy"], torch.stack(energies[:-1]))
+
+
+def test_an_image_kept_from_a_gradient_is_not_that_of_an_energy():
+    generator = nn.Linear(2, 6)
+    energy = hatebm.HatEnergy(Bowl(6), generator)
+    plain = lambda z, y: energy.hat(generator(z) + y)  # noqa: E731
+    state = (drawn((50, 2)), drawn((50, 6)))
+    chain = hatebm.Chain(energy, state, eps=(0.0, 0.9), seed=0, correct="mala", precision="bfloat16")
+    with torch.no_grad():
+        energies = [plain(*state)]
+        _, info = chain.run(3, return_info=True, callback=lambda t, state: energies.append(plain(*state)))
+    assert torch.equal(info["energy"], torch.stack(energies[:-1]))
+
+
+def test_a_prepared_network_decides_in_float32():
+    net, x = seeded(lambda: Head(Block(64, 64))), images(8)
+    chain = hatebm.Chain(net, x, eps=0.05, seed=0, correct="mala", precision="bfloat16")
+    _, info = chain.run(1, return_info=True)
+    assert "folded" in chain.report()
+    torch.testing.assert_close(info["energy"][0], net(x).detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", [{"correct": "mala", "step_size": 1.0}, {"leapfrog_steps": 3, "eps": 1.2}], ids=FORMS)
+def test_the_law_is_exact_though_the_gradient_is_not(form):
+    """From the law itself, so that every later state has it; a test that cannot see 2 would widen it."""
+    x = hatebm.Chain(Bowl(4), drawn((2000, 4)), seed=1, precision="bfloat16", **form).run(20)
+    assert kolmogorov_p(x, normal_cdf) > LEAST_P
+
+
+def test_a_trajectory_looks_at_its_energy_where_it_ends():
+    calls = {"energy": 0, "gradient": 0}
+
+    def called(name, result):
+        calls[name] += 1
+        return result
+
+    energy = lambda x: called("energy", x.square().sum(1) / 2)  # noqa: E731
+    law = {"eps": 0.2, "leapfrog_steps": 4, "seed": 0}
+    hatebm.hmc(energy, torch.ones(3, 4), 5, grad_fn=lambda x: called("gradient", x), **law)
+    assert calls == {"energy": 5 + 1, "gradient": 5 * 4 + 1}
+
+
+def test_hmc_is_the_chain_of_its_arguments():
+    law = {"eps": 0.8, "leapfrog_steps": 3, "seed": 0}
+    got = hatebm.hmc(Bowl(4), drawn((9, 4)), 4, precision="bfloat16", compile="off", **law)
+    chain = hatebm.Chain(Bowl(4), drawn((9, 4)), precision="bfloat16", compile="off", **law)
+    assert torch.equal(got, chain.run(4))
+    assert not torch.equal(got, hatebm.hmc(Bowl(4), drawn((9, 4)), 4, **law))
+
+
+def test_replicas_exchange_by_energies_as_they_are():
+    net, law = Bowl(4), {"temperatures": [1.0, 2.0], "swap_every": 2, "correct": "mala", "eps": 0.9, "seed": 0}
+    got, info = hatebm.tempering(net, drawn((2000, 4)), 8, precision="bfloat16", return_info=True, **law)
+    assert not torch.equal(got, hatebm.tempering(net, drawn((2000, 4)), 8, **law))
+    assert "precision: bfloat16, relative gradient error" in info["report"]
+    with torch.no_grad():
+        before = hatebm.langevin(net, drawn((2000, 4)), 2, correct="mala", eps=0.9, seed=0, precision="bfloat16")
+        assert torch.equal(info["swap_energy"][0, 0], net(before).double())
+    assert kolmogorov_p(got, normal_cdf) > LEAST_P
+
+
+def test_the_weights_of_annealing_are_those_of_the_energy_as_it_is():
+    """One bit of bfloat16 is 2 here; the error bar is a hundredth of it."""
+    law = {"bridges": 30, "eps": 0.6, "leapfrog_steps": 3, "std": 1.5, "seed": 0}
+    found = hatebm.ais(Bowl(2), (500, 2), precision="bfloat16", **law)
+    assert found.standard_error < 0.02
+    assert abs(found.log_z - (math.log(2 * math.pi) - OFFSET)) < 5 * found.standard_error
+    exact = hatebm.ais(Bowl(2), (500, 2), compile="off", **law)
+    assert not torch.equal(found.states, exact.states)
+    assert "precision: bfloat16, relative gradient error" in found.report
+    assert "compile='off'" in exact.report
+
+
+@pytest.mark.parametrize(("name", "more"), [
+    ("hmc", {"n_steps": 1}),
+    ("tempering", {"n_steps": 1, "temperatures": [1.0]}),
+    ("ais", {}),
+])  # fmt: skip
+def test_other_precisions_are_refused(name, more):
+    for wrong, text in (("tf32", "CUDA"), ("half", "one of")):
+        with pytest.raises(ValueError, match=f"{name}: precision must be.*{text}"):
+            getattr(hatebm, name)(Bowl(2), torch.zeros(4, 2), eps=0.1, precision=wrong, **more)
