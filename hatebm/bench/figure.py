@@ -28,13 +28,15 @@ def save_figure(path: Path, rows: Sequence[Row], title: str) -> None:
     bars = [row for row in bars if row["against naive"] != 1]  # the loop that the others are measured by
     points = [row for row in rows if row["axis"] != "" and row["median"]]
     height = max(4.0, 1.2 + 0.16 * len(bars), 7.5 if points else 0.0)
-    figure = Figure(figsize=(12 if points else 7.5, height), layout="constrained")
+    widths = [7.5] * bool(bars) + [5.0] * bool(points)
+    figure = Figure(figsize=(max(sum(widths), 7.5), height), layout="constrained")
     figure.suptitle(title, fontsize=9)
-    left, *right = figure.subfigures(1, 2, width_ratios=(3, 2)) if points else [figure]
+    parts = list(figure.subfigures(1, len(widths), width_ratios=widths, squeeze=False)[0]) if widths else []
     if bars:
-        _draw_bars(left.subplots(), bars)
-        left.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    for part in right:
+        part = parts.pop(0)
+        _draw_bars(part.subplots(), bars)
+        part.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    for part in parts:
         part.suptitle(f"small convolutional energy: {POINT}, but for what grows", fontsize=9)
         axes = list(dict.fromkeys(row["axis"] for row in points))
         panels = part.subplots(len(axes), squeeze=False)[:, 0]
@@ -45,8 +47,6 @@ def save_figure(path: Path, rows: Sequence[Row], title: str) -> None:
 
 
 def _draw_bars(panel, rows: Sequence[Row]) -> None:
-    from matplotlib.ticker import LogLocator, NullLocator
-
     place, ticks, shown = 0.0, {}, set()
     for case in dict.fromkeys(row["case"] for row in rows):
         of_case = [row for row in rows if row["case"] == case]
@@ -64,9 +64,7 @@ def _draw_bars(panel, rows: Sequence[Row]) -> None:
     panel.set_yticks(list(ticks.values()), list(ticks), fontsize=8)
     panel.invert_yaxis()
     panel.margins(x=0.15, y=0.01)
-    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    panel.xaxis.set_major_formatter("{x:g}")
-    panel.xaxis.set_minor_locator(NullLocator())
+    _count(panel.xaxis)
     panel.set_xlabel("times as fast as the naive loop (of Hat EBM: as the official code)")
     _tidy(panel)
 
@@ -85,9 +83,19 @@ def _draw_curves(panel, axis: str, rows: Sequence[Row]) -> None:
     panel.set_yscale("log")
     panel.set_xticks([row["at"] for row in points], [str(row["at"]) for row in points])
     panel.minorticks_off()
+    _count(panel.yaxis)
     panel.set_xlabel(AXES[axis])
     panel.set_ylabel("ms a chain" if axis == "steps" else "ms a step")
     _tidy(panel)
+
+
+def _count(axis) -> None:
+    """1, 2, 5, 10 ... along a logarithmic axis."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def _tidy(panel) -> None:
