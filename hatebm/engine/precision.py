@@ -31,13 +31,13 @@ def reduced(precision: str, device: torch.device) -> Iterator[None]:
         with torch.autocast(device.type, dtype=torch.bfloat16):
             yield
         return
-    products = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    products.allow_tf32 = convolutions.allow_tf32 = True
     try:
-        with torch.backends.cudnn.flags(allow_tf32=True):
-            yield
+        yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = products
+        products.allow_tf32, convolutions.allow_tf32 = before
 
 
 def gradient_error(potential: Potential, precision: str, t: int, state: Sequence[Tensor]) -> float:
