@@ -177,11 +177,14 @@ class Chain:
             self._check_bounded()
             self._engine.begin(self._potential, self._modules, self.step, state)
             alone = self._auto and not grad_steps and not is_traced(state[0])
-            kernel = WholeRuns(self._form, self._blocks, self._potential, state, watch) if alone else None
+            parts = (self._form, self._blocks, self._potential, state, watch)
+            kernel = WholeRuns(*parts) if alone else None
+            graphs = self._engine.graphs(*parts) if alone else None
             keeps = callback is not None or return_info
             t = self.step
             while t < end:
-                if kernel and (taken := kernel(t, min(end - t, -t % every if keeps else end))):
+                stretch = min(end - t, -t % every if keeps else end)
+                if taken := (kernel and kernel(t, stretch)) or (graphs and graphs(t, stretch)):
                     t += taken
                     continue
                 self._potential.differentiable = t >= end - grad_steps

@@ -4,7 +4,13 @@
 (:mod:`hatebm.engine.rewrites`), chooses memory layout and parts by the network's shapes alone
 (:mod:`hatebm.engine.rules`), and checks the outcome once against the network itself (:mod:`hatebm.engine.probe`). What
 it cannot follow it leaves alone and says why.
-:class:`Engine` does so for every run of a chain, and reports.
+
+On CUDA a run of steps is captured once and replayed as a graph (:mod:`hatebm.engine.graphs`): the chain's own step on
+tensors that stay where they are (:mod:`hatebm.engine.recorded`), looked at beforehand and compared with its first
+replay (:mod:`hatebm.engine.trial`). A graph is used again only where all that it depends on is known to be the same
+(:mod:`hatebm.engine.reads`); weights are read when it runs.
+
+:class:`Engine` does both for every run of a chain, and reports.
 """
 
 from hatebm.engine.engine import Engine

@@ -7,9 +7,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from hatebm.blocks import Blocks
+from hatebm.engine.graphs import GraphRuns
 from hatebm.engine.precision import check_precision, gradient_error, reduced
 from hatebm.engine.prepare import prepare
 from hatebm.gradient import Potential
+from hatebm.health import Watch
+from hatebm.transitions.form import Form
 
 
 class Engine:
@@ -21,11 +25,14 @@ class Engine:
         self._notes: tuple[str, ...] = ("no run yet",)
         self._error: float | None = None
         self._began, self._speed = 0.0, ""
+        self._graphs: GraphRuns | None = None
+        self._graphed: tuple[str, ...] = ()
 
     def begin(self, potential: Potential, modules: Sequence[nn.Module], t: int, state: list[Tensor]) -> None:
         """Give the potential its prepared form, in the mode and with the weights of the run."""
         if torch.compiler.is_compiling():
             return
+        self._graphs = None
         potential.prepared, self._notes = self._prepared(potential, t, state)
         if self.precision != "float32":
             potential.within = functools.partial(reduced, self.precision, self.device)
@@ -34,17 +41,27 @@ class Engine:
                 self._error = gradient_error(potential, self.precision, t, state)
         self._began = time.perf_counter()
 
+    def graphs(
+        self, form: Form, blocks: Blocks, potential: Potential, state: list[Tensor], watch: Watch
+    ) -> GraphRuns | None:
+        """What takes runs of steps of this run in CUDA graphs; None on other devices."""
+        if self.device.type == "cuda":
+            self._graphs = GraphRuns(form, blocks, potential, state, watch, self.precision)
+        return self._graphs
+
     def end(self, n_steps: int, in_kernel: int) -> None:
         """Note the speed of a run that went through, so many of its steps in the energy's own kernel."""
         if not torch.compiler.is_compiling():
             seconds = max(time.perf_counter() - self._began, 1e-9)
             kernel = f", {in_kernel} of them in one kernel" if in_kernel else ""
+            self._graphed = (self._graphs.note(),) if self._graphs else ()
+            self._graphs = None
             self._speed = f"{n_steps} steps{kernel}, {n_steps / seconds:.4g} steps/s"
 
     def report(self) -> str:
         """A few lines: what was prepared, what was left alone and why, precision, speed of the last run."""
         error = "" if self._error is None else f", relative gradient error {self._error:.2g} at the start"
-        lines = [*self._notes, f"precision: {self.precision}{error}"]
+        lines = [*self._notes, *self._graphed, f"precision: {self.precision}{error}"]
         return "\n".join(lines + ([f"last run: {self._speed}"] if self._speed else []))
 
     def _prepared(

@@ -14,6 +14,7 @@ from hatebm.nets.layers import conv_then_pool
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 REGISTERED = {"_parameters", "_buffers", "_modules", "training"}
 OPAQUE = object()
+CONSTANTS = (bool, int, float, str, type(None), torch.dtype, torch.device, type)
 
 
 class Refused(Exception):  # noqa: N818 (no error: a reason)
@@ -74,23 +75,23 @@ def signature(module: nn.Module) -> Any:
     for name, part in module.named_modules(remove_duplicate=False):
         forward = getattr(type(part).forward, "__code__", None)
         outside = getattr(type(part).forward, "__globals__", {})
-        read = [_plain(outside[key]) for key in forward.co_names if isinstance(outside.get(key), int | float | str)]
-        own = [(key, _plain(value)) for key, value in vars(part).items() if key not in REGISTERED]
+        read = [plain(outside[key]) for key in forward.co_names if isinstance(outside.get(key), (int, float, str))]
+        own = [(key, plain(value)) for key, value in vars(part).items() if key not in REGISTERED]
         parts.append((name, type(part), part.training, tuple(read), tuple(own)))
         if any(value is OPAQUE for _, value in own):
             return None
     return tuple(parts)
 
 
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | float | str | torch.dtype | torch.device | type):
-        return (type(value), value)
-    if isinstance(value, tuple | list | set | frozenset):
-        items = [_plain(item) for item in value]
-        return OPAQUE if any(item is OPAQUE for item in items) else (type(value), tuple(items))
-    if isinstance(value, dict):
-        items = _plain([part for item in value.items() for part in item])
-        return OPAQUE if items is OPAQUE else (dict, items)
+def plain(value: Any) -> Any:
+    """A constant as a key that compares by value and type; OPAQUE where something else may change it."""
+    kind = type(value)
+    if isinstance(value, CONSTANTS):
+        return (kind, value)
+    if isinstance(value, (tuple, list, set, frozenset, dict)):
+        listed = [part for item in value.items() for part in item] if isinstance(value, dict) else value
+        items = tuple(map(plain, listed)) if value else ()
+        return OPAQUE if OPAQUE in items else (kind, items)
     if isinstance(value, types.FunctionType) and not value.__closure__:
         return value.__code__
     if isinstance(value, types.BuiltinFunctionType) and not isinstance(value.__self__, Tensor | nn.Module):

@@ -1,0 +1,218 @@
+"""Runs of steps as replays of one captured CUDA graph: where a chain may, and when a graph is of use again."""
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hatebm import reference
+from hatebm.backend import module_for
+from hatebm.blocks import Blocks
+from hatebm.dynamics import SCHEDULED
+from hatebm.engine.capture import Recorder, recorder_of
+from hatebm.engine.reads import reads, storage
+from hatebm.engine.recorded import Step, Tensors
+from hatebm.engine.sight import modules_seen
+from hatebm.engine.tracing import is_hooked
+from hatebm.engine.trial import agrees, observed
+from hatebm.gradient import Potential
+from hatebm.hat_energy import HatEnergy
+from hatebm.health import Watch
+from hatebm.transitions.form import Form
+
+TRIED = 3  # steps that are taken one by one on the way to a graph
+LEAST = 16  # steps from which a graph pays at once; one that can be kept pays from the second such run on
+KINDS_KEPT = 4  # of state, law and weights, for each module
+_kept: weakref.WeakKeyDictionary[nn.Module, dict[Any, "Graph | str | None"]] = weakref.WeakKeyDictionary()
+_refused: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()  # after a capture; no second is tried
+
+
+class Graph:
+    """A captured step with its tensors; it holds neither the module nor its weights."""
+
+    def __init__(self, tensors: Tensors, recorder: Recorder, graph: torch.cuda.CUDAGraph) -> None:
+        self.tensors, self.recorder, self.graph = tensors, recorder, graph
+        self.lock, self.done = threading.Lock(), torch.cuda.Event()
+
+    def advance(self, blocks: Blocks, state: list[Tensor], watch: Watch, t: int, n_steps: int) -> bool:
+        """Take so many steps from step t in place; False where another chain is taking its own."""
+        if not self.lock.acquire(blocking=False):
+            return False
+        try:
+            stream = torch.cuda.current_stream(state[0].device)
+            stream.wait_event(self.done)
+            self.tensors.load(blocks, state, t)
+            self.recorder.replay(self.graph, n_steps)
+            self.tensors.unload(state, watch)
+            self.done.record(stream)
+        finally:
+            self.lock.release()
+        return True
+
+
+class GraphRuns:
+    """Takes runs of steps of a chain as replays of a graph, where there can be one.
+
+    What a graph reads is where it was: weights updated in place are seen. Everything else that the steps depend on is
+    its key; a module whose every dependence can be told keeps its graphs, other callables get one for each run of
+    steps.
+    """
+
+    def __init__(
+        self,
+        form: Form,
+        blocks: Blocks,
+        potential: Potential,
+        state: list[Tensor],
+        watch: Watch,
+        precision: str,
+    ) -> None:
+        self.blocks, self.potential, self.state, self.watch, self.precision = blocks, potential, state, watch, precision
+        self.function = potential.energy if potential.grad_fn is None else potential.grad_fn
+        self.replayed, self.short = 0, False
+        self.refused = unfit(form, blocks, potential, state) or _refused.get(_anchor(self.function))
+
+    def __call__(self, t: int, n_steps: int) -> int:
+        """Advance the state by at most ``n_steps`` from step t; returns by how many, 0 where a step is a step."""
+        if self.refused or n_steps < 2:
+            return 0
+        n_steps = alike(self.blocks, t, n_steps)
+        key = self._key(t) if n_steps > 1 else None
+        graphs = {} if key is None else _kept.setdefault(self.function, {})
+        graph = graphs.get(key)
+        if graph is None and n_steps < (LEAST if key not in graphs else TRIED + 1):
+            self.short = True
+            self._keep(graphs, key, None)
+            return 0
+        taken = 0
+        if graph is None:
+            taken, graph = self._captured(t)
+            self._keep(graphs, key, graph)
+        if isinstance(graph, str):
+            self.refused = graph
+            return taken
+        if not graph.advance(self.blocks, self.state, self.watch, t + taken, n_steps - taken):
+            return taken
+        self.replayed += n_steps - taken
+        return n_steps
+
+    def note(self) -> str:
+        """What to report."""
+        if self.replayed:
+            rest = f"; refused later: {self.refused}" if self.refused else ""
+            return f"CUDA graph: {self.replayed} steps replayed{rest}"
+        if self.refused:
+            return f"CUDA graph refused: {self.refused}"
+        return "CUDA graph: none, too few steps in a row" if self.short else "CUDA graph: none, steps differ"
+
+    def _captured(self, t: int) -> tuple[int, "Graph | str"]:
+        """How many steps were taken on the way, and the graph, or why there is none."""
+        blocks, state, watch = self.blocks, self.state, self.watch
+        tensors = Tensors(blocks, state, watch.first is not None)
+        tensors.load(blocks, state, t)
+        step = Step(tensors, blocks, self.potential, t)
+        step()  # what is made at a first call is made: kernels, the libraries' handles, a module's caches
+        reason = observed(step, self.function, state[0].device)
+        tensors.unload(state, watch)
+        if reason is None:
+            recorder = recorder_of(state[0].device)
+            try:
+                graph = recorder.captured(Step(tensors, blocks, self.potential, t))
+            except Exception as error:
+                first_line = next(iter(str(error.__context__ or error).splitlines()), "")
+                reason = f"its capture failed ({type(error).__name__}: {first_line})"
+            else:
+                if not agrees(tensors, step, lambda: recorder.replay(graph, 1)):
+                    reason = "its replay is not what the loop does"
+            if reason is not None:
+                _refused[_anchor(self.function)] = reason
+        if reason is not None:
+            return TRIED - 1, reason
+        tensors.unload(state, watch)
+        return TRIED, Graph(tensors, recorder, graph)
+
+    def _key(self, t: int) -> Any:
+        blocks = self.blocks
+        if not isinstance(self.function, nn.Module) or self.potential.kwargs(t):
+            return None
+        found = reads(self.function)
+        if found is None:
+            return None
+        laws = [
+            (law.noise_at, law.clamp_at, tuple(law.reflect or ()), *settings.items())
+            for law, settings in zip(blocks.laws, blocks.settings, strict=True)
+        ]
+        given = (blocks.chain_ids is None, *(mask is None for mask in blocks.masks), self.watch.first is None)
+        here = tuple((x.shape, x.stride(), x.device) for x in self.state)
+        law = (blocks.joint, blocks.backend, tuple(blocks.at(t)[0]), tuple(laws))
+        return found, storage(self.function), here, law, given, self.precision, settings_of_torch()
+
+    def _keep(self, graphs: dict[Any, "Graph | str | None"], key: Any, graph: "Graph | str | None") -> None:
+        if key is None:
+            return
+        graphs[key] = graph
+        for old in list(graphs)[:-KINDS_KEPT]:
+            del graphs[old]
+
+
+def unfit(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor]) -> str | None:
+    """Why no step of a chain can be captured; None where it may be tried."""
+    function = potential.energy if potential.grad_fn is None else potential.grad_fn
+    parts = list(function.modules()) if isinstance(function, nn.Module) else modules_seen(function)
+    tensors = [v for part in parts for v in (*part.parameters(recurse=False), *part.buffers(recurse=False))]
+    x = state[0]
+    reasons = {
+        "proposals are accepted or refused, or velocities live on": form.corrected or form.friction,
+        "the noise is given step by step": blocks.given is not None,
+        "the energy's keyword arguments are a function of the step": potential.changes,
+        "a schedule is a function of the step": any(
+            callable(getattr(law, f)) for law in blocks.laws for f in SCHEDULED
+        ),
+        "there are no chains": not all(block.numel() for block in state),
+        "the state steps on the reference backend": any(
+            module_for("langevin_step_", blocks.backend, block.device, block.dtype) is reference for block in state
+        ),
+        "it runs while a graph is captured": x.is_cuda and torch.cuda.is_current_stream_capturing(),
+        "it runs under autocast": torch.is_autocast_enabled(x.device.type),
+        "the energy is compiled": any(map(_is_compiled, [function, *parts])),
+        "the energy has hooks": any(is_hooked(part) or "forward" in vars(part) for part in parts),
+        "the energy runs on several devices": any(v.device != x.device for v in tensors)
+        or any(isinstance(part, nn.DataParallel) for part in parts),
+        "HatEnergy keeps G(z) from step to step": any(isinstance(part, HatEnergy) for part in parts),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def alike(blocks: Blocks, t: int, n_steps: int) -> int:
+    """How many of the steps from t on have the law's numbers of step t."""
+    if not any(isinstance(getattr(law, name), list | Tensor) for law in blocks.laws for name in SCHEDULED):
+        return n_steps
+    first = blocks.at(t)
+    return next((i for i in range(1, n_steps) if blocks.at(t + i) != first), n_steps)
+
+
+def settings_of_torch() -> tuple:
+    """The settings of torch by which it chooses kernels."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    numbers = (matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, torch.get_default_dtype())
+    sums = (matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction)
+    choice = (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled())
+    return *numbers, *sums, *choice
+
+
+def _anchor(function: Callable[..., Any]) -> Any:
+    """What outlives a callable that is made anew for each run: its code, or its class."""
+    if isinstance(function, nn.Module):
+        return function
+    function = getattr(function, "func", function)  # of a partial
+    return getattr(function, "__code__", None) or type(function)
+
+
+def _is_compiled(part: Any) -> bool:
+    by_name = type(part).__name__ == "OptimizedModule"  # torch._dynamo takes a second to import
+    scripted = isinstance(part, torch.jit.ScriptModule | torch.jit.ScriptFunction)
+    marks = ("_torchdynamo_orig_callable", "_compiled_call_impl")
+    return by_name or scripted or any(getattr(part, mark, None) is not None for mark in marks)

@@ -1,0 +1,72 @@
+"""What a module's forward depends on beside its tensors' values: the key under which what was made of it is kept."""
+
+import types
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from hatebm.engine.tracing import OPAQUE, plain, signature
+
+OURS = ("torch", "hatebm")  # whose code computes from what it is given
+CODE = (type, types.ModuleType, types.FunctionType)
+PURE = (*OURS, "builtins", "math", "operator", "functools", "itertools", "typing", "collections")
+
+
+def storage(module: nn.Module) -> tuple:
+    """Where the tensors of a module lie, and what they are."""
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    return tuple((name, v.data_ptr(), v.shape, v.stride(), v.dtype, v.device) for name, v in tensors)
+
+
+def reads(module: nn.Module) -> Any:
+    """Every constant that a forward can name, with all parts and their modes; None where that cannot be told."""
+    found = signature(module)
+    named: dict[types.CodeType, tuple] = {}
+    kinds = {type(part) for part in module.modules()}
+    told = found is not None and all(is_from(kind, OURS) or _follow(kind.forward, kind, named) for kind in kinds)
+    return (found, tuple(named.items())) if told else None
+
+
+def is_from(thing: Any, rooms: tuple[str, ...]) -> bool:
+    """Whether a module, a class or a function belongs to one of these packages."""
+    name = thing.__name__ if isinstance(thing, types.ModuleType) else getattr(thing, "__module__", None)
+    return (name or "").split(".")[0] in rooms
+
+
+def _follow(function: Any, kind: type, named: dict[types.CodeType, tuple]) -> bool:
+    """Gather the constants that a function and all that it calls can name; False where it names anything else."""
+    if not isinstance(function, types.FunctionType):
+        return False
+    if function.__code__ in named:
+        return True
+    named[function.__code__] = ()
+    values = [value for value in _named(function, kind) if not (isinstance(value, CODE) and is_from(value, PURE))]
+    called = [value for value in values if isinstance(value, types.FunctionType)]
+    constants = [_constant(value, kind) for value in values if not isinstance(value, types.FunctionType)]
+    named[function.__code__] = tuple(constants)
+    return not any(v is OPAQUE for v in constants) and all(_follow(value, kind, named) for value in called)
+
+
+def _constant(value: Any, kind: type) -> Any:
+    """A class says by its name alone what it holds only where it is one of the module's own."""
+    return OPAQUE if isinstance(value, type) and value not in kind.__mro__ else plain(value)
+
+
+def _named(function: types.FunctionType, kind: type) -> Iterator[Any]:
+    """Whatever a name in a function's code may mean: a closure's content, a global, an attribute of the class."""
+    yield from (cell.cell_contents for cell in function.__closure__ or ())
+    for name in _names(function.__code__):
+        if name in function.__globals__:
+            yield function.__globals__[name]
+        for base in kind.__mro__:
+            if name in vars(base) and not is_from(base, PURE):
+                own = vars(base)[name]
+                yield own.fget if isinstance(own, property) else getattr(own, "__func__", own)
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            yield from _names(inner)

@@ -1,0 +1,78 @@
+"""A step looked at before and after it is captured: what no graph could repeat, and whether this one does."""
+
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from hatebm.engine.capture import allocated, room
+from hatebm.engine.recorded import Tensors
+from hatebm.engine.sight import seen, written
+
+TOLERANCE = 1e-3  # of the way that a step went: a backward pass may add in another order each time
+WAITS, PROTOTYPE = "called a synchronizing CUDA operation", "Synchronization debug mode is a prototype"
+
+
+def observed(step: Callable[[], None], function: Callable, device: torch.device) -> str | None:
+    """Take a step, and say what of it a graph could not repeat.
+
+    A capture that fails leaves torch in need of repair, so that what can be seen beforehand is.
+    """
+    before, numbers, bytes_before = seen(function), random_states(device), allocated(device)
+    with waits() as places:
+        step()
+    if places:
+        return f"its evaluation waits for the device ({places[0]})"
+    if name := written(before, seen(function)):
+        return f"its evaluation writes to what it reads ({name})"
+    if any(not torch.equal(old, new) for old, new in zip(numbers, random_states(device), strict=True)):
+        return "its evaluation draws random numbers"
+    if (used := allocated(device) - bytes_before) > room(device):
+        return f"a step allocates {used / 2**30:.1f} GiB: its time is not that of launches"
+    return None
+
+
+def random_states(device: torch.device) -> list[torch.Tensor]:
+    """The generators that an evaluation may draw from."""
+    version, words, _ = random.getstate()
+    return [torch.tensor([version, *words]), torch.get_rng_state(), torch.cuda.get_rng_state(device)]
+
+
+@contextmanager
+def waits() -> Iterator[list[str]]:
+    """Where in between somebody waits for the device, as far as torch can tell: file and line."""
+    places: list[str] = []
+    mode = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode(max(mode, 1))
+        try:
+            yield places
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+    for warning in heard:
+        if WAITS in str(warning.message):
+            places.append(f"{Path(warning.filename).name}:{warning.lineno}")
+        elif PROTOTYPE not in str(warning.message):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+def agrees(tensors: Tensors, step: Callable[[], None], replay: Callable[[], None]) -> bool:
+    """Take a step and then again as a replay: whether both ended at one place; the state is that of the step."""
+    start = [x.clone() for x in tensors.state]
+    step()
+    ends = [x.clone() for x in tensors.state]
+    for x, old in zip(tensors.state, start, strict=True):
+        x.copy_(old)
+    tensors.step.sub_(1)
+    replay()
+    same = True
+    for x, end, old in zip(tensors.state, ends, start, strict=True):
+        got, wanted = (v.nan_to_num() for v in (x, end))
+        near = (got - wanted).norm() <= TOLERANCE * (wanted - old.nan_to_num()).norm()
+        same = same and bool(near) and torch.equal(x.isnan(), end.isnan())
+        x.copy_(end)
+    return same

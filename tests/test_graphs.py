@@ -1,0 +1,297 @@
+"""CUDA graphs without a GPU: which chains may have one, the step that would be captured, and what makes one stale."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import hatebm
+from hatebm.blocks import Blocks
+from hatebm.dynamics import Dynamics
+from hatebm.engine.graphs import alike, unfit
+from hatebm.engine.reads import reads, storage
+from hatebm.engine.recorded import Step, Tensors
+from hatebm.engine.sight import seen, written
+from hatebm.engine.trial import agrees
+from hatebm.gradient import Potential
+from hatebm.health import NEVER, Watch
+from hatebm.transitions import checked_form
+
+N, D = 6, 5
+FACTOR = 2.0
+LAWS = {
+    "plain": {},
+    "norm clip, box": {"clip": ("norm", 0.5), "clamp": (-1, 1)},
+    "noise before": {"noise_at": "before", "clamp": (-1, 1), "clamp_at": "noise+step"},
+    "reflect": {"reflect": (-0.5, 0.5)},
+    "prior, temperature": {"prior_precision": 0.5, "temperature": 0.3, "add": "fma"},
+    "final box": {"clamp": (-0.1, 0.1), "clamp_at": "final"},
+}
+
+
+class Scaled(nn.Module):
+    offset = 1.0
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.scale = nn.Linear(D, 3), 1.5
+        self.register_buffer("shift", torch.zeros(3))
+
+    def forward(self, x):
+        return times_factor(torch.tanh(self.inner(x) + self.shift)).sum(1) * self.scale + self.offset
+
+
+def times_factor(x):
+    return FACTOR * x
+
+
+def well(x):
+    return (x**4).sum(1)
+
+
+def parts(energy=well, masks=(None,), seed=3, ids=None, noise=None, backend=None, kwargs=None, **law):
+    blocks = Blocks(Dynamics(**{"eps": 0.1} | law), len(masks), list(masks), noise, backend)
+    blocks.seed, blocks.chain_ids, blocks.held = seed, ids, [None] * len(masks)
+    return blocks, Potential(energy, None, kwargs, list(masks))
+
+
+def taken(blocks, potential, state, t, n_steps, watch):
+    tensors = Tensors(blocks, state, watch.first is not None)
+    tensors.load(blocks, state, t)
+    step = Step(tensors, blocks, potential, t)
+    for _ in range(n_steps):
+        step()
+    tensors.unload(state, watch)
+    return tensors
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+@pytest.mark.parametrize("masked", [False, True], ids=["free", "masked"])
+def test_the_recorded_step_has_the_bits_of_the_loop(law, masked):
+    torch.manual_seed(0)
+    x, energy, ids = torch.randn(N, D) / 4, Scaled().eval(), torch.arange(N) + 2**33
+    mask = torch.rand(N, D) > 0.5 if masked else None
+    chain = hatebm.Chain(energy, x, eps=0.1, seed=-5, chain_ids=ids, first_step=7, mask=mask, compile="off", **law)
+    chain.run(9)
+    blocks, potential = parts(energy, (mask,), -5, ids, **law)
+    blocks.held, state = [x], [x.clone()]
+    tensors = taken(blocks, potential, state, 7, 9, Watch(N, x.device))
+    assert torch.equal(state[0], chain.state)
+    assert int(tensors.step) == 16
+    assert int(tensors.seed) == -5
+    chain.run(9)  # the same tensors serve a later run
+    tensors.load(blocks, state, 16)
+    step = Step(tensors, blocks, potential, 16)
+    for _ in range(9):
+        step()
+    assert torch.equal(tensors.state[0], chain.state)
+
+
+@pytest.mark.parametrize("order", ["joint", "sequential"])
+def test_blocks_and_one_that_is_frozen(order):
+    torch.manual_seed(0)
+    x, y, z = torch.randn(N, 2), torch.randn(N, 3), torch.randn(N, 4)
+    energy = lambda x, y, z: (x.sum(1) * y.sum(1) * z.sum(1)).square()  # noqa: E731
+    law = {"eps": (0.1, 0.2, 0.0), "blocks": order}
+    want = hatebm.langevin(energy, (x, y, z), 8, seed=1, **law)
+    blocks, potential = parts(energy, (None,) * 3, 1, **law)
+    state = [x.clone(), y.clone(), z.clone()]
+    taken(blocks, potential, state, 0, 8, Watch(N, x.device))
+    assert all(torch.equal(a, b) for a, b in zip(state, want, strict=True))
+
+
+@pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
+@pytest.mark.parametrize("kind", ["energy", "gradient", "total"])
+def test_the_first_bad_step_of_each_chain_is_marked(kind, double):
+    """A chain climbs by 0.1 a step; once above 1 its energy is NaN, or its gradient infinite."""
+
+    def energy(x):
+        x = (x.double() if double else x)[:, 0]
+        if kind == "gradient":
+            return -x + 0 * (x > 1) * (x - x.detach()).abs().sqrt()
+        each = torch.where(x > 1, math.nan, -x)
+        return each.sum() if kind == "total" else each
+
+    x = torch.tensor([[0.05], [0.55], [-5.0]])
+    blocks, potential = parts(energy, noise_std=0.0, eps=None, step_size=0.1)
+    state, watch = [x.clone()], Watch(3, x.device)
+    taken(blocks, potential, state, 4, 20, watch)
+    if kind == "gradient":
+        assert watch.first.tolist() == [4, 4, 4]  # the square root's slope at 0, for all
+    elif kind == "total":
+        assert watch.first.tolist() == [9, 9, 9]
+    else:
+        assert watch.first.tolist() == [14, 9, NEVER]
+    silent = Watch(3, x.device, wanted=False)
+    assert taken(blocks, potential, state, 4, 2, silent).first is None
+    assert silent.first is None
+
+
+def reason(form=(None, None), x=None, **how):
+    blocks, potential = parts(**how)
+    checked = checked_form("langevin", *form, blocks.laws, potential.energy)
+    return unfit(checked, blocks, potential, [torch.randn(N, D) if x is None else x])
+
+
+def hooked():
+    module = Scaled()
+    module.inner.register_forward_hook(lambda *_: None)
+    return module
+
+
+NET, HOOKED, COMPILED = Scaled(), hooked(), torch.compile(nn.Linear(D, 1), backend="eager")
+UNFIT = {
+    "corrected": ({"form": ("mala", None)}, "proposals are accepted"),
+    "leapfrog": ({"form": (None, 3)}, "proposals are accepted"),
+    "friction": ({"friction": 1.0}, "velocities live on"),
+    "noise": ({"noise": lambda t: torch.zeros(N, D)}, "noise is given"),
+    "kwargs": ({"kwargs": lambda t: {}}, "keyword arguments are a function"),
+    "schedule": ({"eps": lambda t: 0.1}, "schedule is a function"),
+    "no chains": ({"x": torch.zeros(0, D)}, "no chains"),
+    "float64": ({"x": torch.zeros(N, D, dtype=torch.float64)}, "reference"),
+    "reference": ({"backend": "reference"}, "reference"),
+    "hooks": ({"energy": HOOKED}, "hooks"),
+    "hooks behind a function": ({"energy": lambda x: HOOKED(x)}, "hooks"),
+    "compiled": ({"energy": COMPILED}, "compiled"),
+    "elsewhere": ({"energy": nn.Linear(D, 1, device="meta")}, "several devices"),
+    "hat": ({"energy": hatebm.HatEnergy(NET, NET)}, "HatEnergy keeps"),
+}
+
+
+@pytest.mark.parametrize(("how", "why"), UNFIT.values(), ids=UNFIT)
+def test_who_cannot_have_a_graph_is_told_why(how, why):
+    assert why in reason(**how)
+
+
+def test_who_may_have_one():
+    assert [reason(energy=e) for e in (well, NET, lambda x: NET(x), NET.forward)] == [None] * 4
+    assert reason(kwargs={"a": 1}) is None
+    assert reason(eps=[0.1, 0.2]) is None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert "autocast" in reason()
+
+
+def test_a_schedule_is_cut_where_its_numbers_change():
+    assert alike(parts(eps=[0.1] * 5 + [0.2] * 9)[0], 0, 14) == 5
+    assert alike(parts(eps=[0.1] * 5 + [0.2] * 9)[0], 5, 9) == 9
+    assert alike(parts(temperature=torch.tensor([1.0, 2.0, 2.0]))[0], 0, 3) == 1
+    assert alike(parts()[0], 0, 10**9) == 10**9
+
+
+def test_a_chain_on_the_cpu_speaks_of_no_graph():
+    chain = hatebm.Chain(well, torch.randn(N, D), eps=0.1, seed=0)
+    chain.run(20)
+    assert "graph" not in chain.report()
+
+
+CHANGES = {
+    "an attribute": lambda module, patch: setattr(module, "scale", 2.5),
+    "a global": lambda module, patch: patch.setitem(globals(), "FACTOR", 3.0),
+    "the class": lambda module, patch: patch.setattr(Scaled, "offset", 4.0),
+    "the mode": lambda module, patch: module.train(),
+    "a part's attribute": lambda module, patch: setattr(module.inner, "extra", 1),
+    "a part": lambda module, patch: setattr(module, "inner", nn.Sequential(module.inner)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_a_module_reads_is_part_of_its_key(change, monkeypatch):
+    module = Scaled().eval()
+    before = reads(module)
+    assert before is not None
+    assert before == reads(module)
+    change(module, monkeypatch)
+    assert reads(module) != before
+
+
+def test_a_module_that_may_read_anything_has_no_key():
+    class Asks(nn.Module):
+        def forward(self, x):
+            return x if WHO_KNOWS else -x
+
+    class AsksAClass(nn.Module):
+        def forward(self, x):
+            return x * Counts.factor
+
+    module = Scaled()
+    module.tensor = torch.zeros(3)
+    assert reads(Asks()) is None
+    assert reads(AsksAClass()) is None
+    assert reads(module) is None
+    module.tensor = 1
+    assert reads(module) is not None
+
+
+WHO_KNOWS = torch.Generator()
+
+
+def test_new_storage_is_noticed_and_new_values_are_not():
+    module = Scaled()
+    before = storage(module)
+    with torch.no_grad():
+        module.inner.weight.mul_(2)
+        module.shift.add_(1)
+    assert storage(module) == before
+    module.inner.weight.data = module.inner.weight.data.clone()
+    assert storage(module) != before
+    before = storage(module)
+    module.shift = torch.ones(3)
+    assert storage(module) != before
+
+
+class Counts(nn.Module):
+    factor = 1.0
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.register, self.last = 0, [], torch.zeros(())
+        self.norm = nn.BatchNorm1d(D)
+
+    def forward(self, x, how=None):
+        if how == "number":
+            self.calls += 1
+        elif how == "list":
+            self.register.append(1)
+        elif how == "in place":
+            self.last += 1
+        elif how == "norm":
+            x = self.norm(x)
+        return x.sum(1)
+
+
+@pytest.mark.parametrize("how", ["number", "list", "in place", "norm", None], ids=str)
+@pytest.mark.parametrize("wrap", [False, True], ids=["module", "function"])
+def test_a_call_that_writes_is_noticed(how, wrap):
+    module = Counts()
+    function = (lambda x: module(x, how)) if wrap else module
+    before = seen(function)
+    module(torch.randn(N, D), how)
+    assert (written(before, seen(function)) is None) == (how is None)
+
+
+def test_a_rebound_name_is_noticed():
+    calls = 0
+
+    def energy(x):
+        nonlocal calls
+        calls += 1
+        return x.sum(1)
+
+    before = seen(energy)
+    energy(torch.zeros(1, 1))
+    assert written(before, seen(energy)) == "calls"
+
+
+def test_a_replay_is_compared_with_the_step():
+    x = torch.randn(N, D)
+    blocks, potential = parts()
+    tensors = Tensors(blocks, [x], True)
+    tensors.load(blocks, [x], 0)
+    step = Step(tensors, blocks, potential, 0)
+    assert agrees(tensors, step, step)
+    assert int(tensors.step) == 1
+    here = tensors.state[0].clone()
+    want = hatebm.langevin(well, here, 1, eps=0.1, seed=3, first_step=1)
+    assert not agrees(tensors, step, lambda: None)
+    assert torch.equal(tensors.state[0], want)  # of the step, whatever the replay did
