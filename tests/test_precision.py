@@ -16,6 +16,7 @@ from targets import kolmogorov_p
 from torch import nn
 
 import hatebm
+from hatebm.engine.precision import reduced
 
 OFFSET = 300.0  # where neighbours in bfloat16 are 2 apart
 FORMS = {"mala": {"correct": "mala"}, "leapfrog": {"leapfrog_steps": 2}}
@@ -131,3 +132,13 @@ def test_other_precisions_are_refused(name, more):
     for wrong, text in (("tf32", "CUDA"), ("half", "one of")):
         with pytest.raises(ValueError, match=f"{name}: precision must be.*{text}"):
             getattr(hatebm, name)(Bowl(2), torch.zeros(4, 2), eps=0.1, precision=wrong, **more)
+
+
+def test_tf32_changes_no_other_setting_of_cudnn():
+    flags, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = flags.enabled, flags.benchmark, flags.deterministic, flags.allow_tf32, matmul.allow_tf32
+    with reduced("tf32", torch.device("cuda")):
+        assert (flags.enabled, flags.benchmark, flags.deterministic) == before[:3]
+        assert flags.allow_tf32
+        assert matmul.allow_tf32
+    assert (flags.enabled, flags.benchmark, flags.deterministic, flags.allow_tf32, matmul.allow_tf32) == before
