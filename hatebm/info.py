@@ -16,6 +16,7 @@ def report() -> str:
     lines = [("python", platform.python_version()), *((name, _version(name)) for name in PACKAGES)]
     lines += [("processor", _processor()), ("CPU kernels", _kernels()), ("threads", str(torch.get_num_threads()))]
     lines += _devices()
+    lines += [("CUDA graphs", _graphs())]
     lines += [(f"backend {name}", "yes" if state is True else f"no: {state}") for name, state in backends().items()]
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
@@ -48,3 +49,16 @@ def _devices() -> list[tuple[str, str]]:
         size = card.total_memory / 2**30
         found.append((f"cuda:{index}", f"{card.name}, sm_{card.major}{card.minor}, {size:.0f} GiB"))
     return found
+
+
+def _graphs() -> str:
+    if not torch.cuda.is_available():
+        return "no: torch sees no CUDA device"
+    count, graph = torch.zeros(1, device="cuda"), torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            count.add_(1)
+        graph.replay()
+    except RuntimeError as error:
+        return f"no: {next(iter(str(error).splitlines()), '')}"
+    return "yes" if int(count) == 1 else "no: a replay does nothing"

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import hatebm
+from hatebm import info
 from hatebm.blocks import Blocks
 from hatebm.dynamics import Dynamics
 from hatebm.engine.graphs import alike, unfit
@@ -295,3 +296,9 @@ def test_a_replay_is_compared_with_the_step():
     want = hatebm.langevin(well, here, 1, eps=0.1, seed=3, first_step=1)
     assert not agrees(tensors, step, lambda: None)
     assert torch.equal(tensors.state[0], want)  # of the step, whatever the replay did
+
+
+def test_info_tells_whether_there_are_graphs():
+    line = next(line for line in info.report().splitlines() if line.startswith("CUDA graphs"))
+    assert line.split()[2] in ("yes", "no:")
+    assert ("no CUDA device" in line) != torch.cuda.is_available()
