@@ -8,9 +8,9 @@ from torch import nn
 
 from hatebm.engine.tracing import OPAQUE, plain, signature
 
-OURS = ("torch", "hatebm")  # whose code computes from what it is given
 CODE = (type, types.ModuleType, types.FunctionType)
-PURE = (*OURS, "builtins", "math", "operator", "functools", "itertools", "typing", "collections")
+# Packages whose code computes from what it is given.
+PURE = ("torch", "hatebm", "builtins", "math", "operator", "functools", "itertools", "typing", "collections")
 
 
 def storage(module: nn.Module) -> tuple:
@@ -23,15 +23,26 @@ def reads(module: nn.Module) -> Any:
     """Every constant that a forward can name, with all parts and their modes; None where that cannot be told."""
     found = signature(module)
     named: dict[types.CodeType, tuple] = {}
-    kinds = {type(part) for part in module.modules()}
-    told = found is not None and all(is_from(kind, OURS) or _follow(kind.forward, kind, named) for kind in kinds)
-    return (found, tuple(named.items())) if told else None
+    if found is None or not all(_is_followed(part, named) for part in module.modules()):
+        return None
+    return found, tuple(named.items())
 
 
 def is_from(thing: Any, rooms: tuple[str, ...]) -> bool:
     """Whether a module, a class or a function belongs to one of these packages."""
     name = thing.__name__ if isinstance(thing, types.ModuleType) else getattr(thing, "__module__", None)
-    return (name or "").split(".")[0] in rooms
+    return str(name).split(".")[0] in rooms
+
+
+def _is_followed(part: nn.Module, named: dict[types.CodeType, tuple]) -> bool:
+    kind = type(part)
+    held = [item for value in vars(part).values() for item in (value if isinstance(value, list | tuple) else [value])]
+    functions = [item for item in held if isinstance(item, types.FunctionType) and not is_from(item, PURE)]
+    if any(not is_from(base, PURE) for base in kind.__mro__):
+        if kind.__call__ is not nn.Module.__call__ or kind.__getattr__ is not nn.Module.__getattr__:
+            return False
+        functions.append(kind.forward)
+    return all(_follow(function, kind, named) for function in functions)
 
 
 def _follow(function: Any, kind: type, named: dict[types.CodeType, tuple]) -> bool:
