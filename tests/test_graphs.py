@@ -197,3 +197,11 @@ def test_info_tells_whether_there_are_graphs():
     line = next(line for line in info.report().splitlines() if line.startswith("CUDA graphs"))
     assert line.split()[2] in ("yes", "no:")
     assert ("no CUDA device" in line) != torch.cuda.is_available()
+
+
+def test_a_graph_holds_the_numbers_of_the_step_where_it_begins():
+    x = torch.randn(N, D)
+    blocks, potential = parts(eps=[9.0, 0.1, 9.0])
+    state = [x.clone()]
+    taken(blocks, potential, state, 1, 2, Watch(N, x.device))
+    assert torch.equal(state[0], hatebm.langevin(well, x, 2, eps=0.1, seed=3, first_step=1))
