@@ -5,9 +5,11 @@
 #include <pybind11/stl.h>
 
 #include <stdexcept>
+#include <tuple>
 #include <vector>
 
 #include "args.h"
+#include "whole.h"
 
 namespace hatebm {
 
@@ -70,6 +72,39 @@ auto taking_numbers(void (*langevin_ratio)(const Ratio&, Where...)) {
                          static_cast<GradType>(grad_type), n, d, law, half_precision, half_prior, at<double>(out)};
         py::gil_scoped_release release;
         langevin_ratio(args, where...);
+    };
+}
+
+// An energy as it crosses: its kind, d and components, the addresses of `where` and `weight`, and its reaches.
+using Numbers = std::tuple<int, int64_t, int64_t, uintptr_t, uintptr_t, float, float>;
+
+inline Formula formula_of(const Numbers& numbers) {
+    const auto [kind, d, components, where, weight, reach, first_reach] = numbers;
+    return {static_cast<Kind>(kind), d, components, at<float>(where), at<float>(weight), reach, first_reach};
+}
+
+// The same for whole chains in an energy with a formula, and for one look at it.
+template <class... Where>
+auto taking_numbers(void (*whole)(const Whole&, Where...)) {
+    return [whole](const Numbers& energy, uintptr_t x, int64_t n, int64_t n_steps, uintptr_t step_size, uintptr_t noise_std,
+                   uintptr_t inverse_temperature, float prior_precision, int add, int clip, bool clip_on_update,
+                   float bound, float low, float high, bool noise_first, bool clamp_noise, uint64_t seed,
+                   uint64_t first_step, uintptr_t chain_ids, uintptr_t first_bad, Where... where) {
+        const Law law{0, 0, 1, prior_precision, static_cast<Add>(add), static_cast<Clip>(clip), clip_on_update, bound, low, high};
+        const Whole args{formula_of(energy), at<float>(x), n, n_steps, at<float>(step_size), at<float>(noise_std),
+                         at<float>(inverse_temperature), law, noise_first, clamp_noise, {seed, first_step, 0, 0},
+                         at<int64_t>(chain_ids), at<int64_t>(first_bad)};
+        py::gil_scoped_release release;
+        whole(args, where...);
+    };
+}
+
+template <class... Where>
+auto taking_numbers(void (*look)(const Look&, Where...)) {
+    return [look](const Numbers& energy, uintptr_t x, int64_t n, uintptr_t energies, uintptr_t gradients, Where... where) {
+        const Look args{formula_of(energy), at<float>(x), n, at<float>(energies), at<float>(gradients)};
+        py::gil_scoped_release release;
+        look(args, where...);
     };
 }
 

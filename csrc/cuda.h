@@ -4,6 +4,7 @@
 #include <string>
 
 #include "args.h"
+#include "whole.h"
 
 namespace hatebm::cuda {
 
@@ -21,6 +22,8 @@ std::string unavailable();  // why no device answers; empty when one does
 int64_t workspace(int64_t n, int64_t d);
 void langevin_step(const Step& step, double* sums, const Launch& launch);
 void langevin_ratio(const Ratio& ratio, double* sums, const Launch& launch);
+void whole(const Whole& chains, const Launch& launch);
+void look(const Look& states, const Launch& launch);
 void metropolis(const Decisions& decisions, const Launch& launch);
 void normal(const Normals& normals, const Launch& launch);
 void residual_add(const float* gz, const float* y, float* out, int64_t numel, const Launch& launch);

@@ -1,10 +1,10 @@
 // Energies with a formula and their gradients, for scalars and SIMD vectors that hold one chain a lane.
 //
 // An energy looks at the whole state first, and gathers there what every element's gradient needs; sums over elements are
-// taken in ascending order. The state lies element by element: element e at state + e * width, width lanes a vector.
+// taken in ascending order. State and scratch are columns: element e by [e], and `put` writes it. On a GPU a crew of
+// threads may share the look at one state; each then sees what all have written.
 #pragma once
 
-#include "lanes.h"
 #include "philox.h"
 #include "whole.h"
 
@@ -44,6 +44,12 @@ HATEBM_HD Float logarithm(Float x) {
     return Float(-0.5f) * fma(to_float(shift_right(above, 23)), Float(-1.3862943649291992f), t * log_series(t));
 }
 
+// The crew of a state that nobody shares.
+struct Alone {
+    static constexpr int rank = 0, size = 1;
+    HATEBM_HD void wait() const {}
+};
+
 // E = sum p (x - m)^2 / 2
 struct Diagonal {
     const float *mean, *precision;
@@ -51,12 +57,12 @@ struct Diagonal {
 
     template <class Float>
     struct Seen {};
-    template <class Float>
-    HATEBM_HD Seen<Float> look(const float*, int64_t, float*) const {
+    template <class Column, class Crew>
+    HATEBM_HD Seen<typename Column::Value> look(Column, int64_t, Column, Crew) const {
         return {};
     }
-    template <int count, class Float>
-    HATEBM_HD void gradient(const Seen<Float>&, const float*, int64_t e, const Float* x, Float* g) const {
+    template <int count, class Column, class Float>
+    HATEBM_HD void gradient(const Seen<Float>&, Column, int64_t e, const Float* x, Float* g) const {
         HATEBM_UNROLL(4)
         for (int k = 0; k < count; ++k) g[k] = Float(precision[e + k]) * (x[k] - Float(mean[e + k]));
     }
@@ -75,21 +81,21 @@ struct Full {
 
     template <class Float>
     struct Seen {};
-    template <class Float>
-    HATEBM_HD Seen<Float> look(const float* state, int64_t count, float* scratch) const {
-        constexpr int width = width_of<Float>;
-        for (int64_t e = 0; e < count; ++e) put(scratch + e * width, get<Float>(state + e * width) - Float(mean[e]));
+    template <class Column, class Crew>
+    HATEBM_HD Seen<typename Column::Value> look(Column state, int64_t count, Column scratch, Crew crew) const {
+        using Float = typename Column::Value;
+        for (int64_t e = crew.rank; e < count; e += crew.size) scratch.put(e, state[e] - Float(mean[e]));
+        crew.wait();
         return {};
     }
-    template <int count, class Float>
-    HATEBM_HD void gradient(const Seen<Float>&, const float* scratch, int64_t e, const Float*, Float* g) const {
-        constexpr int width = width_of<Float>;
+    template <int count, class Column, class Float>
+    HATEBM_HD void gradient(const Seen<Float>&, Column scratch, int64_t e, const Float*, Float* g) const {
         const float* row = rows + e * d;
         Float sum[count];
         HATEBM_UNROLL(4)
         for (int k = 0; k < count; ++k) sum[k] = Float(0.0f);
         for (int64_t j = 0; j < d; ++j) {
-            const Float away = get<Float>(scratch + j * width);
+            const Float away = scratch[j];
             HATEBM_UNROLL(4)
             for (int k = 0; k < count; ++k) sum[k] = fma(Float(row[k * d + j]), away, sum[k]);
         }
@@ -106,16 +112,16 @@ struct Full {
 // E = height sum ((x / a)^2 - 1)^2, with height, 1 / a and 4 height / a as numbers
 struct DoubleWell {
     float height, inverse, slope;
-    HATEBM_HD explicit DoubleWell(const Formula& f) : height(f.a), inverse(f.b), slope(f.c) {}
+    HATEBM_HD explicit DoubleWell(const Formula& f) : height(f.where[0]), inverse(f.where[1]), slope(f.where[2]) {}
 
     template <class Float>
     struct Seen {};
-    template <class Float>
-    HATEBM_HD Seen<Float> look(const float*, int64_t, float*) const {
+    template <class Column, class Crew>
+    HATEBM_HD Seen<typename Column::Value> look(Column, int64_t, Column, Crew) const {
         return {};
     }
-    template <int count, class Float>
-    HATEBM_HD void gradient(const Seen<Float>&, const float*, int64_t, const Float* x, Float* g) const {
+    template <int count, class Column, class Float>
+    HATEBM_HD void gradient(const Seen<Float>&, Column, int64_t, const Float* x, Float* g) const {
         HATEBM_UNROLL(4)
         for (int k = 0; k < count; ++k) {
             const Float s = x[k] * Float(inverse);
@@ -130,27 +136,27 @@ struct DoubleWell {
     HATEBM_HD double total(double sum) const { return height * sum; }
 };
 
-// E = v^2 / (2 scale^2) + (d - 1) v / 2 + e^-v sum x^2 / 2, v = element 0, with 1 / scale^2 and (d - 1) / 2 as numbers
+// E = v^2 / (2 scale^2) + (d - 1) v / 2 + e^-v sum x^2 / 2, v = element 0, with 1 / scale^2 as a number
 struct Funnel {
     float inverse, slope;
-    HATEBM_HD explicit Funnel(const Formula& f) : inverse(f.b), slope(f.c) {}
+    HATEBM_HD explicit Funnel(const Formula& f) : inverse(f.where[0]), slope(0.5f * static_cast<float>(f.d - 1)) {}
 
     template <class Float>
     struct Seen {
         Float narrow, squares;  // e^-v and the sum of the squares
     };
-    template <class Float>
-    HATEBM_HD Seen<Float> look(const float* state, int64_t count, float*) const {
-        constexpr int width = width_of<Float>;
+    template <class Column, class Crew>
+    HATEBM_HD Seen<typename Column::Value> look(Column state, int64_t count, Column, Crew) const {
+        using Float = typename Column::Value;
         Float squares(0.0f);
         for (int64_t e = 1; e < count; ++e) {
-            const Float x = get<Float>(state + e * width);
+            const Float x = state[e];
             squares = fma(x, x, squares);
         }
-        return {exponential(Float(0.0f) - get<Float>(state)), squares};
+        return {exponential(Float(0.0f) - state[0]), squares};
     }
-    template <int count, class Float>
-    HATEBM_HD void gradient(const Seen<Float>& seen, const float*, int64_t e, const Float* x, Float* g) const {
+    template <int count, class Column, class Float>
+    HATEBM_HD void gradient(const Seen<Float>& seen, Column, int64_t e, const Float* x, Float* g) const {
         HATEBM_UNROLL(4)
         for (int k = 0; k < count; ++k) g[k] = seen.narrow * x[k];
         if (e == 0) g[0] = fma(seen.narrow * seen.squares, Float(-0.5f), fma(x[0], Float(inverse), Float(slope)));
@@ -161,6 +167,16 @@ struct Funnel {
     }
     HATEBM_HD double total(double sum) const { return sum; }
 };
+
+// a / b, rounded once.
+template <class Float>
+HATEBM_HD Float quotient(Float a, Float b) {
+#ifdef __CUDA_ARCH__
+    return __fdiv_rn(a, b);
+#else
+    return a / b;
+#endif
+}
 
 // E = -ln sum_k exp(a_k), a_k = log weight_k - |x - m_k|^2 / (2 std_k^2); what pulls to each mean lies in `scratch`.
 // A component e^-80 of the largest counts as 0: subnormal numbers are slow.
@@ -175,40 +191,42 @@ struct Mixture {
     struct Seen {
         Float energy;
     };
-    template <class Float>
-    HATEBM_HD Seen<Float> look(const float* state, int64_t count, float* scratch) const {
-        constexpr int width = width_of<Float>;
-        Float most(0.0f);
-        for (int64_t k = 0; k < components; ++k) {
+    template <class Column, class Crew>
+    HATEBM_HD Seen<typename Column::Value> look(Column state, int64_t count, Column scratch, Crew crew) const {
+        using Float = typename Column::Value;
+        for (int64_t k = crew.rank; k < components; k += crew.size) {
             Float squares(0.0f);
             for (int64_t e = 0; e < count; ++e) {
-                const Float away = get<Float>(state + e * width) - Float(means[k * row + e]);
+                const Float away = state[e] - Float(means[k * row + e]);
                 squares = fma(away, away, squares);
             }
-            const Float level = fma(squares, Float(fall[k]), Float(log_weight[k]));
-            put(scratch + k * width, level);
-            most = k == 0 ? level : where_greater(level, most, level, most);
+            scratch.put(k, fma(squares, Float(fall[k]), Float(log_weight[k])));
         }
-        Float sum(0.0f);
-        for (int64_t k = 0; k < components; ++k) {
-            const Float below = get<Float>(scratch + k * width) - most;
+        crew.wait();
+        Float most = scratch[0];
+        for (int64_t k = 1; k < components; ++k) most = where_greater(scratch[k], most, scratch[k], most);
+        crew.wait();
+        for (int64_t k = crew.rank; k < components; k += crew.size) {
+            const Float below = scratch[k] - most;
             const Float share = exponential(clamp(below, Float(-80.0f), Float(0.0f)));
-            const Float counted = where_greater(below, Float(-80.0f), share, Float(0.0f));
-            put(scratch + k * width, counted);
-            sum = sum + counted;
+            scratch.put(k, where_greater(below, Float(-80.0f), share, Float(0.0f)));
         }
-        for (int64_t k = 0; k < components; ++k)
-            put(scratch + k * width, get<Float>(scratch + k * width) / sum * Float(precision[k]));
+        crew.wait();
+        Float sum(0.0f);
+        for (int64_t k = 0; k < components; ++k) sum = sum + scratch[k];
+        crew.wait();
+        for (int64_t k = crew.rank; k < components; k += crew.size)
+            scratch.put(k, quotient(scratch[k], sum) * Float(precision[k]));
+        crew.wait();
         return {Float(0.0f) - (most + logarithm(sum))};
     }
-    template <int count, class Float>
-    HATEBM_HD void gradient(const Seen<Float>&, const float* scratch, int64_t e, const Float* x, Float* g) const {
-        constexpr int width = width_of<Float>;
+    template <int count, class Column, class Float>
+    HATEBM_HD void gradient(const Seen<Float>&, Column scratch, int64_t e, const Float* x, Float* g) const {
         Float sum[count];
         HATEBM_UNROLL(4)
         for (int k = 0; k < count; ++k) sum[k] = Float(0.0f);
         for (int64_t c = 0; c < components; ++c) {
-            const Float pull = get<Float>(scratch + c * width);
+            const Float pull = scratch[c];
             HATEBM_UNROLL(4)
             for (int k = 0; k < count; ++k) sum[k] = fma(pull, x[k] - Float(means[c * row + e + k]), sum[k]);
         }

@@ -21,6 +21,15 @@ HATEBM_HD V get(const float* p) {
 HATEBM_HD void put(float* p, Float v) { store(p, v); }
 HATEBM_HD void put(float* p, Twice<Float> v) { store(p, v.a), store(p + lanes, v.b); }
 
+// The elements of the states of a vector of chains, a lane each.
+template <class V>
+struct Column {
+    using Value = V;
+    float* at;
+    HATEBM_HD V operator[](int64_t e) const { return get<V>(at + e * width_of<V>); }
+    HATEBM_HD void put(int64_t e, V v) const { hatebm::put(at + e * width_of<V>, v); }
+};
+
 HATEBM_HD void store_squares(double* p, Twice<Float> v) { store_squares(p, v.a), store_squares(p + lanes, v.b); }
 HATEBM_HD void store_doubles(double* p, Twice<Float> v) { store_doubles(p, v.a), store_doubles(p + lanes, v.b); }
 

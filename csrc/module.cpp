@@ -61,39 +61,17 @@ void residual_add(uintptr_t gz, uintptr_t y, uintptr_t out, int64_t numel, int t
     chosen->residual_add(at<float>(gz), at<float>(y), at<float>(out), numel, threads);
 }
 
-// An energy as it crosses: its kind, d and components, the addresses of `where` and `weight`, and its numbers.
-using Numbers = std::tuple<int, int64_t, int64_t, uintptr_t, uintptr_t, float, float, float, float, float>;
+void whole(const Whole& chains, int threads) { chosen->whole({chains, threads}); }
 
-Formula formula_of(const Numbers& numbers) {
-    const auto [kind, d, components, where, weight, a, b, c, reach, first_reach] = numbers;
-    return {static_cast<Kind>(kind), d, components, at<float>(where), at<float>(weight), a, b, c, reach, first_reach};
-}
-
-void whole(const Numbers& energy, uintptr_t x, int64_t n, int64_t n_steps, uintptr_t step_size, uintptr_t noise_std,
-           uintptr_t inverse_temperature, float prior_precision, int add, int clip, bool clip_on_update, float bound,
-           float low, float high, bool noise_first, bool clamp_noise, uint64_t seed, uint64_t first_step,
-           uintptr_t chain_ids, uintptr_t first_bad, int threads) {
-    const Law law{0, 0, 1, prior_precision, static_cast<Add>(add), static_cast<Clip>(clip), clip_on_update, bound, low, high};
-    const Whole args{formula_of(energy), at<float>(x), n, n_steps, at<float>(step_size), at<float>(noise_std),
-                     at<float>(inverse_temperature), law, noise_first, clamp_noise, {seed, first_step, 0, 0},
-                     at<int64_t>(chain_ids), at<int64_t>(first_bad)};
-    py::gil_scoped_release release;
-    chosen->whole({args, threads});
-}
-
-void look(const Numbers& energy, uintptr_t x, int64_t n, uintptr_t energies, uintptr_t gradients, int threads) {
-    const Look args{formula_of(energy), at<float>(x), n, at<float>(energies), at<float>(gradients)};
-    py::gil_scoped_release release;
-    chosen->look({args, threads});
-}
+void look(const Look& states, int threads) { chosen->look({states, threads}); }
 
 // weight, bias (or 0), inputs, outputs, activation and its parameter
 using Layer = std::tuple<uintptr_t, uintptr_t, int64_t, int64_t, int, float>;
 
-void mlp_chains(uintptr_t x, int64_t n, const std::vector<Layer>& layers, uintptr_t step_size, uintptr_t noise_std,
-                uintptr_t inverse_temperature, int64_t steps, bool noise_before, bool clamp_noise, float prior_precision,
-                int add, int clip, bool clip_on_update, float bound, float low, float high, uint64_t seed, uint64_t first_step,
-                uintptr_t chain_ids, uintptr_t diverged, int threads) {
+void mlp_chains(uintptr_t x, int64_t n, const std::vector<Layer>& layers, int64_t steps, uintptr_t step_size,
+                uintptr_t noise_std, uintptr_t inverse_temperature, float prior_precision, int add, int clip,
+                bool clip_on_update, float bound, float low, float high, bool noise_before, bool clamp_noise, uint64_t seed,
+                uint64_t first_step, uintptr_t chain_ids, uintptr_t diverged, int threads) {
     std::vector<MlpLayer> given;
     for (const auto& [weight, bias, inputs, outputs, activation, parameter] : layers)
         given.push_back({at<float>(weight), at<float>(bias), inputs, outputs, static_cast<Activation>(activation), parameter});
@@ -132,8 +110,8 @@ PYBIND11_MODULE(_C, m) {
     m.def("mlp_chains", &mlp_chains);
     m.def("activation", &activation);
     m.def("philox", &philox_words);
-    m.def("whole", &whole);
-    m.def("look", &look);
+    m.def("whole", taking_numbers(&whole));
+    m.def("look", taking_numbers(&look));
     m.def("instruction_set", [] { return chosen->name; });
     m.def("instruction_sets", [] {
         std::vector<std::string> names;

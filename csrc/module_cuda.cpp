@@ -19,6 +19,10 @@ void langevin_ratio(const Ratio& ratio, uintptr_t sums, int device, uintptr_t st
     cuda::langevin_ratio(ratio, at<double>(sums), launch(device, stream));
 }
 
+void whole(const Whole& chains, int device, uintptr_t stream) { cuda::whole(chains, launch(device, stream)); }
+
+void look(const Look& states, int device, uintptr_t stream) { cuda::look(states, launch(device, stream)); }
+
 void metropolis(uintptr_t log_ratio, uintptr_t accept, int64_t n, uint64_t seed, uint64_t step, uint32_t block,
                 uint32_t purpose, uintptr_t chain_ids, int device, uintptr_t stream, uintptr_t seed_at,
                 uintptr_t step_at) {
@@ -51,6 +55,8 @@ void bind_cuda(py::module_& m) {
     py::module_ cuda = m.def_submodule("cuda");
     cuda.def("langevin_step", taking_numbers(&langevin_step));
     cuda.def("langevin_ratio", taking_numbers(&langevin_ratio));
+    cuda.def("whole", taking_numbers(&whole));
+    cuda.def("look", taking_numbers(&look));
     cuda.def("metropolis", &metropolis);
     cuda.def("normal", &normal);
     cuda.def("residual_add", &residual_add);

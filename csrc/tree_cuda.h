@@ -45,6 +45,8 @@ public:
     __device__ __forceinline__ void add_squares(int p, const Quad& q) {
         add(p, [&](int k) { return double(q.v[k]) * double(q.v[k]); });
     }
+    // What the lane's own quads come to, element k of each.
+    __device__ __forceinline__ double of_lane(int k) const { return four[k]; }
     __device__ __forceinline__ double total() const {
         double v[4];
 #pragma unroll

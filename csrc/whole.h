@@ -11,9 +11,8 @@ enum class Kind : int { diagonal, full, mixture, double_well, funnel };
 struct Formula {
     Kind kind;
     int64_t d, components;
-    const float* where;        // the mean, or the means of all components
+    const float* where;        // the mean, the means of all components, or the numbers of an energy that has but few
     const float* weight;       // the precision, its rows, or -1 / (2 std^2), 1 / std^2 and log weights of all components
-    float a, b, c;
     float reach, first_reach;  // up to which |x| energy and gradient are known to be finite; the same for element 0
 };
 

@@ -6,6 +6,7 @@
 
 #include "cpu.h"
 #include "energies.h"
+#include "lanes.h"
 #include "normal_cpu.h"
 #include "parallel.h"
 #include "tree.h"
@@ -43,6 +44,8 @@ struct Group {
         while (power < d) power *= 2;
         return power < fold || d > fold ? (d > fold ? d : power) : fold;
     }
+    Column<V> elements() const { return {state.get()}; }
+    Column<V> column() const { return {scratch.get()}; }
     int64_t chain(int lane) const { return first + (lane < count ? lane : count - 1); }
     void read(const float* x) {
         for (int lane = 0; lane < width; ++lane)
@@ -93,12 +96,12 @@ HATEBM_HD void get_quad(const float* p, V* x) {
 template <class V, class Energy>
 void evaluate(const Energy& energy, Group<V>& group, float* energies) {
     constexpr int width = width_of<V>;
-    const auto seen = energy.template look<V>(group.state.get(), group.d, group.scratch.get());
+    const auto seen = energy.look(group.elements(), group.d, group.column(), Alone());
     for_quads(group.d, [&](auto quad, int64_t e) {
         constexpr int count = decltype(quad)::value;
         V x[count], g[count];
         get_quad<count>(&group.state[e * width], x);
-        energy.template gradient<count>(seen, group.scratch.get(), e, x, g);
+        energy.template gradient<count>(seen, group.column(), e, x, g);
         for (int k = 0; k < count; ++k) {
             put(&group.gradient[(e + k) * width], g[k]);
             store_doubles(&group.sums[(e + k) * width], energy.term(seen, e + k, x[k], g[k]));
@@ -219,7 +222,7 @@ struct Run {
             constexpr int count = decltype(quad)::value;
             V x[count], g[count];
             get_quad<count>(&group.state[e * width], x);
-            energy.template gradient<count>(seen, group.scratch.get(), e, x, g);
+            energy.template gradient<count>(seen, group.column(), e, x, g);
             for (int k = 0; k < count; ++k)
                 store_squares(&group.sums[(e + k) * width], total_gradient(law, x[k], g[k]));
         });
@@ -236,7 +239,7 @@ struct Run {
             law.add = Add::sequential, law.clip = Clip::none, law.prior_precision = 0;
             if (law.noise_std == 0) __builtin_unreachable();
         }
-        const auto seen = energy.template look<V>(group.state.get(), group.d, group.scratch.get());
+        const auto seen = energy.look(group.elements(), group.d, group.column(), Alone());
         V factor(1.0f);
         if (law.clip == Clip::norm) factor = clip_factors(law, seen);
         for_quads(group.d, [&](auto quad, int64_t e) {
@@ -244,7 +247,7 @@ struct Run {
             V x[count], g[count];
             if (law.noise_std != 0) draw_quad<count>(draw, e);
             get_quad<count>(&group.state[e * width], x);
-            energy.template gradient<count>(seen, group.scratch.get(), e, x, g);
+            energy.template gradient<count>(seen, group.column(), e, x, g);
             HATEBM_UNROLL(4)
             for (int k = 0; k < count; ++k) {
                 x[k] = step_element(law, x[k], total_gradient(law, x[k], g[k]), get<V>(eps + k * width), factor);

@@ -32,6 +32,15 @@ def module_for(op: str, backend: str | None, device: torch.device, dtype: torch.
     return importlib.import_module("hatebm.kernels") if chosen == "triton" else native
 
 
+def kernels_for(backend: str | None, device: torch.device, dtype: torch.dtype = torch.float32) -> ModuleType | None:
+    """The compiled kernels that a tensor takes; None where a step alone has to do, or to say what is missing."""
+    try:
+        module = module_for("langevin_step_", backend, device, dtype)
+    except (RuntimeError, ValueError):
+        return None
+    return None if module is reference else module
+
+
 def _fastest(device: torch.device, dtype: torch.dtype) -> str:
     if dtype == torch.float64 or device.type not in ("cpu", "cuda"):
         return "reference"

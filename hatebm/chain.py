@@ -199,7 +199,7 @@ class Chain:
                     callback(t, self._shaped([x.detach().clone() for x in state]))
                 t += 1
             watch.check(end - 1, state, self._blocks.chain_ids)
-            self._engine.end(n_steps, kernel.taken if kernel else 0)
+            self._engine.end(n_steps, kernel.taken if kernel else 0, kernel.refusal if kernel else "")
             result = self._shaped([self._blocks.boxed(k, x) for k, x in enumerate(state)])
             self._state, self._velocity, self.step = [x.detach().clone() for x in state], velocity, end
             self._blocks.held = self._state

@@ -21,6 +21,7 @@ except ImportError as error:
 GRAD_TYPES = {None: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 ADD = {"sequential": 0, "increment": 1, "fma": 2}
 CLIP = {None: 0, "value": 1, "norm": 2}
+FORMULAS = ("diagonal", "full", "mixture", "double_well", "funnel")
 ACTIVATIONS = ("relu", "leaky_relu", "silu", "softplus", "tanh", "gelu", "gelu_tanh", "elu", "none")
 MASK64 = (1 << 64) - 1
 NEVER = (1 << 63) - 1
@@ -138,6 +139,43 @@ def has_vectors() -> bool:
     return _C.instruction_set() != "baseline"
 
 
+def look(formula: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The energies (n,) and the gradient of a :class:`hatebm.energies.kernel.Formula` at rows, (n, d) float32."""
+    rows = rows.contiguous()
+    energies, gradient = rows.new_empty(len(rows)), torch.empty_like(rows)
+    arguments = (_numbers(formula), rows.data_ptr(), len(rows), energies.data_ptr(), gradient.data_ptr())
+    if not rows.numel():
+        energies.zero_()
+    elif rows.device.type == "cpu":
+        _C.look(*arguments, torch.get_num_threads())
+    else:
+        _C.cuda.look(*arguments, *_stream(rows))
+    return energies, gradient
+
+
+def whole_chains_(formula: Any, reach: tuple[float, ...], x: Tensor, steps: Any) -> Tensor:
+    """Take the steps of chains in the energy of a formula, in place; the first bad step of each chain, (n,).
+
+    Energy and gradient are known to be finite for |x| <= reach, of element 0 for the last of its numbers; steps are
+    :class:`hatebm.whole.Steps`.
+    """
+    rows = x.contiguous()
+    first_bad = torch.empty(len(x), dtype=torch.int64, device=x.device)
+    schedule = schedule_of(steps, x.device)
+    arguments = (_numbers(formula, reach), rows.data_ptr(), len(x), *_law(steps, schedule), first_bad.data_ptr())
+    if x.device.type == "cpu":
+        _C.whole(*arguments, torch.get_num_threads())
+    else:
+        _C.cuda.whole(*arguments, *_stream(x))
+    mark_moved(x, rows)
+    return first_bad
+
+
+def _numbers(formula: Any, reach: tuple[float, ...] = (0.0,)) -> tuple:
+    where, weight = _address(formula.where), _address(formula.weight)
+    return FORMULAS.index(formula.kind), formula.d, formula.components, where, weight, reach[0], reach[-1]
+
+
 def perceptron_chains_(x: Tensor, layers: Sequence[Any], steps: Any) -> Tensor:
     """Take the steps of chains in the energy of a perceptron, in place.
 
@@ -146,21 +184,38 @@ def perceptron_chains_(x: Tensor, layers: Sequence[Any], steps: Any) -> Tensor:
     """
     first = torch.full((len(x),), NEVER, dtype=torch.int64)
     rows = x.contiguous()
+    schedule = schedule_of(steps, x.device)
     sizes = [(_address(layer.weight), _address(layer.bias), *layer.weight.shape[::-1]) for layer in layers]
     ends = [(ACTIVATIONS.index(layer.activation), layer.parameter) for layer in layers]
     _C.mlp_chains(
         *(rows.data_ptr(), len(x), [(*size, *end) for size, end in zip(sizes, ends, strict=True)]),
-        *(steps.step_size.data_ptr(), steps.noise_std.data_ptr(), steps.inverse_temperature.data_ptr()),
-        *(steps.n_steps, steps.noise_at == "before", steps.clamp_noise, steps.prior_precision),
-        *(ADD[steps.add], CLIP[steps.clip], steps.clip_on == "update", steps.bound, steps.low, steps.high),
-        *(steps.seed & MASK64, steps.first_step, _address(steps.chain_ids)),
-        *(first.data_ptr() if steps.watched else 0, torch.get_num_threads()),
+        *(*_law(steps, schedule), first.data_ptr() if steps.watched else 0, torch.get_num_threads()),
     )
+    mark_moved(x, rows)
+    return first
+
+
+def schedule_of(steps: Any, device: torch.device) -> Tensor:
+    """Step sizes, noise and inverse temperatures on the device, (3, n_steps) float32."""
+    return torch.stack([steps.step_size, steps.noise_std, steps.inverse_temperature]).to(device, non_blocking=True)
+
+
+def _law(steps: Any, schedule: Tensor) -> tuple:
+    """A run of steps as it crosses."""
+    return (
+        *(steps.n_steps, *(row.data_ptr() for row in schedule), steps.prior_precision),
+        *(ADD[steps.add], CLIP[steps.clip], steps.clip_on == "update", steps.bound, steps.low, steps.high),
+        *(steps.noise_at == "before", steps.clamp_noise, steps.seed & MASK64, steps.first_step),
+        _address(steps.chain_ids),
+    )
+
+
+def mark_moved(x: Tensor, rows: Tensor) -> None:
+    """Say that a kernel moved the rows, a copy of x where x does not lie row by row."""
     if rows is not x:
         x.copy_(rows)
-    else:
+    elif not x.is_inference():
         torch.autograd.graph.increment_version(x)
-    return first
 
 
 def metropolis(

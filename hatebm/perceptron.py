@@ -38,6 +38,8 @@ class Perceptron:
 
     def can_advance(self, x: Tensor, steps: "Steps") -> str | None:
         """Why these chains go step by step; None where the kernel takes them."""
+        if x.device.type != "cpu" or steps.backend not in (None, "cpu"):
+            return "multilayer perceptrons have a kernel on the CPU alone"
         if not native.has_vectors():
             return "the portable build of the kernel is slower than a step at a time"
         if torch.is_autocast_enabled("cpu") or _has_any_global_hook():

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hatebm import native
+from hatebm.backend import kernels_for
 from hatebm.blocks import Blocks
 from hatebm.dynamics import SCHEDULED
 from hatebm.gradient import Potential
@@ -49,6 +49,7 @@ class Steps(NamedTuple):
     first_step: int
     chain_ids: Tensor | None  # (n,) int64; None: 0..n-1
     watched: bool  # whether anybody wants to know the first bad steps
+    backend: str | None  # whose kernel: one of hatebm.backends(); None: the fastest that can run
 
     @property
     def n_steps(self) -> int:
@@ -77,6 +78,7 @@ def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> St
         first_step=first_step,
         chain_ids=blocks.chain_ids,
         watched=watched,
+        backend=blocks.backend,
     )
 
 
@@ -88,7 +90,7 @@ class WholeRuns:
         given = potential.energy
         energy = given if hasattr(given, "advance_") else perceptron_of(given)
         self.energy = energy if _has_kernel(form, blocks, potential, state) else None
-        self.taken = 0
+        self.taken, self.refusal = 0, ""
         self.longest = min(STRETCH, max(16, 2**22 // max(state[0].numel(), 1)))
 
     def __call__(self, t: int, n_steps: int) -> int:
@@ -96,8 +98,8 @@ class WholeRuns:
         if self.energy is None or n_steps == 0:
             return 0
         steps = steps_of(self.blocks, t, min(n_steps, self.longest), self.watch.first is not None)
-        if self.energy.can_advance(self.state[0], steps) is not None:
-            self.energy = None
+        if reason := self.energy.can_advance(self.state[0], steps):
+            self.energy, self.refusal = None, reason
             return 0
         began = time.perf_counter()
         self.watch.see_first(self.energy.advance_(self.state[0], steps))
@@ -111,8 +113,8 @@ def _has_kernel(form: Form, blocks: Blocks, potential: Potential, state: list[Te
     energy, x = potential.energy, state[0]
     plain = len(state) == 1 and not (form.corrected or form.friction) and blocks.laws[0].reflect is None
     own = blocks.given is None and blocks.masks[0] is None and potential.grad_fn is None
-    here = x.device.type == "cpu" and x.dtype == torch.float32 and not x.requires_grad
-    built = blocks.backend in (None, "cpu") and not native.unavailable("cpu") and not isinstance(blocks.seed, Tensor)
+    here = x.dtype == torch.float32 and not x.requires_grad
+    built = kernels_for(blocks.backend, x.device) is not None and not isinstance(blocks.seed, Tensor)
     fits = plain and own and here and built and not potential.changes and not potential.kwargs(0)
     return fits and not _is_listened_to(energy)
 

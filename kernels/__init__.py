@@ -5,5 +5,15 @@ from hatebm.kernels.metropolis import metropolis
 from hatebm.kernels.noise import normal, philox
 from hatebm.kernels.ratio import langevin_ratio
 from hatebm.kernels.residual import residual_add
+from hatebm.kernels.whole import look, whole_chains_
 
-__all__ = ["langevin_ratio", "langevin_step_", "metropolis", "normal", "philox", "residual_add"]
+__all__ = [
+    "langevin_ratio",
+    "langevin_step_",
+    "look",
+    "metropolis",
+    "normal",
+    "philox",
+    "residual_add",
+    "whole_chains_",
+]

@@ -22,19 +22,24 @@ from hatebm.kernels.quads import (
 
 
 @triton.jit
-def minus_2_ln(even):
-    """-2 ln u, step for step as in csrc/philox.h."""
-    bits = ((even >> 1).to(tl.int32, bitcast=True).to(tl.float32) + 0.5).to(tl.int32, bitcast=True)
-    above = bits - 0x4EAAAAAB  # the exponent above the sign, then a rest
-    t = tl.fma((bits - (above & -0x800000)).to(tl.float32, bitcast=True), 2.0**-31, -1.0)
+def log_series(t):
+    """-2 ln(1 + t) / t on [-1/3, 1/3]."""
     p = tl.fma(t, 0.3154946267604828, -0.34222617745399475)
     p = tl.fma(p, t, 0.3268110454082489)
     p = tl.fma(p, t, -0.39590030908584595)
     p = tl.fma(p, t, 0.5002408027648926)
     p = tl.fma(p, t, -0.6667597889900208)
     p = tl.fma(p, t, 0.9999975562095642)
-    p = tl.fma(p, t, -1.9999996423721313)
-    return tl.fma((above >> 23).to(tl.float32), -1.3862943649291992, t * p)
+    return tl.fma(p, t, -1.9999996423721313)
+
+
+@triton.jit
+def minus_2_ln(even):
+    """-2 ln u, step for step as in csrc/philox.h."""
+    bits = ((even >> 1).to(tl.int32, bitcast=True).to(tl.float32) + 0.5).to(tl.int32, bitcast=True)
+    above = bits - 0x4EAAAAAB  # the exponent above the sign, then a rest
+    t = tl.fma((bits - (above & -0x800000)).to(tl.float32, bitcast=True), 2.0**-31, -1.0)
+    return tl.fma((above >> 23).to(tl.float32), -1.3862943649291992, t * log_series(t))
 
 
 @triton.jit

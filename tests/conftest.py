@@ -1,4 +1,5 @@
 import pytest
+from cuda_on_cpu import emulated
 from hypothesis import settings
 
 from hatebm import native
@@ -12,3 +13,9 @@ def instruction_set(request):
     native._C.use_instruction_set(request.param)
     yield request.param
     native._C.use_instruction_set(native._C.instruction_sets()[0])
+
+
+@pytest.fixture(scope="session")
+def cuda(tmp_path_factory):
+    """``_C.cuda``, compiled for the CPU."""
+    return emulated(tmp_path_factory.mktemp("cuda_on_cpu"))

@@ -11,6 +11,7 @@
 #include <vector>
 
 #define __device__
+#define __host__
 #define __global__
 #define __shared__ static
 #define __forceinline__ inline
@@ -67,6 +68,7 @@ inline ucontext_t scheduler;
 inline std::function<void()> body;
 inline std::vector<Barrier> barriers;  // of each warp, then of the block
 inline double slots[1024];
+alignas(16) inline char shared[227 * 1024];  // what a launch asks for
 
 inline void give_way() { swapcontext(&fibers[current].context, &scheduler); }
 
@@ -111,8 +113,10 @@ inline void run_block() {
 }
 
 template <class... Parameters>
-auto launch(void (*kernel)(Parameters...), dim3 blocks, dim3 threads, size_t, cudaStream_t) {
+auto launch(void (*kernel)(Parameters...), dim3 blocks, dim3 threads, size_t bytes, cudaStream_t) {
+    if (bytes > sizeof shared) std::abort();
     return [=](Parameters... arguments) {
+        std::memset(shared, 0xFF, sizeof shared);
         body = [=] { kernel(arguments...); };
         gridDim = blocks;
         blockDim = threads;
@@ -135,4 +139,12 @@ inline double __shfl_xor_sync(unsigned, double v, int mask) {
     const double other = slots[current ^ mask];
     wait(warp, 32);
     return other;
+}
+
+inline void __syncwarp() { emulation::wait(emulation::barriers[emulation::current / 32], 32); }
+
+inline bool __any_sync(unsigned, bool mine) {
+    double any = mine;
+    for (int mask = 16; mask > 0; mask /= 2) any += __shfl_xor_sync(~0u, any, mask);
+    return any != 0;
 }

@@ -3,14 +3,6 @@
 ``cuda_on_cpu.h`` stands in for nvcc's own headers, so this needs a C++ compiler and no GPU.
 """
 
-import importlib.machinery
-import importlib.util
-import os
-import re
-import shutil
-import subprocess
-import sysconfig
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,37 +11,6 @@ from parity import LAWS, RATIOS, assert_same_bits, layouts, proposed, ratio, run
 
 import hatebm
 from hatebm import native, reference
-
-TESTS = Path(__file__).parent
-CSRC = TESTS.parent / "csrc"
-COMPILER = shutil.which(os.environ.get("CXX", "c++"))
-pybind11 = pytest.importorskip("pybind11", reason="binding the emulated kernels needs pybind11")
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="compiling the emulated kernels needs a C++ compiler")
-
-
-@pytest.fixture(scope="module")
-def cuda(tmp_path_factory):
-    """``_C.cuda``, compiled for the CPU."""
-    folder = tmp_path_factory.mktemp("cuda_on_cpu")
-    sources = [folder / "module.cpp"]
-    binding = f'#define HATEBM_CUDA\n#include "{CSRC}/module_cuda.cpp"\n'
-    sources[0].write_text(binding + "PYBIND11_MODULE(emulated, m) { hatebm::bind_cuda(m); }\n")
-    for path in CSRC.glob("*.cu"):
-        sources.append(folder / f"{path.stem}.cpp")
-        launches = re.sub(r"(\w+)<<<(.+?)>>>\(", r"emulation::launch(+\1, \2)(", path.read_text())
-        sources[-1].write_text('#include "cuda_on_cpu.h"\n' + launches)
-    includes = [f"-I{path}" for path in (CSRC, TESTS, sysconfig.get_path("include"), pybind11.get_include())]
-    flags = ["-O1", "-std=c++17", "-fPIC", "-ffp-contract=off", "-Wno-unknown-pragmas", *includes]
-    commands = [[COMPILER, *flags, "-c", str(source), "-o", str(source.with_suffix(".o"))] for source in sources]
-    compilers = [subprocess.Popen(command) for command in commands]
-    assert [compiler.wait() for compiler in compilers] == [0] * len(sources)
-    library = folder / "emulated.so"
-    objects = [str(source.with_suffix(".o")) for source in sources]
-    subprocess.run([COMPILER, "-shared", *objects, "-o", str(library)], check=True)
-    loader = importlib.machinery.ExtensionFileLoader("emulated", str(library))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("emulated", loader))
-    loader.exec_module(module)
-    return module.cuda
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from hatebm import native
 from hatebm.energies import MLP
 from hatebm.energies.mlp import ACTIVATIONS
 from hatebm.perceptron import Perceptron, perceptron_of
+from hatebm.whole import steps_of
 
 FUNCTIONS = {
     "relu": (F.relu, 0.0),
@@ -334,15 +335,17 @@ def test_a_step_of_nothing_leaves_the_state_alone():
 
 def test_reasons_are_given():
     energy, x = network(), torch.randn(4, 20)
+    steps = steps_of(hatebm.Chain(energy, x, eps=0.1, seed=0)._blocks, 0, 1, True)
     assert perceptron_of(nn.Linear(20, 1)) is None
     assert perceptron_of(lambda x: x.sum(1)) is None
-    assert Perceptron(energy.layers).can_advance(x, None) is None
-    assert "inputs" in energy.can_advance(x[:, :7], None)
-    assert "weights" in MLP((20, 2048, 1024)).can_advance(x, None)
-    assert "perceptron" in copy.deepcopy(energy).double().can_advance(x, None)
+    assert Perceptron(energy.layers).can_advance(x, steps) is None
+    assert "CPU alone" in energy.can_advance(x, steps._replace(backend="triton"))
+    assert "inputs" in energy.can_advance(x[:, :7], steps)
+    assert "weights" in MLP((20, 2048, 1024)).can_advance(x, steps)
+    assert "perceptron" in copy.deepcopy(energy).double().can_advance(x, steps)
     native._C.use_instruction_set("baseline")
     try:
-        assert "portable" in energy.can_advance(x, None)
+        assert "portable" in energy.can_advance(x, steps)
     finally:
         native._C.use_instruction_set(native._C.instruction_sets()[0])
 

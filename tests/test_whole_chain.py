@@ -130,7 +130,9 @@ def test_listeners_and_heirs_are_called_at_every_step(monkeypatch):
 def test_samples_beyond_the_first_caches_go_step_by_step(monkeypatch):
     energy = DoubleWell()
     monkeypatch.setattr(energy, "advance_", never)
-    hatebm.langevin(energy, torch.randn(2, 1025), 2, step_size=0.01, seed=0)
+    chain = hatebm.Chain(energy, torch.randn(2, 1025), step_size=0.01, seed=0)
+    chain.run(2)
+    assert "2 steps, not in one kernel: chains of 1025 elements, not of 1 to 1024" in chain.report()
 
 
 @pytest.mark.parametrize("first_step", [0, 2**32 - 3, 2**40 - 9], ids=["first", "carry", "last"])

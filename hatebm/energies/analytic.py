@@ -6,10 +6,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hatebm import native
+from hatebm.backend import kernels_for, module_for
 from hatebm.checks import describe, require
-from hatebm.energies import kernel
-from hatebm.energies.kernel import LONGEST, Formula
+from hatebm.energies.kernel import LONGEST, MOST_COMPONENTS, Formula
 from hatebm.library import is_traced
 from hatebm.whole import Steps
 
@@ -20,13 +19,14 @@ FAR = 1e18  # and its elements
 class Analytic(nn.Module, ABC):
     r"""An energy with a formula: samples (n, \*sample) to energies (n,).
 
-    A float32 tensor on the CPU meets one explicit formula, the energy's and the gradient's, whose bits do not depend on
-    the batch, the threads or the machine; chains of at most 1024 elements then run all their steps in one kernel.
-    Elsewhere (float64, other devices, torch.func, torch.compile) the energy is plain torch, and so are second
-    derivatives everywhere.
+    A float32 tensor on the CPU, or on a GPU with at most 1024 elements a sample, meets one explicit formula, the
+    energy's and the gradient's, whose bits do not depend on the batch, the threads or the machine; chains of at most
+    1024 elements then run all their steps in one kernel. Elsewhere (float64, other devices, torch.func, torch.compile)
+    the energy is plain torch, and so are second derivatives everywhere.
     """
 
     kind: ClassVar[str]
+    components = 1  # of a mixture
 
     @abstractmethod
     def plain(self, rows: Tensor) -> Tensor:
@@ -60,18 +60,27 @@ class Analytic(nn.Module, ABC):
 
     def look(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Energies and gradient by the explicit formula, from the kernel where it is built."""
-        if native.unavailable("cpu"):
-            return self.exact(rows)
-        return kernel.look(self.formula(rows.shape[1]), rows)
+        kernels = kernels_for(None, rows.device)
+        return kernels.look(self.formula(rows.shape[1]), rows) if kernels else self.exact(rows)
 
     def unfit(self, x: Tensor) -> str | None:
         """Why the explicit float32 formula does not take x; None where it does."""
         tensors = (x, *self.buffers())
         if torch.compiler.is_compiling() or any(is_traced(v) or _is_wrapped(v) for v in tensors):
             return "a tensor that torch traces or transforms"
-        if x.dtype != torch.float32 or any(v.device.type != "cpu" for v in tensors):
-            return f"{describe(x)}, not float32 on the CPU"
+        here = x.device.type in ("cpu", "cuda") and all(v.device == x.device for v in tensors)
+        if x.dtype != torch.float32 or not here:
+            return f"{describe(x)}, not float32 on the CPU or a GPU beside the energy's own numbers"
+        if x.device.type == "cuda" and (reason := self._unfit_for_gpus(x)):
+            return reason
         return "a buffer that wants a gradient" if any(v.requires_grad for v in self.buffers()) else None
+
+    def _unfit_for_gpus(self, x: Tensor) -> str | None:
+        if kernels_for(None, x.device) is None:
+            return "no kernels for GPUs are built"
+        if x[:1].numel() > LONGEST or self.components > MOST_COMPONENTS:
+            return f"more than {LONGEST} elements a sample, or {MOST_COMPONENTS} components, on a GPU"
+        return None
 
     def can_advance(self, x: Tensor, steps: Steps) -> str | None:
         """Why whole runs of these steps are not for the kernel; None where they are."""
@@ -80,12 +89,13 @@ class Analytic(nn.Module, ABC):
             return "a class of your own, whose forward may say more"
         if not 0 < d <= LONGEST:
             return f"chains of {d} elements, not of 1 to {LONGEST}"
-        return native.unavailable("cpu") or self.unfit(x)
+        return self.unfit(x)
 
     def advance_(self, x: Tensor, steps: Steps) -> Tensor:
         """Take the steps in place, in one kernel; (n,) the first bad step of each chain."""
         d = x[:1].numel()
-        return kernel.advance_(self.formula(d), self.reach(d), x, steps)
+        kernels = module_for("whole_chains_", steps.backend, x.device)
+        return kernels.whole_chains_(self.formula(d), self.reach(d), x, steps)
 
 
 class _Energy(torch.autograd.Function):
@@ -122,11 +132,6 @@ class _Gradient(torch.autograd.Function):
             rows = ctx.saved_tensors[0] if again else ctx.saved_tensors[0].detach().requires_grad_()
             gradient = torch.autograd.grad(ctx.energy.plain(rows).sum(), rows, create_graph=True)[0]
             return torch.autograd.grad(gradient, rows, upstream, create_graph=again)[0], None
-
-
-def single(value: float) -> float:
-    """The number rounded to float32."""
-    return float(torch.tensor(value, dtype=torch.float32))
 
 
 def _is_wrapped(v: Tensor) -> bool:

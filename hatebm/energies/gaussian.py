@@ -95,6 +95,11 @@ class Mixture(Analytic):
         self.register_buffer("std", std.expand(len(means)).clone())
         self.register_buffer("weights", weights / weights.sum())
 
+    @property
+    def components(self) -> int:
+        """How many Gaussians these are."""
+        return len(self.means)
+
     def plain(self, rows: Tensor) -> Tensor:
         squares = (rows[:, None] - self.means.to(rows)).square().sum(2)
         fall, _, log_weight = (v.to(rows) for v in self._numbers(torch.float64, rows.device))

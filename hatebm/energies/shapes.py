@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hatebm.checks import require
 from hatebm.energies import reference
-from hatebm.energies.analytic import FAR, HUGE, Analytic, single
+from hatebm.energies.analytic import FAR, HUGE, Analytic
 from hatebm.energies.kernel import Formula
 
 
@@ -33,19 +33,19 @@ class DoubleWell(Analytic):
         return height * ((rows / separation).square() - 1).square().sum(1)
 
     def exact(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        return reference.double_well(rows, *self._numbers())
+        return reference.double_well(rows, *self._numbers().tolist())
 
     def formula(self, d: int) -> Formula:
-        height, inverse, slope = self._numbers()
-        return Formula("double_well", d, a=height, b=inverse, c=slope)
+        return Formula("double_well", d, self._numbers())
 
     def reach(self, d: int) -> tuple[float, ...]:
-        height, inverse, slope = self._numbers()
+        height, inverse, slope = self._numbers().tolist()
         return (min((HUGE / (d * max(height, 1.0))) ** 0.25, (HUGE / max(slope, 1.0)) ** (1 / 3), 1e9) / inverse,)
 
-    def _numbers(self) -> tuple[float, float, float]:
-        height, separation = float(self.height), float(self.separation)
-        return single(height), single(1 / separation), single(4 * height / separation)
+    def _numbers(self) -> Tensor:
+        """height, 1 / separation and 4 height / separation, (3,) float32."""
+        height, separation = self.height.double(), self.separation.double()
+        return torch.stack([height, 1 / separation, 4 * height / separation]).float()
 
 
 class Funnel(Analytic):
@@ -72,15 +72,18 @@ class Funnel(Analytic):
         return throat + (-v).exp() * rest.square().sum(1) / 2
 
     def exact(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        formula = self.formula(rows.shape[1])
-        return reference.funnel(rows, formula.b, formula.c)
+        return reference.funnel(rows, self._precision().item(), (rows.shape[1] - 1) / 2)
 
     def formula(self, d: int) -> Formula:
-        return Formula("funnel", d, b=single(float(self.scale) ** -2), c=(d - 1) / 2)
+        return Formula("funnel", d, self._precision())
 
     def reach(self, d: int) -> tuple[float, ...]:
         widest = 40.0  # of -v
         return min(math.sqrt(HUGE / (math.exp(widest) * d)), FAR), min(widest, float(self.scale) * FAR)
+
+    def _precision(self) -> Tensor:
+        """1 / scale^2, (1,) float32."""
+        return self.scale.double().pow(-2).float().reshape(1)
 
 
 def _register_positive(energy: Analytic, **numbers: float) -> None:

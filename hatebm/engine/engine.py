@@ -49,11 +49,12 @@ class Engine:
             self._graphs = GraphRuns(form, blocks, potential, state, watch, self.precision)
         return self._graphs
 
-    def end(self, n_steps: int, in_kernel: int) -> None:
-        """Note the speed of a run that went through, so many of its steps in the energy's own kernel."""
+    def end(self, n_steps: int, in_kernel: int, refusal: str) -> None:
+        """Note the speed of a run, so many of its steps in the energy's own kernel, or why that did not take them."""
         if not torch.compiler.is_compiling():
             seconds = max(time.perf_counter() - self._began, 1e-9)
-            kernel = f", {in_kernel} of them in one kernel" if in_kernel else ""
+            alone = f", not in one kernel: {refusal}" if refusal else ""
+            kernel = f", {in_kernel} of them in one kernel" if in_kernel else alone
             self._graphed = (self._graphs.note(),) if self._graphs else ()
             self._graphs = None
             self._speed = f"{n_steps} steps{kernel}, {n_steps / seconds:.4g} steps/s"

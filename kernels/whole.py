@@ -1,0 +1,168 @@
+"""Whole chains in Triton, for energies with a formula: a program takes a few chains through all their steps."""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hatebm.kernels.energies import energy_of, looked_at
+from hatebm.kernels.law import clamp, clip_factor, moved, total_gradient
+from hatebm.kernels.noise import chain_of, normals_of
+from hatebm.kernels.quads import EXACT, NUMBERS, place
+from hatebm.kernels.tree import fold_in_halves, norm_of
+from hatebm.native import NEVER, mark_moved, schedule_of
+
+AT_ONCE = 128  # elements of a warp: a quad to each thread
+
+
+@triton.jit
+def chains_of_program(n, d, CHAINS: tl.constexpr, ELEMENTS: tl.constexpr):
+    """Which chains a program takes, whether they exist, their elements, and which of these exist."""
+    sample = tl.program_id(0).to(tl.int64) * CHAINS + tl.arange(0, CHAINS)
+    element = tl.arange(0, ELEMENTS)
+    live = sample < n
+    return sample, live, element, live[:, None] & (element < d)[None, :]
+
+
+@triton.jit
+def normals_of_chains(seed, step, chain_ids, n, CHAINS: tl.constexpr, ELEMENTS: tl.constexpr):
+    """The normals of block 0 of a program's chains at a step, (chains, elements)."""
+    i = tl.arange(0, CHAINS * ELEMENTS // 4)
+    sample = tl.program_id(0).to(tl.int64) * CHAINS + i // (ELEMENTS // 4)
+    eps = normals_of(seed, step, step * 0, chain_of(chain_ids, sample, sample < n), i % (ELEMENTS // 4))
+    return tl.reshape(eps, (CHAINS, ELEMENTS))
+
+
+@triton.jit(do_not_specialize=[*NUMBERS, "d", "components", "n_steps", "first_step"])
+def whole_steps(
+    x, where, weight, scratch, schedule, chain_ids, first_bad, n, d, components, n_steps,
+    seed: tl.int64, first_step: tl.int64, prior_precision, bound, low, high, reach, first_reach,
+    KIND: tl.constexpr, NOISY: tl.constexpr, FIRST: tl.constexpr, CLAMP_NOISE: tl.constexpr, PRIOR: tl.constexpr,
+    ADD: tl.constexpr, CLIP: tl.constexpr, CLIP_ON: tl.constexpr, WATCHED: tl.constexpr,
+    CHAINS: tl.constexpr, ELEMENTS: tl.constexpr, LEVELS: tl.constexpr,
+):  # fmt: skip
+    sample, live, element, inside = chains_of_program(n, d, CHAINS, ELEMENTS)
+    REREAD: tl.constexpr = KIND == "full" or KIND == "funnel" or KIND == "mixture"  # what lies in x itself
+    rows = x + sample * d
+    x_at = rows[:, None] + element[None, :]
+    pulls = scratch
+    if scratch is not None:
+        pulls = scratch + sample * components
+    else:
+        pulls = rows
+    reaches = tl.where(element == 0, first_reach, reach)[None, :]
+    state = tl.load(x_at, mask=inside, other=0.0)
+    bad = tl.full((CHAINS,), 0x7FFFFFFFFFFFFFFF, tl.int64)
+    for i in range(n_steps):
+        step_size, noise_std = tl.load(schedule + i), tl.load(schedule + n_steps + i)
+        inverse_temperature = tl.load(schedule + 2 * n_steps + i)
+        active = (step_size != 0.0) | (noise_std != 0.0)
+        noisy = noise_std != 0.0
+        step = first_step + i
+        eps = state
+        if NOISY:
+            eps = normals_of_chains(seed, step, chain_ids, n, CHAINS, ELEMENTS)
+        before = state
+        if FIRST:
+            if NOISY:
+                state = tl.where(noisy, state + noise_std * eps, state)
+            if CLAMP_NOISE:
+                state = tl.where(active, clamp(state, low, high), state)
+            if REREAD:
+                tl.store(x_at, state, mask=inside)
+                tl.debug_barrier()
+        g, terms = looked_at(state, rows, live, element, where, weight, pulls, d, components, KIND)
+        if WATCHED:
+            far = inside & ~(tl.abs(state) <= reaches)
+            if active & (tl.max(tl.max(far.to(tl.int32), 1), 0) != 0):
+                energy = energy_of(terms, where, KIND, LEVELS)
+                unclean = (tl.max((inside & (g - g != 0.0)).to(tl.int32), 1) != 0) | (energy - energy != 0.0)
+                bad = tl.where(unclean & (bad > step), step, bad)
+        g = total_gradient(state, g, inverse_temperature, prior_precision, PRIOR)
+        factor = 1.0
+        if CLIP == "norm":
+            squares = tl.where(inside, g, 0.0).to(tl.float64)
+            factor = clip_factor(norm_of(fold_in_halves(squares * squares, LEVELS)), step_size, bound, CLIP_ON)[:, None]
+        new = moved(state, g, eps, factor, step_size, noise_std, bound, low, high, True, False, ADD, CLIP, CLIP_ON)
+        if NOISY and not FIRST:
+            kicked = moved(
+                state, g, eps, factor, step_size, noise_std, bound, low, high, True, True, ADD, CLIP, CLIP_ON
+            )
+            new = tl.where(noisy, kicked, new)
+        state = tl.where(active, new, before)
+        if REREAD:
+            tl.debug_barrier()
+            tl.store(x_at, state, mask=inside)
+            tl.debug_barrier()
+    tl.store(x_at, state, mask=inside)
+    if WATCHED:
+        tl.store(first_bad + sample, bad, mask=live)
+
+
+@triton.jit(do_not_specialize=[*NUMBERS, "d", "components"])
+def look_at(
+    x, where, weight, scratch, energies, gradients, n, d, components,
+    KIND: tl.constexpr, CHAINS: tl.constexpr, ELEMENTS: tl.constexpr, LEVELS: tl.constexpr,
+):  # fmt: skip
+    sample, live, element, inside = chains_of_program(n, d, CHAINS, ELEMENTS)
+    rows, places = x + sample * d, sample[:, None] * d + element[None, :]
+    pulls = scratch
+    if scratch is not None:
+        pulls = scratch + sample * components
+    else:
+        pulls = rows
+    state = tl.load(x + places, mask=inside, other=0.0)
+    g, terms = looked_at(state, rows, live, element, where, weight, pulls, d, components, KIND)
+    tl.store(energies + sample, energy_of(terms, where, KIND, LEVELS), mask=live)
+    tl.store(gradients + places, g, mask=inside)
+
+
+def look(formula: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Twin of :func:`hatebm.native.look`, for at most 1024 elements a sample."""
+    rows = rows.contiguous()
+    energies, gradient = rows.new_zeros(len(rows)), torch.empty_like(rows)
+    if rows.numel():
+        with torch.cuda.device_of(rows):
+            grid, arguments = sharing(formula, rows)
+            look_at[grid](**arguments, energies=energies, gradients=gradient)
+    return energies, gradient
+
+
+def whole_chains_(formula: Any, reach: tuple[float, ...], x: Tensor, steps: Any) -> Tensor:
+    """Twin of :func:`hatebm.native.whole_chains_`, for at most 1024 elements a chain."""
+    rows = x.contiguous()
+    first_bad = torch.full((len(x),), NEVER, device=x.device)
+    schedule = schedule_of(steps, x.device)
+    at = place(steps.seed, steps.first_step, 0, 0)
+    law = {
+        **{"schedule": schedule, "chain_ids": steps.chain_ids, "first_bad": first_bad, "n_steps": steps.n_steps},
+        **{"seed": at["seed"], "first_step": at["step"], "prior_precision": steps.prior_precision},
+        **{"bound": steps.bound, "low": steps.low, "high": steps.high, "reach": reach[0], "first_reach": reach[-1]},
+        **{"NOISY": bool((steps.noise_std != 0).any()), "FIRST": steps.noise_at == "before"},
+        **{"CLAMP_NOISE": steps.clamp_noise, "PRIOR": steps.prior_precision != 0, "ADD": steps.add},
+        **{"CLIP": steps.clip, "CLIP_ON": steps.clip_on, "WATCHED": steps.watched},
+    }
+    if rows.numel():
+        with torch.cuda.device_of(x):
+            grid, arguments = sharing(formula, rows)
+            whole_steps[grid](**arguments, **law)
+    mark_moved(x, rows)
+    return first_bad
+
+
+def sharing(formula: Any, rows: Tensor) -> tuple[tuple[int], dict[str, Any]]:
+    """How programs share out chains, and what each is told of the energy: a quad to each thread."""
+    n, d = rows.shape[0], formula.d
+    elements = max(triton.next_power_of_2(d), 4)
+    chains = max(AT_ONCE // elements, 1)
+    room = rows.new_empty(n, formula.components) if formula.kind == "mixture" else None
+    arguments = {
+        **{"x": rows, "where": formula.where, "weight": formula.weight, "scratch": room},
+        **{"n": n, "d": d, "components": formula.components, "KIND": formula.kind, "CHAINS": chains},
+        **{"ELEMENTS": elements, "LEVELS": elements.bit_length() - 1},
+        **{"num_warps": max(chains * elements // AT_ONCE, 1)},
+        **EXACT,
+    }
+    return (triton.cdiv(n, chains),), arguments

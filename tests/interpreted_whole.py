@@ -1,0 +1,106 @@
+"""Whole chains and energies in Triton against the CPU's kernels, run by Triton's interpreter: see test_kernels.py."""
+
+import pytest
+import torch
+from interpreted_kernels import fused  # noqa: F401
+from test_energies import KINDS, of_kind
+from test_whole_chain import EVERY_LAW, outcome, start
+
+from hatebm import kernels, native
+from hatebm.energies import Mixture
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of inf - inf and 0 / 0
+
+
+@pytest.fixture
+def assert_same(fused):  # noqa: F811
+    """Bit for bit, or close where the interpreter rounds a fused product twice."""
+
+    def same(got, want):
+        assert type(got) is type(want)
+        if isinstance(want, tuple):
+            assert got == want
+        elif fused:
+            assert torch.equal(got.isnan(), want.isnan())
+            assert torch.equal(got.nan_to_num(7), want.nan_to_num(7))
+        else:
+            torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+    return same
+
+
+@pytest.fixture
+def both(monkeypatch):
+    """The same chain on backend "triton" and on the CPU; both in one kernel."""
+    calls = []
+    for module in (kernels, native):
+        plain = module.whole_chains_
+        count = lambda *given, plain=plain, name=module.__name__: (calls.append(name), plain(*given))[1]  # noqa: E731
+        monkeypatch.setattr(module, "whole_chains_", count)
+
+    def both(energy, x, n_steps, **law):
+        law = {"seed": 5, "step_size": 0.01} | law
+        calls.clear()
+        results = [outcome(energy, x, "auto", n_steps, backend=backend, **law) for backend in ("triton", "cpu")]
+        assert calls == [kernels.__name__, native.__name__]
+        return results
+
+    return both
+
+
+@pytest.mark.parametrize("law", EVERY_LAW.values(), ids=EVERY_LAW)
+@pytest.mark.parametrize("kind", ["well", "funnel"])
+def test_every_law(kind, law, both, assert_same):
+    assert_same(*both(of_kind(kind, 3), start(kind, 9, 3), 4, **law))
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (40, 2), (2, 130), (1, 1024)], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_shape(kind, shape, both, assert_same):
+    if kind in ("full", "mixture") and shape[1] > 100:
+        shape = (2, 17)
+    energy, x = of_kind(kind, shape[1]), start(kind, *shape)
+    for law in ({"noise_at": "before"}, {"clip": ("norm", 2.0), "prior_precision": 0.1}):
+        assert_same(*both(energy, x, 2, step_size=0.001, **law))
+    for got, want in zip(kernels.look(energy.formula(shape[1]), x), energy.exact(x), strict=True):
+        assert_same(got, want)
+
+
+@pytest.mark.parametrize(("kind", "noise_at"), [*((kind, "after") for kind in KINDS), ("funnel", "before")])
+def test_a_diverged_chain_is_reported_alike(kind, noise_at, both, assert_same):
+    energy, x = of_kind(kind, 3), start(kind, 20, 3)
+    law = {"noise_at": noise_at, "first_step": 100, "chain_ids": torch.arange(20) * 3}
+    broken = 0
+    for scale, step_size in [(1.0, 1e15), (1e12, 5.0)]:
+        got, want = both(energy, scale * x, 5, step_size=step_size, **law)
+        assert_same(got, want)
+        broken += isinstance(want, tuple)
+        assert_same(*both(energy, scale * x, 5, step_size=step_size, nan="ignore", **law))
+    assert broken > 0 or kind == "mixture"  # whose pull only grows with the distance
+
+
+@pytest.mark.parametrize("special", [torch.inf, torch.nan, 3e38, 1e-42])
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_values_go_the_way_of_the_formula(kind, special, assert_same):
+    energy, x = of_kind(kind, 5), torch.randn(11, 5)
+    x[0, 0] = x[4, 3] = special
+    for got, want in zip(kernels.look(energy.formula(5), x), energy.exact(x), strict=True):
+        assert_same(got, want)
+
+
+def test_many_components(both, assert_same):
+    assert_same(*both(Mixture(3 * torch.randn(30, 2), 0.7), start("mixture", 40, 2), 2))
+
+
+@pytest.mark.parametrize("first_step", [2**32 - 3, 2**40 - 9], ids=["carry", "last"])
+def test_chain_ids_seeds_and_first_steps(first_step, both, assert_same):
+    ids = torch.tensor([7, 2**32 + 7, 2**40 - 1, 0, 2**32 - 1])
+    for seed in (-1, 2**64 - 1):
+        law = {"chain_ids": ids, "first_step": first_step, "seed": seed}
+        assert_same(*both(of_kind("well", 5), start("well", 5, 5), 6, **law))
+
+
+def test_layouts_and_nothing_at_all(both, assert_same):
+    x = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    assert_same(*both(of_kind("full", 12), x, 3))
+    assert kernels.look(of_kind("well", 3).formula(3), torch.empty(0, 3))[0].shape == (0,)

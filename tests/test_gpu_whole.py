@@ -1,0 +1,56 @@
+"""Whole chains on a GPU: in one kernel, to the CPU's bits, and to those of a step at a time."""
+
+import pytest
+import torch
+from test_energies import KINDS, of_kind
+from test_whole_chain import EVERY_LAW, outcome, start
+
+import hatebm
+from hatebm import native
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.fixture(params=["cuda", "triton"])
+def backend(request):
+    if reason := native.unavailable(request.param):
+        pytest.skip(f"{request.param}: {reason}")
+    return request.param
+
+
+def assert_alike(energy, x, n_steps, backend, **law):
+    law = {"seed": 5, "step_size": 0.01} | law
+    want = outcome(energy, x, "auto", n_steps, **law)
+    for mode in ("auto", "off"):
+        got = outcome(energy.cuda(), x.cuda(), mode, n_steps, backend=backend, **law)
+        energy.cpu()
+        assert type(got) is type(want)
+        assert got == want if isinstance(want, tuple) else torch.equal(got.cpu().nan_to_num(7), want.nan_to_num(7))
+
+
+@pytest.mark.parametrize("law", EVERY_LAW.values(), ids=EVERY_LAW)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_law_of_every_energy(kind, law, backend):
+    assert_alike(of_kind(kind, 6), start(kind, 37, 6), 9, backend, **law)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (100_000, 2), (3, 5), (1000, 36), (33, 130), (2, 1024)], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_shape(kind, shape, backend):
+    energy, x = of_kind(kind, shape[1]), start(kind, *shape)
+    assert_alike(energy, x, 3, backend, step_size=0.001, clip=("norm", 2.0), prior_precision=0.1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_diverged_chain_is_reported_alike(kind, backend):
+    for scale, step_size in [(1.0, 30.0), (1e12, 5.0), (1e19, 0.1)]:
+        x = scale * start(kind, 20, 5)
+        assert_alike(of_kind(kind, 5), x, 20, backend, step_size=step_size, chain_ids=range(0, 60, 3))
+        assert_alike(of_kind(kind, 5), x, 20, backend, step_size=step_size, nan="ignore")
+
+
+def test_the_report_tells_what_ran_in_the_kernel(backend):
+    energy = of_kind("well", 2).cuda()
+    chain = hatebm.Chain(energy, torch.zeros(4, 2, device="cuda"), eps=0.1, seed=0, backend=backend)
+    chain.run(30)
+    assert "30 steps, 30 of them in one kernel" in chain.report()

@@ -1,0 +1,145 @@
+"""Whole chains and energies in CUDA, run thread by thread on the CPU: their bits are those of the CPU's own kernels."""
+
+import contextlib
+
+import pytest
+import torch
+from test_energies import KINDS, of_kind
+from test_whole_chain import EVERY_LAW, outcome, start
+
+import hatebm
+from hatebm import native
+from hatebm.energies import Mixture
+
+SHAPES = [(3, 1), (33, 2), (5, 3), (37, 6), (600, 7), (2, 40), (530, 36), (3, 130)]  # one lane a chain, a few, and all
+
+
+class Emulated:
+    """The compiled module, whose looks and whole chains are the emulated ones."""
+
+    def __init__(self, cuda):
+        self.cuda, self.runs = cuda, 0
+
+    def whole(self, *arguments):
+        self.runs += 1
+        self.cuda.whole(*arguments[:-1], 0, 0)
+
+    def look(self, *arguments):
+        self.cuda.look(*arguments[:-1], 0, 0)
+
+    def __getattr__(self, name):
+        return getattr(compiled, name)
+
+
+compiled = native._C
+
+
+@pytest.fixture
+def on_gpu(cuda, monkeypatch):
+    """A context in which looks and whole chains run in the CUDA sources; counts the runs."""
+
+    @contextlib.contextmanager
+    def within():
+        with monkeypatch.context() as patch:
+            patch.setattr(native, "_C", module := Emulated(cuda))
+            yield module
+        assert native._C is compiled
+
+    return within
+
+
+@pytest.fixture
+def assert_alike(on_gpu):
+    def alike(energy, x, n_steps, **law):
+        law = {"seed": 5, "step_size": 0.01} | law
+        want = outcome(energy, x, "auto", n_steps, **law)
+        with on_gpu() as module:
+            got = outcome(energy, x, "auto", n_steps, **law)
+        assert module.runs == 1
+        assert type(got) is type(want)
+        if isinstance(want, tuple):
+            assert got == want
+        else:
+            assert torch.equal(got.isnan(), want.isnan())
+            assert torch.equal(got.nan_to_num(7), want.nan_to_num(7))
+        return want
+
+    return alike
+
+
+@pytest.mark.parametrize("law", EVERY_LAW.values(), ids=EVERY_LAW)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_law_of_every_energy(kind, law, assert_alike):
+    assert assert_alike(of_kind(kind, 6), start(kind, 37, 6), 9, **law).isfinite().all()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_shape(kind, shape, assert_alike, on_gpu):
+    energy, x = of_kind(kind, shape[1]), start(kind, *shape)
+    assert_alike(energy, x, 2, step_size=0.001, clip=("norm", 2.0), prior_precision=0.1)
+    want = energy.look(x)
+    with on_gpu():
+        got = energy.look(x)
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "well", "funnel"])
+def test_the_longest_chains(kind, assert_alike):
+    assert_alike(of_kind(kind, 1024), start(kind, 2, 1024), 2, step_size=0.001, clip=("norm", 2.0))
+
+
+def test_more_components_than_lanes(assert_alike):
+    energy = Mixture(3 * torch.randn(300, 5), 0.7)
+    assert_alike(energy, start("mixture", 40, 5), 4)
+    assert_alike(energy, start("mixture", 600, 5), 2)
+    assert_alike(Mixture(torch.randn(5000, 1), 1.0), start("mixture", 20, 1), 1)
+
+
+@pytest.mark.parametrize("noise_at", ["after", "before"])
+@pytest.mark.parametrize("clamp", [None, (-1e15, 1e15)], ids=["open", "walls"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_diverged_chain_is_reported_alike(kind, clamp, noise_at, assert_alike):
+    energy, x = of_kind(kind, 5), start(kind, 20, 5)
+    law = {"clamp": clamp, "noise_at": noise_at, "first_step": 100, "chain_ids": torch.arange(20) * 3}
+    broken = 0
+    for scale, step_size in [(1.0, 30.0), (1e4, 0.5), (1e12, 5.0), (1e19, 0.1)]:
+        for n_steps in (1, 3, 20):
+            broken += isinstance(assert_alike(energy, scale * x, n_steps, step_size=step_size, **law), tuple)
+        assert_alike(energy, scale * x, 20, step_size=step_size, nan="ignore", **law)
+    assert broken > 0
+
+
+@pytest.mark.parametrize("special", [torch.inf, -torch.inf, torch.nan, 3e38, -1e20, 1e-42, -0.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_values_go_the_way_of_the_formula(kind, special, on_gpu):
+    energy, x = of_kind(kind, 5), torch.randn(11, 5)
+    x[0, 0] = x[4, 3] = special
+    want = energy.exact(x)
+    with on_gpu():
+        got = energy.look(x)
+    for left, right in zip(got, want, strict=True):
+        assert torch.equal(left.isnan(), right.isnan())
+        assert torch.equal(left.nan_to_num(7), right.nan_to_num(7))
+
+
+@pytest.mark.parametrize("first_step", [0, 2**32 - 3, 2**40 - 9], ids=["first", "carry", "last"])
+def test_chain_ids_seeds_and_first_steps(first_step, assert_alike):
+    ids = torch.tensor([7, 2**32 + 7, 2**40 - 1, 0, 2**32 - 1])
+    for seed in (-1, 2**63, 2**64 - 1):
+        assert_alike(of_kind("well", 5), start("well", 5, 5), 9, chain_ids=ids, first_step=first_step, seed=seed)
+
+
+def test_a_chain_does_not_feel_how_many_lanes_it_has(on_gpu):
+    energy, x, law = of_kind("full", 30), start("full", 600, 30), {"step_size": 0.01, "seed": 2, "clip": ("norm", 3.0)}
+    with on_gpu():
+        together = hatebm.langevin(energy, x, 5, **law)
+        for piece in (slice(0, 1), slice(41, 58)):
+            ids = torch.arange(600)[piece]
+            assert torch.equal(hatebm.langevin(energy, x[piece], 5, chain_ids=ids, **law), together[piece])
+
+
+def test_what_does_not_fit_on_chip_is_refused(on_gpu):
+    energy = Mixture(torch.randn(13_000, 2), 1.0)
+    with on_gpu(), pytest.raises(ValueError, match="look: too many components"):
+        energy.look(torch.zeros(3, 2))
