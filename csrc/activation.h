@@ -1,5 +1,5 @@
-// Activations and their slopes in float32, one formula for scalars and SIMD vectors: sums, products, fma and comparisons
-// alone, so that every instruction set returns the same bits.
+// Activations and their slopes in float32, one formula for scalars and SIMD vectors: sums, products, quotients, fma
+// and comparisons alone, so that every instruction set returns the same bits.
 #pragma once
 
 #include "scalar.h"
@@ -45,13 +45,17 @@ HATEBM_HD Decay<Float> decay(Float x) {
     return {fma(r * r, horner(coefficients, r), r), scale};
 }
 
-// 1 / (1 + e) for e in [0, 1], to an ulp: a parabola in -(1 + e) and two steps of Newton's.
+// e^-x, with x kept within 87 of 0: beyond, one of the two numbers below would leave the normal numbers.
 template <class Float>
-HATEBM_HD Float reciprocal_of_1_plus(Float e) {
-    const Float one(1.0f), y = Float(-1.0f) - e;
-    Float r = fma(fma(Float(0.32322704792022705f), y, Float(1.4545294046401978f)), y, Float(2.1212005615234375f));
-    r = fma(r, fma(y, r, one), r);
-    return fma(r, fma(y, r, one), r);
+HATEBM_HD Float exp_of_minus(Float x) {
+    constexpr float coefficients[] = {-0.008289435878396034f, 0.041898563504219055f, -0.16667652130126953f,
+                                      0.49999144673347473f, -0.9999997019767761f, 1.0f};
+    const Float round(12582912.0f);
+    x = clamp(x, Float(-87.0f), Float(87.0f));
+    const Float shifted = fma(x, Float(-1.4426950408889634f), round), n = shifted - round;
+    const Float r = fma(n, Float(-0.00021219444170128554f), fma(n, Float(0.693359375f), x));
+    const auto exponent = shift_left(bits_of(shifted), 23);
+    return float_of_bits(bits_of(horner(coefficients, r)) + exponent);
 }
 
 // The logistic function at x and at -x.
@@ -62,9 +66,8 @@ struct Logistic {
 
 template <class Float>
 HATEBM_HD Logistic<Float> logistic(Float x) {
-    const Float zero(0.0f), e = decay(zero - abs_of(x)).value();
-    const Float large = reciprocal_of_1_plus(e), small = e * large;
-    return {where_greater(x, zero, large, small), where_greater(x, zero, small, large)};
+    const Float one(1.0f), e = exp_of_minus(x), here = one / (one + e);
+    return {here, e * here};
 }
 
 template <class Float>
@@ -80,7 +83,7 @@ HATEBM_HD Activated<Float> softplus(Float x) {  // max(x, 0) + log(1 + e^-|x|)
                                       0.011576151475310326f,   -0.020570291206240654f, 0.03663547337055206f,
                                       -0.06768769770860672f,   0.13260900974273682f,  -0.28852710127830505f,
                                       0.8109301924705505f};
-    const Float zero(0.0f), e = decay(zero - abs_of(x)).value(), large = reciprocal_of_1_plus(e);
+    const Float zero(0.0f), e = decay(zero - abs_of(x)).value(), large = Float(1.0f) / (Float(1.0f) + e);
     const Float rest = e * horner(coefficients, e - Float(0.5f));
     return {clamp(x, zero, Float(__builtin_inff())) + rest, where_greater(x, zero, large, e * large)};
 }
@@ -89,7 +92,7 @@ template <class Float>
 HATEBM_HD Activated<Float> tanh(Float x) {  // (1 - q) / (1 + q) with q = e^(-2 |x|)
     const Float zero(0.0f), length = abs_of(x);
     const Decay<Float> q = decay(zero - (length + length));
-    const Float less = q.minus_1(), r = reciprocal_of_1_plus(Float(1.0f) + less);
+    const Float less = q.minus_1(), r = Float(1.0f) / (Float(2.0f) + less);
     const Float value = (zero - less) * r, double_r = r + r;
     return {where_greater(zero, x, zero - value, value), q.value() * (double_r * double_r)};
 }

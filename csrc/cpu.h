@@ -41,6 +41,7 @@ struct CpuKernels {
     void (*whole)(const WholeArgs&);
     void (*look)(const LookArgs&);
     void (*mlp_chains)(const MlpArgs&);
+    void (*mlp_look)(const MlpLookArgs&);
     void (*activation)(Activation, float parameter, int64_t count, float* values, float* slopes);
 };
 
@@ -54,6 +55,7 @@ struct CpuKernels {
     void whole(const WholeArgs&);                                                                    \
     void look(const LookArgs&);                                                                      \
     void mlp_chains(const MlpArgs&);                                                                 \
+    void mlp_look(const MlpLookArgs&);                                                               \
     void activation(Activation, float parameter, int64_t count, float* values, float* slopes);       \
     }
 HATEBM_DECLARE(baseline)

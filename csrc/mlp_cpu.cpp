@@ -1,38 +1,13 @@
 // Langevin chains in the energy of a multilayer perceptron on the CPU: every step of a few chains before the next few.
 #include "mlp_cpu.h"
 
-#include <memory>
 #include <vector>
 
-#include "cpu.h"
-#include "panels_cpu.h"
+#include "panel_step_cpu.h"
 #include "parallel.h"
 
 namespace hatebm::HATEBM_ISA {
 namespace {
-
-using Floats = std::unique_ptr<float[], Free>;
-Floats floats(int64_t count) { return Floats(aligned_floats(count)); }
-
-// A layer as the products read it.
-struct Packed {
-    Floats forward, backward;
-};
-
-std::vector<Packed> packed(const MlpArgs& a) {
-    std::vector<Packed> layers;
-    for (int l = 0; l + 1 < a.depth; ++l) {
-        const int64_t size = a.layers[l].inputs * a.layers[l].outputs;
-        layers.push_back({floats(size), floats(size)});
-    }
-    for_each(2 * (a.depth - 1), a.threads, [&](int64_t half) {
-        const MlpLayer& layer = a.layers[half / 2];
-        Packed& to = layers[half / 2];
-        if (half % 2 == 0) pack<false>(layer.weight, layer.outputs, layer.inputs, to.forward.get());
-        else pack<true>(layer.weight, layer.inputs, layer.outputs, to.backward.get());
-    });
-    return layers;
-}
 
 // Replaces each of `count` values by what `kind` makes of it, and writes the slopes there.
 template <Activation kind>
@@ -46,125 +21,217 @@ void activate(float parameter, int64_t count, float* values, float* slopes) {
     }
 }
 
-void activate(Activation kind, float parameter, int64_t count, float* values, float* slopes) {
+using Activate = void (*)(float parameter, int64_t count, float* values, float* slopes);
+
+Activate activate_of(Activation kind) {
     switch (kind) {
-        case Activation::relu: return activate<Activation::relu>(parameter, count, values, slopes);
-        case Activation::leaky_relu: return activate<Activation::leaky_relu>(parameter, count, values, slopes);
-        case Activation::silu: return activate<Activation::silu>(parameter, count, values, slopes);
-        case Activation::softplus: return activate<Activation::softplus>(parameter, count, values, slopes);
-        case Activation::tanh: return activate<Activation::tanh>(parameter, count, values, slopes);
-        case Activation::gelu: return activate<Activation::gelu>(parameter, count, values, slopes);
-        case Activation::gelu_tanh: return activate<Activation::gelu_tanh>(parameter, count, values, slopes);
-        case Activation::elu: return activate<Activation::elu>(parameter, count, values, slopes);
+        case Activation::relu: return activate<Activation::relu>;
+        case Activation::leaky_relu: return activate<Activation::leaky_relu>;
+        case Activation::silu: return activate<Activation::silu>;
+        case Activation::softplus: return activate<Activation::softplus>;
+        case Activation::tanh: return activate<Activation::tanh>;
+        case Activation::gelu: return activate<Activation::gelu>;
+        case Activation::gelu_tanh: return activate<Activation::gelu_tanh>;
+        case Activation::elu: return activate<Activation::elu>;
     }
+    return nullptr;
 }
 
-// Room for the work on a few chains.
-struct Desk {
-    Floats in, out, rows;
-    std::vector<Floats> slopes;  // of each layer; on the way back, the gradient there
+// A hidden layer as the products read it.
+struct Hidden {
+    int64_t inputs, outputs;
+    Activate activate;
+    float parameter;
+    float *bias, *forward, *backward;
+};
 
-    explicit Desk(const MlpArgs& a, int64_t width) {
-        int64_t widest = a.layers[0].inputs;
-        for (int l = 0; l + 1 < a.depth; ++l) {
-            widest = widest < a.layers[l].outputs ? a.layers[l].outputs : widest;
-            slopes.push_back(floats(a.layers[l].outputs * width));
+struct Network {
+    std::vector<Hidden> hidden;
+    MlpLayer last;
+    int64_t widest = 0;  // hidden layer
+
+    Network(const MlpLayer* layers, int depth, int threads) : last(layers[depth - 1]) {
+        int64_t size = 0;
+        for (int l = 0; l + 1 < depth; ++l) {
+            const int64_t inputs = layers[l].inputs, outputs = layers[l].outputs;
+            size += padded(outputs) * (1 + inputs) + padded(inputs) * outputs;
         }
-        in = floats(widest * width), out = floats(widest * width), rows = floats(a.layers[0].inputs * width);
+        float* room = kept_floats<Network>(size);
+        for (int l = 0; l + 1 < depth; ++l) {
+            const auto& [weight, bias, inputs, outputs, kind, parameter] = layers[l];
+            float *forward = room + padded(outputs), *backward = forward + padded(outputs) * inputs;
+            hidden.push_back({inputs, outputs, activate_of(kind), parameter, room, forward, backward});
+            for (int64_t o = 0; o < padded(outputs); ++o) room[o] = bias && o < outputs ? bias[o] : 0.0f;
+            widest = widest < outputs ? outputs : widest;
+            room = backward + padded(inputs) * outputs;
+        }
+        for_each(2 * (depth - 1), threads, [&](int64_t half) {
+            const MlpLayer& layer = layers[half / 2];
+            Hidden& to = hidden[half / 2];
+            if (half % 2 == 0) pack<false>(layer.weight, layer.outputs, layer.inputs, to.forward);
+            else pack<true>(layer.weight, layer.inputs, layer.outputs, to.backward);
+        });
     }
 };
 
-// The energies of the chains of a panel, desk.in; their gradient replaces it.
-template <int vectors>
-[[gnu::noinline]] void evaluate(const MlpArgs& a, const std::vector<Packed>& layers, Desk& desk, float* energies) {
-    constexpr int64_t width = vectors * lanes;
-    const int hidden = a.depth - 1;
-    for (int l = 0; l < hidden; ++l) {
-        const MlpLayer& layer = a.layers[l];
-        const float* weight = layers[l].forward.get();
-        multiply_panel<vectors>(weight, layer.bias, layer.outputs, layer.inputs, desk.in.get(), desk.out.get());
-        activate(layer.activation, layer.parameter, layer.outputs * width, desk.out.get(), desk.slopes[l].get());
-        desk.in.swap(desk.out);
+// Room for the work on `width` chains.
+struct Desk {
+    float *x, *gradient, *even, *odd;  // the state, the gradient there, and what the layers put out, in turns
+    std::vector<float*> slopes;        // of each hidden layer; on the way back, the gradient there
+
+    Desk(const Network& net, int64_t width) {
+        const int64_t d = padded(net.hidden[0].inputs) * width, most = padded(net.widest) * width;
+        float* room = kept_floats<Desk>(2 * d + (2 + net.hidden.size()) * most);
+        x = room, gradient = x + d, even = gradient + d, odd = even + most;
+        for (size_t l = 0; l < net.hidden.size(); ++l) slopes.push_back(odd + (1 + l) * most);
     }
-    const MlpLayer& last = a.layers[hidden];
-    multiply_rows<1, vectors>(last.weight, last.bias, last.inputs, desk.in.get(), energies);
-    float* gradient = desk.slopes[hidden - 1].get();
-    for (int64_t k = 0; k < last.inputs; ++k)
-        for (int64_t i = k * width; i < (k + 1) * width; i += lanes) {
-            Float slope;
-            load(gradient + i, slope);
-            store(gradient + i, Float(last.weight[k]) * slope);
-        }
-    for (int l = hidden - 1; l > 0; --l) {
-        const MlpLayer& layer = a.layers[l];
-        float *below = desk.slopes[l - 1].get(), *above = desk.slopes[l].get();
-        multiply_panel<vectors>(layers[l].backward.get(), nullptr, layer.inputs, layer.outputs, above, desk.out.get());
-        for (int64_t i = 0; i < layer.inputs * width; i += lanes) {
-            Float slope, pull;
-            load(below + i, slope), load(desk.out.get() + i, pull);
-            store(below + i, pull * slope);
-        }
-    }
-    const MlpLayer& first = a.layers[0];
-    multiply_panel<vectors>(layers[0].backward.get(), nullptr, first.inputs, first.outputs, desk.slopes[0].get(), desk.in.get());
+};
+
+template <int rows, int vectors>
+HATEBM_HD void put(const Float (&sums)[rows][vectors], float* out) {
+    HATEBM_UNROLL(24)
+    for (int o = 0; o < rows; ++o)
+        HATEBM_UNROLL(8)
+        for (int v = 0; v < vectors; ++v) store(out + (o * vectors + v) * lanes, sums[o][v]);
 }
 
-// All steps of `chains` chains from chain `first` on, at most `vectors` vectors.
+template <int rows, int vectors>
+HATEBM_HD void times(const Float (&sums)[rows][vectors], float* out) {
+    HATEBM_UNROLL(24)
+    for (int o = 0; o < rows; ++o)
+        HATEBM_UNROLL(8)
+        for (int v = 0; v < vectors; ++v) {
+            Float given;
+            load(out + (o * vectors + v) * lanes, given);
+            store(out + (o * vectors + v) * lanes, sums[o][v] * given);
+        }
+}
+
+// The energies and the gradient at the state on the desk.
 template <int vectors>
-void run_chains(const MlpArgs& a, const std::vector<Packed>& layers, Desk& desk, int64_t first, int64_t chains) {
+[[gnu::noinline]] void evaluate(const Network& net, Desk& desk, Float (&energies)[vectors]) {
     constexpr int64_t width = vectors * lanes;
-    const int64_t d = a.layers[0].inputs;
-    float* x = a.x + first * d;
-    int64_t ids[width];
-    for (int64_t c = 0; c < chains; ++c) ids[c] = a.chain_ids ? a.chain_ids[first + c] : first + c;
-    for (int64_t k = 0; k < a.run.count; ++k) {
-        StepArgs step{};
-        step.x = x, step.n = chains, step.d = d, step.chain_ids = ids, step.threads = 1;
-        step.draw = a.draw, step.draw.step += k;
-        const float noise_std = a.run.noise_std[k];
-        if (a.run.step_size[k] == 0 && noise_std == 0) continue;
-        if (a.run.noise_before && (noise_std != 0 || a.run.clamp_noise)) {
-            step.law.noise_std = noise_std, step.law.inverse_temperature = 1;
-            step.law.low = a.run.clamp_noise ? a.law.low : -__builtin_inff();
-            step.law.high = a.run.clamp_noise ? a.law.high : __builtin_inff();
-            langevin_step(step);
-        }
-        float energies[width];
-        rows_to_panel(x, chains, d, width, desk.in.get());
-        {
-            const FlushTiny flush;
-            evaluate<vectors>(a, layers, desk, energies);
-        }
-        panel_to_rows(desk.in.get(), chains, d, width, desk.rows.get());
-        for (int64_t c = 0; a.diverged && c < chains; ++c)
-            if (!(energies[c] - energies[c] == 0) && static_cast<int64_t>(step.draw.step) < a.diverged[first + c])
-                a.diverged[first + c] = static_cast<int64_t>(step.draw.step);
-        step.law = a.law;
-        step.law.step_size = a.run.step_size[k], step.law.noise_std = a.run.noise_before ? 0 : noise_std;
-        step.law.inverse_temperature = a.run.inverse_temperature[k];
-        step.grad = desk.rows.get(), step.grad_type = GradType::float32;
-        step.diverged = a.diverged ? a.diverged + first : nullptr;
-        langevin_step(step);
+    const FlushTiny flush;
+    const float* in = desk.x;
+    for (size_t l = 0; l < net.hidden.size(); ++l) {
+        const Hidden& layer = net.hidden[l];
+        float *out = l % 2 == 0 ? desk.even : desk.odd, *slopes = desk.slopes[l];
+        multiply_panel<vectors>(layer.forward, layer.bias, layer.outputs, layer.inputs, in,
+                                [&](int64_t o, auto& sums) {
+                                    put(sums, out + o * width);
+                                    layer.activate(layer.parameter, sizeof(sums) / sizeof(float), out + o * width,
+                                                   slopes + o * width);
+                                });
+        in = out;
     }
+    float* above = desk.slopes.back();
+    for (int v = 0; v < vectors; ++v) energies[v] = Float(net.last.bias ? *net.last.bias : 0.0f);
+    for (int64_t k = 0; k < net.last.inputs; ++k) {
+        const Float weight(net.last.weight[k]);
+        for (int v = 0; v < vectors; ++v) {
+            const int64_t i = k * width + v * lanes;
+            Float value, slope;
+            load(in + i, value), load(above + i, slope);
+            energies[v] = fma(weight, value, energies[v]);
+            store(above + i, weight * slope);
+        }
+    }
+    for (size_t l = net.hidden.size() - 1; l > 0; --l) {
+        const Hidden& layer = net.hidden[l];
+        float* below = desk.slopes[l - 1];
+        multiply_panel<vectors>(layer.backward, nullptr, layer.inputs, layer.outputs, above,
+                                [&](int64_t o, auto& sums) { times(sums, below + o * width); });
+        above = below;
+    }
+    const Hidden& first = net.hidden[0];
+    multiply_panel<vectors>(first.backward, nullptr, first.inputs, first.outputs, above,
+                            [&](int64_t o, auto& sums) { put(sums, desk.gradient + o * width); });
+}
+
+// All steps of the chains of a panel, from chain `first` on.
+template <int vectors>
+void run_panel(const MlpArgs& a, const Network& net, Desk& desk, int64_t first, int64_t chains) {
+    constexpr int64_t width = vectors * lanes;
+    const int64_t d = net.hidden[0].inputs;
+    rows_to_panel(a.x + first * d, chains, d, width, desk.x);
+    for (int64_t i = d * width; i < padded(d) * width; ++i) desk.x[i] = 0;
+    PanelStep<vectors> step(d, a.draw, a.chain_ids, first, chains);
+    for (int64_t k = 0; k < a.run.count; ++k) {
+        Law law = a.law;
+        law.step_size = a.run.step_size[k], law.noise_std = a.run.noise_std[k];
+        law.inverse_temperature = a.run.inverse_temperature[k];
+        if (law.step_size == 0 && law.noise_std == 0) continue;
+        Draw draw = a.draw;
+        draw.step += k;
+        if (a.run.noise_before) {
+            Law open = law;
+            if (!a.run.clamp_noise) open.low = -__builtin_inff(), open.high = __builtin_inff();
+            if (law.noise_std != 0 || a.run.clamp_noise) step.add_noise(open, draw, desk.x);
+            law.noise_std = 0;
+        }
+        Float doubt[vectors];  // stays 0 while all is finite
+        evaluate(net, desk, doubt);
+        for (Float& v : doubt) v = v * Float(0.0f);
+        step.take(law, draw, desk.gradient, desk.x, doubt);
+        for (int v = 0; a.diverged && v < vectors; ++v) {
+            if (all_zero(doubt[v])) continue;
+            float doubts[lanes];
+            store(doubts, doubt[v]);
+            for (int64_t c = 0; c < lanes && v * lanes + c < chains; ++c) {
+                int64_t& bad = a.diverged[first + v * lanes + c];
+                if (doubts[c] != 0 && static_cast<int64_t>(draw.step) < bad) bad = static_cast<int64_t>(draw.step);
+            }
+        }
+    }
+    panel_to_rows(desk.x, chains, d, width, a.x + first * d);
+}
+
+template <int vectors>
+void look_at_panel(const MlpLookArgs& a, const Network& net, Desk& desk, int64_t first, int64_t chains) {
+    constexpr int64_t width = vectors * lanes;
+    const int64_t d = net.hidden[0].inputs;
+    rows_to_panel(a.x + first * d, chains, d, width, desk.x);
+    Float energies[vectors];
+    evaluate(net, desk, energies);
+    alignas(64) float by_lane[width];
+    for (int v = 0; v < vectors; ++v) store(by_lane + v * lanes, energies[v]);
+    __builtin_memcpy(a.energies + first, by_lane, chains * sizeof(float));
+    panel_to_rows(desk.gradient, chains, d, width, a.gradients + first * d);
+}
+
+// body(vectors, desk, first chain, chains) for panels of all chains.
+template <class Body>
+void for_panels(const Network& net, int64_t n, int threads, Body body) {
+    const int64_t all = (n + lanes - 1) / lanes;
+    for_each(threads, threads, [&](int64_t thread) {
+        const int64_t begin = all * thread / threads * lanes, end = all * (thread + 1) / threads * lanes;
+        if (begin == end) return;
+        Desk desk(net, most_vectors * lanes);
+        for (int64_t first = begin; first < end;) {
+            const int64_t left = (end - first) / lanes, vectors = left == 1 || left == 3 ? left : 2;
+            const int64_t width = vectors * lanes, chains = n - first < width ? n - first : width;
+            if (vectors == 1) body(Constant<1>(), desk, first, chains);
+            if (vectors == 2) body(Constant<2>(), desk, first, chains);
+            if (vectors == 3) body(Constant<3>(), desk, first, chains);
+            first += width;
+        }
+    });
 }
 
 }  // namespace
 
 void mlp_chains(const MlpArgs& a) {
     if (a.n == 0 || a.run.count == 0) return;
-    const std::vector<Packed> layers = packed(a);
-    const int64_t all = (a.n + lanes - 1) / lanes;
-    for_each(a.threads, a.threads, [&](int64_t thread) {
-        const int64_t begin = all * thread / a.threads * lanes, end = all * (thread + 1) / a.threads * lanes;
-        if (begin == end) return;
-        Desk desk(a, most_vectors * lanes);
-        for (int64_t first = begin; first < end;) {
-            const int64_t left = (end - first) / lanes, vectors = left == 4 ? 2 : left < most_vectors ? left : most_vectors;
-            const int64_t width = vectors * lanes, chains = a.n - first < width ? a.n - first : width;
-            const auto run = vectors == 1 ? run_chains<1> : vectors == 2 ? run_chains<2> : run_chains<3>;
-            run(a, layers, desk, first, chains);
-            first += width;
-        }
+    const Network net(a.layers, a.depth, a.threads);
+    for_panels(net, a.n, a.threads, [&](auto vectors, Desk& desk, int64_t first, int64_t chains) {
+        run_panel<vectors()>(a, net, desk, first, chains);
+    });
+}
+
+void mlp_look(const MlpLookArgs& a) {
+    const Network net(a.layers, a.depth, a.threads);
+    for_panels(net, a.n, a.threads, [&](auto vectors, Desk& desk, int64_t first, int64_t chains) {
+        look_at_panel<vectors()>(a, net, desk, first, chains);
     });
 }
 
@@ -173,7 +240,7 @@ void activation(Activation kind, float parameter, int64_t count, float* values, 
     for (int64_t i = 0; i < count; i += lanes) {
         const int64_t left = count - i < lanes ? count - i : lanes;
         for (int64_t k = 0; k < lanes; ++k) value[k] = k < left ? values[i + k] : 0;
-        activate(kind, parameter, lanes, value, slope);
+        activate_of(kind)(parameter, lanes, value, slope);
         for (int64_t k = 0; k < left; ++k) values[i + k] = value[k], slopes[i + k] = slope[k];
     }
 }

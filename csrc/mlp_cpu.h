@@ -1,4 +1,4 @@
-// Chains in the energy of a multilayer perceptron: what their kernel takes.
+// The energy of a multilayer perceptron and chains in it: what their kernels take.
 #pragma once
 
 #include "activation.h"
@@ -31,6 +31,16 @@ struct MlpArgs {
     Draw draw;                 // of the first step
     const int64_t* chain_ids;  // (n,), or null: 0..n-1
     int64_t* diverged;         // (n,) or null: the first step at which an energy or a gradient was not finite
+    int threads;
+};
+
+struct MlpLookArgs {
+    const float* x;  // (n, inputs of the first layer)
+    int64_t n;
+    const MlpLayer* layers;
+    int depth;
+    float* energies;   // (n,)
+    float* gradients;  // like x
     int threads;
 };
 

@@ -12,7 +12,7 @@ namespace {
 
 #define HATEBM_KERNELS(isa) \
     {#isa, isa::langevin_step, isa::langevin_ratio, isa::metropolis, isa::normal, isa::residual_add, \
-     isa::whole, isa::look, isa::mlp_chains, isa::activation}
+     isa::whole, isa::look, isa::mlp_chains, isa::mlp_look, isa::activation}
 
 std::vector<CpuKernels> available_kernels() {  // the fastest first
     std::vector<CpuKernels> kernels;
@@ -68,18 +68,29 @@ void look(const Look& states, int threads) { chosen->look({states, threads}); }
 // weight, bias (or 0), inputs, outputs, activation and its parameter
 using Layer = std::tuple<uintptr_t, uintptr_t, int64_t, int64_t, int, float>;
 
+std::vector<MlpLayer> given_layers(const std::vector<Layer>& layers) {
+    std::vector<MlpLayer> given;
+    for (const auto& [weight, bias, inputs, outputs, activation, parameter] : layers)
+        given.push_back({at<float>(weight), at<float>(bias), inputs, outputs, static_cast<Activation>(activation), parameter});
+    return given;
+}
+
 void mlp_chains(uintptr_t x, int64_t n, const std::vector<Layer>& layers, int64_t steps, uintptr_t step_size,
                 uintptr_t noise_std, uintptr_t inverse_temperature, float prior_precision, int add, int clip,
                 bool clip_on_update, float bound, float low, float high, bool noise_before, bool clamp_noise, uint64_t seed,
                 uint64_t first_step, uintptr_t chain_ids, uintptr_t diverged, int threads) {
-    std::vector<MlpLayer> given;
-    for (const auto& [weight, bias, inputs, outputs, activation, parameter] : layers)
-        given.push_back({at<float>(weight), at<float>(bias), inputs, outputs, static_cast<Activation>(activation), parameter});
+    const std::vector<MlpLayer> given = given_layers(layers);
     const StepRun run{at<float>(step_size), at<float>(noise_std), at<float>(inverse_temperature), steps, noise_before, clamp_noise};
     const Law law{0, 0, 1, prior_precision, static_cast<Add>(add), static_cast<Clip>(clip), clip_on_update, bound, low, high};
     py::gil_scoped_release release;
     chosen->mlp_chains({at<float>(x), n, given.data(), static_cast<int>(given.size()), run, law, {seed, first_step, 0, 0},
                         at<int64_t>(chain_ids), at<int64_t>(diverged), threads});
+}
+
+void mlp_look(uintptr_t x, int64_t n, const std::vector<Layer>& layers, uintptr_t energies, uintptr_t gradients, int threads) {
+    const std::vector<MlpLayer> given = given_layers(layers);
+    py::gil_scoped_release release;
+    chosen->mlp_look({at<float>(x), n, given.data(), static_cast<int>(given.size()), at<float>(energies), at<float>(gradients), threads});
 }
 
 void activation(int kind, float parameter, int64_t count, uintptr_t values, uintptr_t slopes) {
@@ -108,6 +119,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("normal", &normal);
     m.def("residual_add", &residual_add);
     m.def("mlp_chains", &mlp_chains);
+    m.def("mlp_look", &mlp_look);
     m.def("activation", &activation);
     m.def("philox", &philox_words);
     m.def("whole", taking_numbers(&whole));

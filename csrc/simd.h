@@ -51,6 +51,7 @@ HATEBM_INLINE Float where_greater(Float a, Float b, Float yes, Float no) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ), no.v, yes.v);
 }
 
+HATEBM_INLINE Int operator+(Int a, Int b) { return _mm512_add_epi32(a.v, b.v); }
 HATEBM_INLINE Int operator-(Int a, Int b) { return _mm512_sub_epi32(a.v, b.v); }
 HATEBM_INLINE Int operator^(Int a, Int b) { return _mm512_xor_si512(a.v, b.v); }
 HATEBM_INLINE Int operator&(Int a, Int b) { return _mm512_and_si512(a.v, b.v); }
@@ -151,6 +152,7 @@ HATEBM_INLINE Float where_greater(Float a, Float b, Float yes, Float no) {
     return _mm256_blendv_ps(no.v, yes.v, _mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ));
 }
 
+HATEBM_INLINE Int operator+(Int a, Int b) { return _mm256_add_epi32(a.v, b.v); }
 HATEBM_INLINE Int operator-(Int a, Int b) { return _mm256_sub_epi32(a.v, b.v); }
 HATEBM_INLINE Int operator^(Int a, Int b) { return _mm256_xor_si256(a.v, b.v); }
 HATEBM_INLINE Int operator&(Int a, Int b) { return _mm256_and_si256(a.v, b.v); }
