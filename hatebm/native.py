@@ -185,10 +185,8 @@ def perceptron_chains_(x: Tensor, layers: Sequence[Any], steps: Any) -> Tensor:
     first = torch.full((len(x),), NEVER, dtype=torch.int64)
     rows = x.contiguous()
     schedule = schedule_of(steps, x.device)
-    sizes = [(_address(layer.weight), _address(layer.bias), *layer.weight.shape[::-1]) for layer in layers]
-    ends = [(ACTIVATIONS.index(layer.activation), layer.parameter) for layer in layers]
     _C.mlp_chains(
-        *(rows.data_ptr(), len(x), [(*size, *end) for size, end in zip(sizes, ends, strict=True)]),
+        *(rows.data_ptr(), len(x), _layers(layers)),
         *(*_law(steps, schedule), first.data_ptr() if steps.watched else 0, torch.get_num_threads()),
     )
     mark_moved(x, rows)
@@ -216,6 +214,21 @@ def mark_moved(x: Tensor, rows: Tensor) -> None:
         x.copy_(rows)
     elif not x.is_inference():
         torch.autograd.graph.increment_version(x)
+
+
+def perceptron_look(x: Tensor, layers: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """The energies (n,) of a perceptron and their gradient, like x: the bits that its chains step by."""
+    rows = x.contiguous()
+    energies, gradient = rows.new_empty(len(x)), torch.empty_like(rows)
+    addresses = (energies.data_ptr(), gradient.data_ptr())
+    _C.mlp_look(rows.data_ptr(), len(x), _layers(layers), *addresses, torch.get_num_threads())
+    return energies, gradient
+
+
+def _layers(layers: Sequence[Any]) -> list[tuple]:
+    sizes = [(_address(layer.weight), _address(layer.bias), *layer.weight.shape[::-1]) for layer in layers]
+    ends = [(ACTIVATIONS.index(layer.activation), layer.parameter) for layer in layers]
+    return [(*size, *end) for size, end in zip(sizes, ends, strict=True)]
 
 
 def metropolis(

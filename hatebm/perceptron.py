@@ -5,9 +5,9 @@ float32 rounding. A chain's bits depend on its own numbers alone: not on the oth
 instruction set.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,18 @@ class Perceptron:
 
     def can_advance(self, x: Tensor, steps: "Steps") -> str | None:
         """Why these chains go step by step; None where the kernel takes them."""
-        if x.device.type != "cpu" or steps.backend not in (None, "cpu"):
+        return self._obstacle(x, steps.backend)
+
+    def advance_(self, x: Tensor, steps: "Steps") -> Tensor:
+        """Move x in place; returns the first bad step of each chain."""
+        return native.perceptron_chains_(x, layers_of(self.module), steps)
+
+    def in_kernel(self, x: Tensor, backend: str | None) -> Callable[[Tensor], Tensor] | None:
+        """The energy with the gradient of the kernel's bits; None where the kernel does not take such chains."""
+        return None if self._obstacle(x, backend) else lambda x: _Energy.apply(x, self.module)
+
+    def _obstacle(self, x: Tensor, backend: str | None) -> str | None:
+        if x.device.type != "cpu" or backend not in (None, "cpu"):
             return "multilayer perceptrons have a kernel on the CPU alone"
         if not native.has_vectors():
             return "the portable build of the kernel is slower than a step at a time"
@@ -54,9 +65,20 @@ class Perceptron:
             return "the samples do not have as many elements as the first layer has inputs"
         return None
 
-    def advance_(self, x: Tensor, steps: "Steps") -> Tensor:
-        """Move x in place; returns the first bad step of each chain."""
-        return native.perceptron_chains_(x, layers_of(self.module), steps)
+
+class _Energy(torch.autograd.Function):
+    """Energies whose gradient is the kernel's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, module: nn.Sequential) -> Tensor:
+        energies, gradient = native.perceptron_look(x, layers_of(module))
+        ctx.save_for_backward(gradient)
+        return energies
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return upstream.view(-1, *[1] * (gradient.dim() - 1)) * gradient, None
 
 
 def perceptron_of(energy: object) -> Perceptron | None:

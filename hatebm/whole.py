@@ -1,10 +1,11 @@
 r"""Runs of steps that an energy takes in one kernel of its own: what the kernel is told, and where a chain may.
 
 An energy that can has two methods. ``can_advance(x, steps)`` returns None, or the reason why it cannot take these.
-``advance_(x, steps)`` moves x, (n, \*sample), in place to the bits that a step at a time gives (an MLP: to rounding),
-the same in any split, and returns the first step at which each chain's energy or gradient was not finite, (n,) int64,
+``advance_(x, steps)`` moves x, (n, \*sample), in place to the bits that a step at a time gives, the same in any split,
+and returns the first step at which each chain's energy or gradient was not finite, (n,) int64,
 :data:`hatebm.health.NEVER` where none was. The state after the last step is the chain's own to look at. Both may write
-nothing else.
+nothing else. An energy whose kernel has other bits than autograd has ``in_kernel(x, backend)`` too: the energy with the
+kernel's gradient, for the steps that somebody looks at, or None.
 """
 
 import time
@@ -90,6 +91,8 @@ class WholeRuns:
         given = potential.energy
         energy = given if hasattr(given, "advance_") else perceptron_of(given)
         self.energy = energy if _has_kernel(form, blocks, potential, state) else None
+        twin = getattr(self.energy, "in_kernel", lambda x, backend: None)(state[0], blocks.backend)
+        potential.prepared = potential.prepared if twin is None else twin
         self.taken, self.refusal = 0, ""
         self.longest = min(STRETCH, max(16, 2**22 // max(state[0].numel(), 1)))
 

@@ -61,3 +61,7 @@ class MLP(nn.Module):
     def advance_(self, x: Tensor, steps: Steps) -> Tensor:
         """Take the steps in place; returns the first bad step of each chain."""
         return Perceptron(self.layers).advance_(x, steps)
+
+    def in_kernel(self, x: Tensor, backend: str | None) -> Callable[[Tensor], Tensor] | None:
+        """The energy with the gradient of the kernel's bits; None where the kernel does not take such chains."""
+        return Perceptron(self.layers).in_kernel(x, backend) if type(self).forward is MLP.forward else None

@@ -1,0 +1,53 @@
+"""Activations of the MLP kernel against float64, and their bits on every instruction set."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hatebm import native
+
+FUNCTIONS = {
+    "relu": (F.relu, 0.0),
+    "leaky_relu": (lambda x: F.leaky_relu(x, 0.2), 0.2),
+    "silu": (F.silu, 0.0),
+    "softplus": (F.softplus, 0.0),
+    "tanh": (torch.tanh, 0.0),
+    "gelu": (F.gelu, 0.0),
+    "gelu_tanh": (lambda x: F.gelu(x, approximate="tanh"), 0.0),
+    "elu": (lambda x: F.elu(x, 0.7), 0.7),
+}
+ULP = 2.0**-23
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_activations_and_slopes_are_within_four_ulp(name, instruction_set):
+    function, parameter = FUNCTIONS[name]
+    wide = torch.randn(20_000) * 10 ** torch.empty(20_000).uniform_(-6, 1.5)
+    x = torch.cat([torch.linspace(-30, 30, 60_001), wide, torch.tensor([0.0, -0.0, 1e3, -1e3])])
+    values, slopes = x.clone(), torch.empty_like(x)
+    kind = native.ACTIVATIONS.index(name)
+    native._C.activation(kind, parameter, len(x), values.data_ptr(), slopes.data_ptr())
+    leaf = x.double().requires_grad_()
+    exact = function(leaf)
+    slope = torch.autograd.grad(exact.sum(), leaf)[0]
+    for got, want in ((values, exact.detach()), (slopes, slope)):
+        assert ((got - want).abs() <= 4 * ULP * want.abs().clamp(min=1)).all()
+    if name in ("silu", "softplus", "tanh", "elu"):  # down to the smallest, as long as e^x is a normal number
+        near = x.abs() < 80
+        assert ((values - exact).abs() <= 4 * ULP * exact.abs() + 1e-37)[near].all()
+
+
+def test_an_activation_has_the_same_bits_on_every_instruction_set():
+    x = torch.randn(5000) * 10
+    seen = {}
+    for isa in native._C.instruction_sets():
+        native._C.use_instruction_set(isa)
+        for name, (_, parameter) in FUNCTIONS.items():
+            values, slopes = x.clone(), torch.empty_like(x)
+            kind = native.ACTIVATIONS.index(name)
+            native._C.activation(kind, parameter, len(x), values.data_ptr(), slopes.data_ptr())
+            values, slopes = values.view(torch.int32), slopes.view(torch.int32)
+            first = seen.setdefault(name, (values, slopes))
+            assert torch.equal(values, first[0]), (isa, name)
+            assert torch.equal(slopes, first[1]), (isa, name)
+    native._C.use_instruction_set(native._C.instruction_sets()[0])
