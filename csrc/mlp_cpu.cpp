@@ -208,7 +208,7 @@ void for_panels(const Network& net, int64_t n, int threads, Body body) {
         if (begin == end) return;
         Desk desk(net, most_vectors * lanes);
         for (int64_t first = begin; first < end;) {
-            const int64_t left = (end - first) / lanes, vectors = left == 1 || left == 3 ? left : 2;
+            const int64_t left = (end - first) / lanes, vectors = left == 4 ? 2 : left < most_vectors ? left : most_vectors;
             const int64_t width = vectors * lanes, chains = n - first < width ? n - first : width;
             if (vectors == 1) body(Constant<1>(), desk, first, chains);
             if (vectors == 2) body(Constant<2>(), desk, first, chains);
