@@ -199,13 +199,18 @@ void look_at_panel(const MlpLookArgs& a, const Network& net, Desk& desk, int64_t
     panel_to_rows(desk.gradient, chains, d, width, a.gradients + first * d);
 }
 
+// No more threads than vectors of chains: the others would only be waited for.
+int threads_for(int64_t n, int threads) {
+    const int64_t all = (n + lanes - 1) / lanes;
+    return all < threads ? static_cast<int>(all) : threads;
+}
+
 // body(vectors, desk, first chain, chains) for panels of all chains.
 template <class Body>
 void for_panels(const Network& net, int64_t n, int threads, Body body) {
     const int64_t all = (n + lanes - 1) / lanes;
     for_each(threads, threads, [&](int64_t thread) {
         const int64_t begin = all * thread / threads * lanes, end = all * (thread + 1) / threads * lanes;
-        if (begin == end) return;
         Desk desk(net, most_vectors * lanes);
         for (int64_t first = begin; first < end;) {
             const int64_t left = (end - first) / lanes, vectors = left == 4 ? 2 : left < most_vectors ? left : most_vectors;
@@ -222,15 +227,17 @@ void for_panels(const Network& net, int64_t n, int threads, Body body) {
 
 void mlp_chains(const MlpArgs& a) {
     if (a.n == 0 || a.run.count == 0) return;
-    const Network net(a.layers, a.depth, a.threads);
-    for_panels(net, a.n, a.threads, [&](auto vectors, Desk& desk, int64_t first, int64_t chains) {
+    const int threads = threads_for(a.n, a.threads);
+    const Network net(a.layers, a.depth, threads);
+    for_panels(net, a.n, threads, [&](auto vectors, Desk& desk, int64_t first, int64_t chains) {
         run_panel<vectors()>(a, net, desk, first, chains);
     });
 }
 
 void mlp_look(const MlpLookArgs& a) {
-    const Network net(a.layers, a.depth, a.threads);
-    for_panels(net, a.n, a.threads, [&](auto vectors, Desk& desk, int64_t first, int64_t chains) {
+    const int threads = threads_for(a.n, a.threads);
+    const Network net(a.layers, a.depth, threads);
+    for_panels(net, a.n, threads, [&](auto vectors, Desk& desk, int64_t first, int64_t chains) {
         look_at_panel<vectors()>(a, net, desk, first, chains);
     });
 }
