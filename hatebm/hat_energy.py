@@ -48,8 +48,7 @@ class HatEnergy(nn.Module):
             self._kept = None
             return self.generator(z)
         memory, before = (z.data_ptr(), z.shape, z.stride()), self._kept
-        precision = torch.is_autocast_enabled(z.device.type), torch.backends.cuda.matmul.allow_tf32
-        made_of = (memory, z._version, precision, *((w.data_ptr(), w._version) for w in self._weights()))
+        made_of = (memory, z._version, _precision(z), *((w.data_ptr(), w._version) for w in self._weights()))
         followed = z.requires_grad or (before is not None and before.followed and before.made_of[0] == memory)
         if before is None or before.made_of != made_of or (followed and not before.followed):
             with torch.set_grad_enabled(followed):
@@ -68,6 +67,13 @@ class HatEnergy(nn.Module):
 
     def _weights(self) -> list[Tensor]:
         return [*self.generator.parameters(), *self.generator.buffers()]
+
+
+def _precision(z: Tensor) -> tuple[bool, str, str]:
+    """Whether convolutions and products run under autocast, and the precision of each on CUDA."""
+    backends = torch.backends
+    autocast = torch.is_autocast_enabled(z.device.type)
+    return autocast, backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision
 
 
 class Kept(NamedTuple):

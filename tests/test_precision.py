@@ -142,3 +142,14 @@ def test_tf32_changes_no_other_setting_of_cudnn():
         assert flags.allow_tf32
         assert matmul.allow_tf32
     assert (flags.enabled, flags.benchmark, flags.deterministic, flags.allow_tf32, matmul.allow_tf32) == before
+
+
+def test_a_hat_energy_runs_under_settings_that_older_names_cannot_tell():
+    convolutions, energy = torch.backends.cudnn.conv, hatebm.HatEnergy(Bowl(6), nn.Linear(2, 6))
+    before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
+    try:
+        with pytest.raises(RuntimeError):
+            _ = torch.backends.cudnn.allow_tf32
+        hatebm.langevin(energy, (drawn((5, 2)), drawn((5, 6))), 2, eps=(0.0, 0.1), seed=0)
+    finally:
+        convolutions.fp32_precision = before
