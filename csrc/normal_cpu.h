@@ -1,8 +1,10 @@
 // Rows of normals on the CPU.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu.h"
-#include "simd.h"
+#include "lanes.h"
 
 namespace hatebm {
 namespace {
@@ -28,6 +30,39 @@ HATEBM_HD Twice<Tile> tiles_of_normals(const Draw& draw, const RoundKeys& keys, 
 }
 
 HATEBM_HD uint64_t chain_id(const int64_t* ids, int64_t i) { return static_cast<uint64_t>(ids ? ids[i] : i); }
+
+// Two registers of chains where there is room for two, one chain a lane.
+using Wide = std::conditional_t<Vector::two_tiles, Twice<Float>, Float>;
+
+template <class V>
+using WordsOf = std::conditional_t<width_of<V> == lanes, Word, Twice<Word>>;
+
+template <class V>
+HATEBM_HD WordsOf<V> get_words(const uint32_t* p) {
+    if constexpr (width_of<V> == lanes) return load_words(p);
+    else return both(load_words(p), load_words(p + lanes));
+}
+
+template <class Words>
+HATEBM_HD Words xor3(uint32_t a, Words b, uint32_t c) {
+    return xor3(Words(a), b, c);
+}
+template <class Words>
+HATEBM_HD Words xor3(Words a, uint32_t b, uint32_t c) {
+    return xor3(a, Words(b), c);
+}
+
+// The normals of one quad of a vector of chains whose counters agree in all else: the first three rounds work on numbers
+// where they can. Of the last two normals nothing is made where nobody reads them.
+template <class Words, class V>
+HATEBM_HD void normals_of_chains(uint32_t quad, Words chain, uint32_t step, uint32_t last, const RoundKeys& keys, V* n) {
+    const auto early = philox_round(philox_round(Counter{quad, chain, step, last}, keys, 0), keys, 1);
+    const auto third = philox_round(early, keys, 2);
+    Counter<Words, Words, Words, Words> c{third.c0, third.c1, third.c2, Words(third.c3)};
+    HATEBM_UNROLL(7)
+    for (int round = 3; round < 10; ++round) c = philox_round(c, keys, round);
+    normals_of_words(c.c0, c.c1, c.c2, c.c3, n[0], n[1], n[2], n[3]);
+}
 
 inline void row_of_normals(const Draw& draw, const RoundKeys& keys, uint64_t chain, int64_t first, int64_t count, float* out) {
     int64_t i = 0;
@@ -77,6 +112,31 @@ inline void normals_of_quads(const Draw& draw, const RoundKeys& keys, const uint
     }
 }
 
+// The normals of chains of d <= 4 elements, one chain a lane, as long as counters tell them apart by one word; returns how
+// many chains these were.
+template <int d>
+int64_t lanes_of_normals(const Draw& draw, const RoundKeys& keys, const int64_t* ids, int64_t first_chain, int64_t count,
+                         float* out) {
+    constexpr int width = width_of<Wide>;
+    alignas(64) uint32_t chain[width] = {};
+    alignas(64) float normals[d * width];
+    for (int64_t start = 0; start < count; start += width) {
+        const int64_t drawn = count - start < width ? count - start : width;
+        const uint64_t first = chain_id(ids, first_chain + start);
+        for (int64_t c = 0; c < drawn; ++c) {
+            const uint64_t id = chain_id(ids, first_chain + start + c);
+            if (id >> 32 != first >> 32) return start;
+            chain[c] = static_cast<uint32_t>(id);
+        }
+        Wide n[4];
+        normals_of_chains(0u, get_words<Wide>(chain), static_cast<uint32_t>(draw.step), last_counter(draw, first), keys, n);
+        for (int e = 0; e < d; ++e) put(normals + e * width, n[e]);
+        for (int64_t c = 0; c < drawn; ++c)
+            for (int e = 0; e < d; ++e) out[(start + c) * d + e] = normals[e * width + c];
+    }
+    return count;
+}
+
 // The normals of `count` whole chains of d > 0 elements: a vector takes quads of several chains. The last quad of a chain
 // spills over into the next one, whose own first quad comes later.
 inline void packed_normals(const Draw& draw, const RoundKeys& keys, const int64_t* ids, int64_t first_chain, int64_t count,
@@ -84,8 +144,11 @@ inline void packed_normals(const Draw& draw, const RoundKeys& keys, const int64_
     alignas(64) uint32_t quads[quads_at_once] = {}, chains[quads_at_once] = {}, last[quads_at_once] = {};
     alignas(64) float normals[4 * quads_at_once];
     float *const end = out + count * d, *places[quads_at_once];
+    const auto in_lanes = d == 1 ? lanes_of_normals<1> : d == 2 ? lanes_of_normals<2> : d == 3 ? lanes_of_normals<3>
+                                                                                    : lanes_of_normals<4>;
+    int64_t chain = d <= 4 ? in_lanes(draw, keys, ids, first_chain, count, out) : 0;
     int64_t first = 0;  // the element of the chain that is next
-    for (int64_t chain = 0; chain < count;) {
+    while (chain < count) {
         int drawn = 0;
         while (drawn < quads_at_once && chain < count) {
             const uint64_t id = chain_id(ids, first_chain + chain);

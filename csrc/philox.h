@@ -30,16 +30,30 @@ HATEBM_HD RoundKeys round_keys(uint64_t seed) {
     return keys;
 }
 
+// A counter between two rounds. Words may differ in kind: what a vector of counters shares is a number.
+template <class A, class B, class C, class D>
+struct Counter {
+    A c0;
+    B c1;
+    C c2;
+    D c3;
+};
+template <class A, class B, class C, class D>
+Counter(A, B, C, D) -> Counter<A, B, C, D>;
+
+template <class A, class B, class C, class D>
+HATEBM_HD auto philox_round(const Counter<A, B, C, D>& c, const RoundKeys& keys, int round) {
+    const auto p0 = multiply(c.c0, 0xD2511F53u);
+    const auto p1 = multiply(c.c2, 0xCD9E8D57u);
+    return Counter{xor3(high(p1), c.c1, keys.first[round]), low(p1), xor3(high(p0), c.c3, keys.second[round]), low(p0)};
+}
+
 template <class Word>
 HATEBM_HD void philox(Word& c0, Word& c1, Word& c2, Word& c3, const RoundKeys& keys) {
     HATEBM_UNROLL(10)
     for (int round = 0; round < 10; ++round) {
-        auto p0 = multiply(c0, 0xD2511F53u);
-        auto p1 = multiply(c2, 0xCD9E8D57u);
-        c0 = xor3(high(p1), c1, keys.first[round]);
-        c1 = low(p1);
-        c2 = xor3(high(p0), c3, keys.second[round]);
-        c3 = low(p0);
+        const auto next = philox_round(Counter<Word, Word, Word, Word>{c0, c1, c2, c3}, keys, round);
+        c0 = next.c0, c1 = next.c1, c2 = next.c2, c3 = next.c3;
     }
 }
 
@@ -90,14 +104,19 @@ HATEBM_HD void box_muller(Int even, Int odd, Float& first, Float& second) {
     second = r * (a * sine);
 }
 
-// Four normals a lane: element 4q + k of quad q in nk.
+// Four normals a lane of the words of a quad: element 4q + k of quad q in nk.
+template <class Word, class Float>
+HATEBM_HD void normals_of_words(Word c0, Word c1, Word c2, Word c3, Float& n0, Float& n1, Float& n2, Float& n3) {
+    Twice<Float> first, second;
+    box_muller(both(to_int(c0), to_int(c2)), both(to_int(c1), to_int(c3)), first, second);
+    n0 = first.a, n1 = second.a, n2 = first.b, n3 = second.b;
+}
+
 template <class Word, class Float>
 HATEBM_HD void quad_of_normals(Word c0, Word c1, Word c2, Word c3, const RoundKeys& keys, Float& n0, Float& n1, Float& n2,
                                Float& n3) {
     philox(c0, c1, c2, c3, keys);
-    Twice<Float> first, second;
-    box_muller(both(to_int(c0), to_int(c2)), both(to_int(c1), to_int(c3)), first, second);
-    n0 = first.a, n1 = second.a, n2 = first.b, n3 = second.b;
+    normals_of_words(c0, c1, c2, c3, n0, n1, n2, n3);
 }
 
 }  // namespace

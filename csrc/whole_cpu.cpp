@@ -2,7 +2,6 @@
 
 #include <cstdlib>
 #include <memory>
-#include <type_traits>
 
 #include "cpu.h"
 #include "energies.h"
@@ -13,8 +12,6 @@
 
 namespace hatebm::HATEBM_ISA {
 namespace {
-
-using Wide = std::conditional_t<Vector::two_tiles, Twice<Float>, Float>;
 
 struct Freed {
     void operator()(void* p) const { std::free(p); }
@@ -114,21 +111,32 @@ void evaluate(const Energy& energy, Group<V>& group, float* energies) {
 
 bool is_finite(float v) { return v - v == 0; }
 
-// The four normals of a quad of elements of every chain; of the last two nothing is made where nobody needs them.
+// The normals of a quad of elements of every chain; of the last two nothing is made where nobody needs them.
 template <class V, bool all>
 __attribute__((noinline)) void normals(const RoundKeys& keys, uint32_t quad, const uint32_t* chain, uint32_t step,
                                        const uint32_t* last, float* out) {
     constexpr int width = width_of<V>;
-    using Words = std::conditional_t<width == lanes, Word, Twice<Word>>;
-    const auto words = [](const uint32_t* p) {
-        if constexpr (width == lanes) return load_words(p);
-        else return both(load_words(p), load_words(p + lanes));
-    };
+    using Words = WordsOf<V>;
     V n0, n1, n2, n3;
-    quad_of_normals(Words(quad), words(chain), Words(step), words(last), keys, n0, n1, n2, n3);
+    quad_of_normals(Words(quad), get_words<V>(chain), Words(step), get_words<V>(last), keys, n0, n1, n2, n3);
     put(out, n0), put(out + width, n1);
     if constexpr (all) put(out + 2 * width, n2), put(out + 3 * width, n3);
 }
+
+// Whether a state has left the reach of its energy in any lane: the sum of its squares says so, or a little early.
+template <class V, class Energy>
+struct Doubt {
+    float first, scale;
+    V squares = V(0.0f);
+
+    explicit Doubt(const Formula& f) : first(f.reach / f.first_reach), scale(3.4028235e38f / (f.reach * f.reach)) {}
+    HATEBM_HD void clear() { squares = V(0.0f); }
+    HATEBM_HD void see(int64_t e, V x) {
+        if (std::is_same_v<Energy, Funnel> && e == 0) x = x * V(first);  // the one whose first element is apart
+        squares = fma(x, x, squares);
+    }
+    HATEBM_HD bool arose() const { return !none_set(squares * V(scale) * V(0.0f)); }
+};
 
 template <class V, class Energy>
 struct Run {
@@ -140,45 +148,36 @@ struct Run {
     alignas(64) uint32_t chain[width], last[width];
     alignas(64) float eps[4 * width] = {};
     uint64_t id[width];
-    V doubt;  // stays 0 while no element of the state has left the reach of the energy
+    Doubt<V, Energy> doubt;
 
     Run(const Whole& a, const RoundKeys& keys, int64_t first, int64_t count)
-        : a(a), energy(a.energy), keys(keys), group(a.energy, first, count) {}
+        : a(a), energy(a.energy), keys(keys), group(a.energy, first, count), doubt(a.energy) {}
 
     void operator()() {
         group.read(a.x);
+        bool alike = true;  // in all of the counter but the chain's low word
         for (int lane = 0; lane < width; ++lane) {
             id[lane] = chain_id(a.chain_ids, group.chain(lane));
             chain[lane] = static_cast<uint32_t>(id[lane]);
+            alike &= id[lane] >> 32 == id[0] >> 32;
         }
-        doubt = V(0.0f);
-        for (int64_t e = 0; e < group.d; ++e) doubt_element(e, get<V>(&group.state[e * width]));
+        for (int64_t e = 0; e < group.d; ++e) doubt.see(e, get<V>(&group.state[e * width]));
         const bool bare = a.law.clip == Clip::none && a.law.prior_precision == 0;
-        const bool plain = bare && a.law.add == Add::sequential && !a.noise_first;
-        for (int64_t i = 0; i < a.n_steps; ++i) {
-            Law law = a.law;
-            law.step_size = a.step_size[i], law.noise_std = a.noise_std[i];
-            law.inverse_temperature = a.inverse_temperature[i];
-            if (law.step_size == 0 && law.noise_std == 0) continue;
-            const Draw draw{a.draw.seed, a.draw.step + i, a.draw.block, a.draw.purpose};
-            if (i == 0 || static_cast<uint32_t>(draw.step) == 0)
-                for (int lane = 0; lane < width; ++lane) last[lane] = last_counter(draw, id[lane]);
-            if (a.noise_first) {
-                if (law.noise_std != 0 || a.clamp_noise) add_noise(law, draw);
-                law.noise_std = 0;
-            }
-            if (a.first_bad && !none_set(doubt)) examine(draw.step);
-            doubt = V(0.0f);
-            if (plain && law.noise_std != 0) step<true>(law, draw);
-            else step<false>(law, draw);
+        const bool plain = alike && bare && a.law.add == Add::sequential && !a.noise_first;
+        for (int64_t i = 0; i < a.n_steps;) {
+            if (plain && a.noise_std[i] != 0) i = plain_steps_from(i);
+            else step(i++);
         }
         group.write(group.state.get(), a.x);
     }
 
-    HATEBM_HD void doubt_element(int64_t e, V x) {
-        const float reach = e == 0 ? a.energy.first_reach : a.energy.reach;
-        doubt = fma(x * V(3.4028235e38f / reach), V(0.0f), doubt);
+    Law law_at(int64_t i) const {
+        Law law = a.law;
+        law.step_size = a.step_size[i], law.noise_std = a.noise_std[i];
+        law.inverse_temperature = a.inverse_temperature[i];
+        return law;
     }
+    Draw draw_at(int64_t i) const { return {a.draw.seed, a.draw.step + i, a.draw.block, a.draw.purpose}; }
 
     template <int count>
     HATEBM_HD void draw_quad(const Draw& draw, int64_t e) {
@@ -188,21 +187,21 @@ struct Run {
     void add_noise(const Law& law, const Draw& draw) {
         Law open = law;
         if (!a.clamp_noise) open.low = -__builtin_inff(), open.high = __builtin_inff();
-        doubt = V(0.0f);
+        doubt.clear();
         for_quads(group.d, [&](auto quad, int64_t e) {
             constexpr int count = decltype(quad)::value;
             if (law.noise_std != 0) draw_quad<count>(draw, e);
             for (int k = 0; k < count; ++k) {
                 float* place = &group.state[(e + k) * width];
                 const V x = noise_element(open, get<V>(place), get<V>(eps + k * width));
-                doubt_element(e + k, x);
+                doubt.see(e + k, x);
                 put(place, x);
             }
         });
     }
 
     // Where the state may be beyond reach: which chains' energy or gradient is not finite?
-    void examine(int64_t step) {
+    __attribute__((noinline)) void examine(int64_t step) {
         alignas(64) float energies[width];
         evaluate(energy, group, energies);
         for (int lane = 0; lane < group.count; ++lane) {
@@ -232,13 +231,18 @@ struct Run {
         return get<V>(factors);
     }
 
-    // The loop of plain laws, in which the compiler knows the options, stands apart.
-    template <bool plain>
-    void step(Law law, const Draw& draw) {
-        if constexpr (plain) {
-            law.add = Add::sequential, law.clip = Clip::none, law.prior_precision = 0;
-            if (law.noise_std == 0) __builtin_unreachable();
+    // One step under any law.
+    void step(int64_t i) {
+        Law law = law_at(i);
+        if (law.step_size == 0 && law.noise_std == 0) return;
+        const Draw draw = draw_at(i);
+        for (int lane = 0; lane < width; ++lane) last[lane] = last_counter(draw, id[lane]);
+        if (a.noise_first) {
+            if (law.noise_std != 0 || a.clamp_noise) add_noise(law, draw);
+            law.noise_std = 0;
         }
+        if (a.first_bad && doubt.arose()) examine(draw.step);
+        doubt.clear();
         const auto seen = energy.look(group.elements(), group.d, group.column(), Alone());
         V factor(1.0f);
         if (law.clip == Clip::norm) factor = clip_factors(law, seen);
@@ -251,10 +255,56 @@ struct Run {
             HATEBM_UNROLL(4)
             for (int k = 0; k < count; ++k) {
                 x[k] = step_element(law, x[k], total_gradient(law, x[k], g[k]), get<V>(eps + k * width), factor);
-                doubt_element(e + k, x[k]);
+                doubt.see(e + k, x[k]);
                 put(&group.state[(e + k) * width], x[k]);
             }
         });
+    }
+
+    int64_t plain_steps_from(int64_t i) {
+        switch (group.d) {
+            case 1: return plain_steps<1>(i);
+            case 2: return plain_steps<2>(i);
+            case 3: return plain_steps<3>(i);
+            case 4: return plain_steps<4>(i);
+            default: return plain_steps<0>(i);
+        }
+    }
+
+    // The steps from i on while they have noise, of a law without options and chains of `small` elements (0: of any
+    // number) that counters tell apart by one word. Returns where they end.
+    template <int small>
+    __attribute__((noinline)) int64_t plain_steps(int64_t i) {
+        const int64_t d = small ? small : group.d;
+        const WordsOf<V> chains = get_words<V>(chain);
+        Doubt<V, Energy> beyond = doubt;
+        Law law = a.law;
+        law.add = Add::sequential, law.clip = Clip::none, law.prior_precision = 0;
+        for (; i < a.n_steps && a.noise_std[i] != 0; ++i) {
+            law.step_size = a.step_size[i], law.noise_std = a.noise_std[i];
+            law.inverse_temperature = a.inverse_temperature[i];
+            const Draw draw = draw_at(i);
+            const uint32_t last = last_counter(draw, id[0]);
+            if (a.first_bad && beyond.arose()) examine(draw.step);
+            beyond.clear();
+            const auto seen = energy.look(group.elements(), d, group.column(), Alone());
+            for_quads(d, [&](auto quad, int64_t e) {
+                constexpr int count = decltype(quad)::value;
+                V x[count], g[count], n[4];
+                normals_of_chains(static_cast<uint32_t>(e / 4), chains, static_cast<uint32_t>(draw.step), last, keys, n);
+                get_quad<count>(&group.state[e * width], x);
+                energy.template gradient<count>(seen, group.column(), e, x, g);
+                HATEBM_UNROLL(4)
+                for (int k = 0; k < count; ++k) {
+                    if (law.noise_std == 0) __builtin_unreachable();
+                    x[k] = step_element(law, x[k], total_gradient(law, x[k], g[k]), n[k], V(1.0f));
+                    beyond.see(e + k, x[k]);
+                    put(&group.state[(e + k) * width], x[k]);
+                }
+            });
+        }
+        doubt = beyond;
+        return i;
     }
 };
 
