@@ -44,15 +44,19 @@ class Blocks:
         self.joint = dynamics.blocks == "joint"
         self.laws = dynamics.for_blocks(count)
         self.settings = [law.settings() for law in self.laws]
+        self._constant = not any(law.is_scheduled for law in self.laws)
+        self._now: tuple[list[Now], list[list[int]]] | None = None
         self.masks, self.given, self.backend = masks, noise, backend
         self.seed, self.chain_ids = 0, None
         self.held: list[Tensor] = []
 
     def at(self, t: int) -> tuple[list[Now], list[list[int]]]:
         """The numbers of every block at step t, and the groups of blocks that move together."""
-        now = [Now(*law.at(t)) for law in self.laws]
-        moving = [k for k, block in enumerate(now) if block.moves]
-        return now, [moving] if self.joint and moving else [[k] for k in moving]
+        if self._now is None or not self._constant:
+            now = [Now(*law.at(t)) for law in self.laws]
+            moving = [k for k, block in enumerate(now) if block.moves]
+            self._now = now, [moving] if self.joint and moving else [[k] for k in moving]
+        return self._now
 
     def noise(self, t: int, state: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """The injected normals of step t, or None where the step draws its own."""

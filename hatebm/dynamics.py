@@ -1,6 +1,5 @@
 """The law of a chain as a value: what presets, configurations and checkpoints carry."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -76,11 +75,17 @@ class Dynamics:
         for part in [self] if not counts else [self._entry(k) for k in range(counts.pop())]:
             part._check()
 
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether one block's numbers may be others at another step."""
+        return any(not isinstance(getattr(self, name), int | float | None) for name in SCHEDULED)
+
     def for_blocks(self, count: int) -> tuple["Dynamics", ...]:
         """The law of each of ``count`` blocks."""
-        for name, value in self._per_block():
+        per_block = self._per_block()
+        for name, value in per_block:
             require(len(value) == count, "Dynamics", name, f"a tuple of {count} entries, one per block", value)
-        return tuple(self._entry(k) for k in range(count))
+        return tuple(self._entry(k) for k in range(count)) if per_block else (self,) * count
 
     def at(self, t: int) -> tuple[float, float, float]:
         """step_size, noise_std and temperature of one block at step t."""
@@ -115,14 +120,12 @@ class Dynamics:
                 require(len(values) >= end, "Dynamics", name, wanted, f"{len(values)} entries")
 
     def _per_block(self) -> list[tuple[str, tuple]]:
-        fields = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
-        return [(name, value) for name, value in fields if _is_per_block(name, value)]
+        return [(name, value) for name, value in vars(self).items() if _is_per_block(name, value)]
 
     def _entry(self, k: int) -> "Dynamics":
         entry = object.__new__(Dynamics)
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            object.__setattr__(entry, f.name, value[k] if _is_per_block(f.name, value) else value)
+        for name, value in vars(self).items():
+            object.__setattr__(entry, name, value[k] if _is_per_block(name, value) else value)
         return entry
 
     def _check(self) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
 
 from hatebm.checks import GRAD_DTYPES, check_like, require
 
@@ -40,7 +41,7 @@ class Potential:
                 energies, grads = energy_and_gradient(self._energy(kwargs), state, wanted, kwargs, self.differentiable)
         else:
             energies, grads = None, given_gradient(self.grad_fn, state, wanted, kwargs, self.differentiable)
-        held = [self.masks[k] for k in wanted]
+        held = (self.masks[k] for k in wanted)
         return energies, [g if m is None else torch.where(m, g, 0) for g, m in zip(grads, held, strict=True)]
 
     def energies_and_gradient(
@@ -85,12 +86,21 @@ def energy_and_gradient(
         energies = _checked_energies(energy(*leaves, **kwargs), len(state[0]))
         wanted_text = "a function of the state through autograd (not detached)"
         require(energies.requires_grad, "langevin", "energy", wanted_text, "a result without a graph")
-        at = [leaves[k] for k in wanted]
-        grads = torch.autograd.grad(energies.sum(), at, allow_unused=True, create_graph=differentiable)
+        grads = _gradient_of_sum(energies, tuple(leaves[k] for k in wanted), differentiable)
     for k, grad in zip(wanted, grads, strict=True):
-        text = "a function of every block that moves; a block of step size and noise 0 stays where it is"
-        require(grad is not None, "langevin", "energy", text, f"a result that does not depend on block {k}")
+        if grad is None:
+            text = "a function of every block that moves; a block of step size and noise 0 stays where it is"
+            require(False, "langevin", "energy", text, f"a result that does not depend on block {k}")
     return energies.detach(), list(grads)
+
+
+def _gradient_of_sum(energies: Tensor, at: tuple[Tensor, ...], differentiable: bool) -> tuple[Tensor | None, ...]:
+    """What torch.autograd.grad(energies.sum(), at, allow_unused=True) returns, less what it costs a small energy.
+
+    The engine starts where the sum would send it, and no argument is checked a second time.
+    """
+    ones = torch.ones((), dtype=energies.dtype, device=energies.device).expand(energies.shape)
+    return _engine_run_backward((energies,), (ones,), differentiable, differentiable, at, True, accumulate_grad=False)
 
 
 def given_gradient(
@@ -141,7 +151,7 @@ def _leaf(x: Tensor, wanted: bool, differentiable: bool) -> Tensor:
 def _checked_energies(energies: Any, n: int) -> Tensor:
     fits = isinstance(energies, Tensor) and (energies.dim() == 0 or energies.shape in ((n,), (n, 1)))
     require(fits, "langevin", "energy's result", f"a scalar or of shape ({n},)", energies)
-    return energies.reshape(n if energies.dim() else ())
+    return energies if energies.dim() < 2 else energies.reshape(n)
 
 
 def _one_each(energies: Tensor, n: int) -> Tensor:

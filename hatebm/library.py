@@ -55,9 +55,8 @@ def langevin_step_(
         return
     run = module_for("langevin_step_", backend, x.device, x.dtype).langevin_step_
     run(x, grad, seed=seed, step=step, **settings)
-    for tensor in (x, settings["image"], settings["grad_norm"], settings["displacement"], settings["diverged"]):
-        if tensor is not None and not tensor.is_inference():
-            torch.autograd.graph.increment_version(tensor)
+    written = (x, settings["image"], settings["grad_norm"], settings["displacement"], settings["diverged"])
+    torch.autograd.graph.increment_version([v for v in written if v is not None and not v.is_inference()])
 
 
 def langevin_ratio(

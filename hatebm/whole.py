@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from hatebm.backend import kernels_for
 from hatebm.blocks import Blocks
-from hatebm.dynamics import SCHEDULED
 from hatebm.gradient import Potential
 from hatebm.health import Watch
 from hatebm.perceptron import perceptron_of
@@ -61,12 +60,9 @@ class Steps(NamedTuple):
 def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> Steps:
     """What a kernel is told of the next steps of a state of one block."""
     law, settings = blocks.laws[0], blocks.settings[0]
-    numbers = (getattr(law, name) for name in SCHEDULED)
-    scheduled = any(not isinstance(number, int | float | None) for number in numbers)
-    end = first_step + (n_steps if scheduled else 1)
-    table = torch.tensor([law.at(t) for t in range(first_step, end)], dtype=torch.float64)
-    table[:, 2] = 1.0 / table[:, 2]
-    step_size, noise_std, inverse_temperature = table.float().T.expand(3, n_steps).contiguous()
+    end = first_step + (n_steps if law.is_scheduled else 1)
+    table = [(s, n, 1.0 / temperature) for s, n, temperature in map(law.at, range(first_step, end))]
+    step_size, noise_std, inverse_temperature = torch.tensor(table, dtype=torch.float32).T.expand(3, n_steps).contiguous()
     walls = {} if law.clamp_at != "final" else {"low": -torch.inf, "high": torch.inf}
     return Steps(
         step_size,
