@@ -10,10 +10,11 @@ from torch import Tensor
 from hatebm.adjoint import LangevinStep
 from hatebm.checks import check_like
 from hatebm.dynamics import OPEN, Dynamics
-from hatebm.library import langevin_step_
+from hatebm.library import langevin_step_, ready_step
 from hatebm.noise import Purpose
 
 NOTHING = {"gz": None, "image": None, "grad_norm": None, "displacement": None, "diverged": None}
+Move = Callable[[Tensor, int, float, float, float], None]  # of gradient, step, step_size, noise_std and temperature
 BARE = {"inverse_temperature": 1.0, "prior_precision": 0.0, "clip": None}
 
 
@@ -83,6 +84,15 @@ class Blocks:
         walls = law.clamp_at != "final"
         numbers = {"step_size": now.step_size, "noise_std": noise_std, "inverse_temperature": 1.0 / now.temperature}
         return self._step(t, k, self.free(k, x), grad, noise, walls, **numbers | changes)
+
+    def ready(self, k: int, x: Tensor, diverged: Tensor | None) -> Move | None:
+        """:meth:`move` for the steps of a run that all write x in place; None where they are more than that."""
+        law = self.laws[k]
+        alone = self.given is None and self.masks[k] is None and law.reflect is None and law.noise_at == "after"
+        if not alone or x.requires_grad:
+            return None
+        box = OPEN if law.clamp_at == "final" else {}
+        return ready_step(x, self.backend, **self.settings[k] | self._place(k) | box, diverged=diverged)
 
     def proposal_law(self, k: int, now: Now) -> dict[str, Any]:
         """What the density of a move from one state to another depends on."""
@@ -165,7 +175,7 @@ class Blocks:
         self, t: int, k: int, x: Tensor, grad: Tensor | None, noise: Tensor | None, walls: bool, **changes: Any
     ) -> Tensor:
         box = {} if walls else OPEN
-        settings = self.settings[k] | self._place(t, k) | NOTHING | {"noise": noise} | box | changes
+        settings = self.settings[k] | self._place(k) | NOTHING | {"step": t, "noise": noise} | box | changes
         if x.requires_grad or (grad is not None and grad.requires_grad):
             x = LangevinStep.apply(x, grad, self.backend, settings)
         else:
@@ -174,11 +184,11 @@ class Blocks:
             x = folded(x, *self.laws[k].reflect)[0]
         return self._hold(k, x)
 
-    def _place(self, t: int, k: int) -> dict[str, Any]:
-        return {"seed": self.seed, "step": t, "block": k, "purpose": Purpose.LANGEVIN, "chain_ids": self.chain_ids}
+    def _place(self, k: int) -> dict[str, Any]:
+        return {"seed": self.seed, "block": k, "purpose": Purpose.LANGEVIN, "chain_ids": self.chain_ids}
 
     def _still(self, t: int, k: int) -> dict[str, Any]:
-        return self.settings[k] | self._place(t, k) | NOTHING | BARE | {"noise": None}
+        return self.settings[k] | self._place(k) | NOTHING | BARE | {"step": t, "noise": None}
 
     def _hold(self, k: int, x: Tensor) -> Tensor:
         return x if self.masks[k] is None else torch.where(self.masks[k], x, self.held[k])

@@ -83,9 +83,10 @@ def energy_and_gradient(
         return _traced_gradient(energy, state, wanted, kwargs, differentiable)
     with torch.enable_grad():
         leaves = [_leaf(x, k in wanted, differentiable) for k, x in enumerate(state)]
-        energies = _checked_energies(energy(*leaves, **kwargs), len(state[0]))
-        wanted_text = "a function of the state through autograd (not detached)"
-        require(energies.requires_grad, "langevin", "energy", wanted_text, "a result without a graph")
+        energies = _checked_energies(energy(*leaves, **kwargs), state[0].shape[0])
+        if not energies.requires_grad:
+            text = "a function of the state through autograd (not detached)"
+            require(False, "langevin", "energy", text, "a result without a graph")
         grads = _gradient_of_sum(energies, tuple(leaves[k] for k in wanted), differentiable)
     for k, grad in zip(wanted, grads, strict=True):
         if grad is None:
@@ -149,8 +150,8 @@ def _leaf(x: Tensor, wanted: bool, differentiable: bool) -> Tensor:
 
 
 def _checked_energies(energies: Any, n: int) -> Tensor:
-    fits = isinstance(energies, Tensor) and (energies.dim() == 0 or energies.shape in ((n,), (n, 1)))
-    require(fits, "langevin", "energy's result", f"a scalar or of shape ({n},)", energies)
+    if not isinstance(energies, Tensor) or (energies.dim() and energies.shape not in ((n,), (n, 1))):
+        require(False, "langevin", "energy's result", f"a scalar or of shape ({n},)", energies)
     return energies if energies.dim() < 2 else energies.reshape(n)
 
 

@@ -53,6 +53,7 @@ class Watch:
     def __init__(self, n: int, device: torch.device, wanted: bool = True, refused: bool = False) -> None:
         self.refused = refused
         self.first = torch.full((n,), NEVER, dtype=torch.int64, device=device) if wanted else None
+        self.window = 32 if device.type == "cpu" else 256  # few stay in the caches, many launch less
         self.energies: list[Tensor] = []
         self.steps: list[int] = []
 
@@ -62,7 +63,7 @@ class Watch:
             return
         self.energies.append(energies)
         self.steps.append(t)
-        if len(self.steps) == 256:
+        if len(self.steps) == self.window:
             self._look()
 
     def see_first(self, first: Tensor) -> None:

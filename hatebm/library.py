@@ -1,11 +1,13 @@
 """The ops as ``torch.ops.hatebm.*``: schemas, fake tensors, autograd. Eager calls of hatebm.ops skip the dispatcher."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hatebm import native
 from hatebm.backend import module_for
 
 LIBRARY = torch.library.Library("hatebm", "DEF")
@@ -57,6 +59,19 @@ def langevin_step_(
     run(x, grad, seed=seed, step=step, **settings)
     written = (x, settings["image"], settings["grad_norm"], settings["displacement"], settings["diverged"])
     torch.autograd.graph.increment_version([v for v in written if v is not None and not v.is_inference()])
+
+
+def ready_step(
+    x: Tensor, backend: str | None, **settings: Any
+) -> Callable[[Tensor, int, float, float, float], None] | None:
+    """A step of x for a whole run, called as step(grad, t, step_size, noise_std, temperature).
+
+    None where there is none: then each step is one of :func:`langevin_step_`.
+    """
+    if is_traced(x) or x.device.type != "cpu" or not x.is_contiguous() or isinstance(settings["seed"], Tensor):
+        return None
+    module = module_for("langevin_step_", backend, x.device, x.dtype)
+    return native.ready_step(x, **settings) if module is native else None
 
 
 def langevin_ratio(

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -98,6 +98,37 @@ def langevin_step_(
         sums = torch.empty(room, dtype=torch.float64, device=x.device) if room else None
         where = (_address(sums), *_stream(x), seed_at, step_at)
         _C.cuda.langevin_step(*arguments, seed & MASK64, step, block, purpose, *outputs, *where)
+
+
+def ready_step(
+    x: Tensor,
+    *,
+    seed: int,
+    prior_precision: float,
+    add: str,
+    clip: str | None,
+    clip_on: str,
+    bound: float,
+    low: float,
+    high: float,
+    block: int,
+    purpose: int,
+    chain_ids: Tensor | None,
+    diverged: Tensor | None,
+) -> Callable[[Tensor, int, float, float, float], None]:
+    """:func:`langevin_step_` of a row-major x on the CPU, to be called again and again with what a step changes."""
+    n, d = x.shape[0], math.prod(x.shape[1:])
+    law = (prior_precision, ADD[add], CLIP[clip], clip_on == "update", bound, low, high, seed & MASK64)
+    ends = (block, purpose, _address(chain_ids), 0, 0, _address(diverged), [], torch.get_num_threads())
+    written = [x] if diverged is None else [x, diverged]
+
+    def step(grad: Tensor, t: int, step_size: float, noise_std: float, temperature: float) -> None:
+        rows = grad.contiguous()
+        operands = (x.data_ptr(), rows.data_ptr(), GRAD_TYPES[rows.dtype], 0, 0, 0, n, d)
+        _C.langevin_step(*operands, step_size, noise_std, 1.0 / temperature, *law, t, *ends)
+        torch.autograd.graph.increment_version(written)
+
+    return step
 
 
 def langevin_ratio(

@@ -61,8 +61,9 @@ def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> St
     """What a kernel is told of the next steps of a state of one block."""
     law, settings = blocks.laws[0], blocks.settings[0]
     end = first_step + (n_steps if law.is_scheduled else 1)
-    table = [(s, n, 1.0 / temperature) for s, n, temperature in map(law.at, range(first_step, end))]
-    step_size, noise_std, inverse_temperature = torch.tensor(table, dtype=torch.float32).T.expand(3, n_steps).contiguous()
+    numbers = [(s, n, 1.0 / temperature) for s, n, temperature in map(law.at, range(first_step, end))]
+    table = torch.tensor(numbers, dtype=torch.float32).T.expand(3, n_steps).contiguous()
+    step_size, noise_std, inverse_temperature = table
     walls = {} if law.clamp_at != "final" else {"low": -torch.inf, "high": torch.inf}
     return Steps(
         step_size,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from hatebm.blocks import Blocks
+from hatebm.blocks import Blocks, Move, Now
 from hatebm.gradient import Potential
 from hatebm.health import Watch
 
@@ -13,10 +13,28 @@ class Overdamped:
 
     def __init__(self, blocks: Blocks, potential: Potential, watch: Watch) -> None:
         self.blocks, self.potential, self.watch = blocks, potential, watch
+        self._moves: list[Move | None] | None = None  # of this run's blocks in place, None where a step is more
 
     def __call__(self, t: int, state: list[Tensor], gather: bool) -> dict[str, Tensor]:
         """Step t; ``gather`` returns the energies and gradient norms where it took its gradients."""
         now, groups = self.blocks.at(t)
+        if gather or self.potential.differentiable or not self._is_ready(state):
+            return self._step(t, state, gather, now, groups)
+        for group in groups:
+            energies, grads = self.potential.gradient(t, state, group)
+            self.watch.see_energy(t, energies)
+            for k, grad in zip(group, grads, strict=True):
+                self._moves[k](grad, t, *now[k])
+        return {}
+
+    def _is_ready(self, state: list[Tensor]) -> bool:
+        if self._moves is None:
+            self._moves = [self.blocks.ready(k, x, self.watch.first) for k, x in enumerate(state)]
+        return None not in self._moves
+
+    def _step(
+        self, t: int, state: list[Tensor], gather: bool, now: list[Now], groups: list[list[int]]
+    ) -> dict[str, Tensor]:
         noise = self.blocks.noise(t, state)
         norms = [x.new_zeros(len(x)) if gather else None for x in state]
         energies = None
