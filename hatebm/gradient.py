@@ -30,6 +30,7 @@ class Potential:
         self.changes = kwargs is not None and not isinstance(kwargs, dict)
         self.kwargs = kwargs if self.changes else lambda t, given=dict(kwargs or {}): given
         self.differentiable = False
+        self._ones = Ones()
         self.prepared: Callable[..., Tensor] | None = None
         self.within: Callable[[], AbstractContextManager[None]] = nullcontext
 
@@ -37,8 +38,9 @@ class Potential:
         """The energies where they come along, (n,) or a scalar, and the gradient in the blocks ``wanted``."""
         kwargs = self.kwargs(t)
         if self.grad_fn is None:
+            asked = (self._energy(kwargs), state, wanted, kwargs)
             with self.within():
-                energies, grads = energy_and_gradient(self._energy(kwargs), state, wanted, kwargs, self.differentiable)
+                energies, grads = energy_and_gradient(*asked, self.differentiable, self._ones)
         else:
             energies, grads = None, given_gradient(self.grad_fn, state, wanted, kwargs, self.differentiable)
         held = (self.masks[k] for k in wanted)
@@ -70,8 +72,9 @@ def energy_and_gradient(
     wanted: Sequence[int],
     kwargs: dict[str, Any],
     differentiable: bool = False,
+    ones: "Ones | None" = None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """E(state), (n,) or scalar, and its gradient in the blocks ``wanted``.
+    """E(state), (n,) or scalar, and its gradient in the blocks ``wanted``; ``ones`` are kept from call to call.
 
     Raises:
         ValueError: an energy of another shape, or one that does not depend on a wanted block.
@@ -87,7 +90,7 @@ def energy_and_gradient(
         if not energies.requires_grad:
             text = "a function of the state through autograd (not detached)"
             require(False, "langevin", "energy", text, "a result without a graph")
-        grads = _gradient_of_sum(energies, tuple(leaves[k] for k in wanted), differentiable)
+        grads = _gradient_of_sum(energies, tuple(leaves[k] for k in wanted), differentiable, ones or Ones())
     for k, grad in zip(wanted, grads, strict=True):
         if grad is None:
             text = "a function of every block that moves; a block of step size and noise 0 stays where it is"
@@ -95,13 +98,32 @@ def energy_and_gradient(
     return energies.detach(), list(grads)
 
 
-def _gradient_of_sum(energies: Tensor, at: tuple[Tensor, ...], differentiable: bool) -> tuple[Tensor | None, ...]:
+class Ones:
+    """Ones like the energies of the CPU, made again only where those are of another kind."""
+
+    def __init__(self) -> None:
+        self._kept: Tensor | None = None
+
+    def like(self, energies: Tensor) -> Tensor:
+        """Ones as autograd hands them from a sum to what was summed."""
+        kept = self._kept
+        if kept is not None and kept.shape == energies.shape and kept.dtype == energies.dtype:
+            return kept
+        ones = torch.ones((), dtype=energies.dtype, device=energies.device).expand(energies.shape)
+        if type(energies) is Tensor and energies.device.type == "cpu":  # a captured graph outlives what it reads
+            self._kept = ones
+        return ones
+
+
+def _gradient_of_sum(
+    energies: Tensor, at: tuple[Tensor, ...], differentiable: bool, ones: Ones
+) -> tuple[Tensor | None, ...]:
     """What torch.autograd.grad(energies.sum(), at, allow_unused=True) returns, less what it costs a small energy.
 
     The engine starts where the sum would send it, and no argument is checked a second time.
     """
-    ones = torch.ones((), dtype=energies.dtype, device=energies.device).expand(energies.shape)
-    return _engine_run_backward((energies,), (ones,), differentiable, differentiable, at, True, accumulate_grad=False)
+    start = (ones.like(energies),)
+    return _engine_run_backward((energies,), start, differentiable, differentiable, at, True, accumulate_grad=False)
 
 
 def given_gradient(
