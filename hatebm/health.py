@@ -32,9 +32,10 @@ class ChainDiverged(RuntimeError):  # noqa: N818 (the public name)
 def report_diverged(first: Tensor, chain_ids: Tensor | None) -> None:
     """Raise :class:`ChainDiverged` for the chains that broke first, if any did."""
     first = first.cpu()
-    if len(first) and int(first.min()) != NEVER:
-        broken = (first == first.min()).nonzero().flatten()
-        raise ChainDiverged(int(first.min()), (broken if chain_ids is None else chain_ids.cpu()[broken]).tolist())
+    step = int(first.min()) if len(first) else NEVER
+    if step != NEVER:
+        broken = (first == step).nonzero().flatten()
+        raise ChainDiverged(step, (broken if chain_ids is None else chain_ids.cpu()[broken]).tolist())
 
 
 # Said to write x, so that a compiled graph that returns x keeps it.

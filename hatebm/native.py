@@ -226,13 +226,13 @@ def perceptron_chains_(x: Tensor, layers: Sequence[Any], steps: Any) -> Tensor:
 
 def schedule_of(steps: Any, device: torch.device) -> Tensor:
     """Step sizes, noise and inverse temperatures on the device, (3, n_steps) float32."""
-    return torch.stack([steps.step_size, steps.noise_std, steps.inverse_temperature]).to(device, non_blocking=True)
+    return steps.schedule.to(device, non_blocking=True)
 
 
 def _law(steps: Any, schedule: Tensor) -> tuple:
     """A run of steps as it crosses."""
     return (
-        *(steps.n_steps, *(row.data_ptr() for row in schedule), steps.prior_precision),
+        *(steps.n_steps, *(row.data_ptr() for row in schedule.unbind()), steps.prior_precision),
         *(ADD[steps.add], CLIP[steps.clip], steps.clip_on == "update", steps.bound, steps.low, steps.high),
         *(steps.noise_at == "before", steps.clamp_noise, steps.seed & MASK64, steps.first_step),
         _address(steps.chain_ids),

@@ -27,15 +27,13 @@ STRETCH = 4096  # steps that a kernel takes at most before Python can be interru
 class Steps(NamedTuple):
     """The law of a run of steps of block 0, as kernels take it, see :func:`hatebm.ops.langevin_step_`.
 
-    Step first_step + i has entry i of the three tensors. With noise_at="before" it first adds noise_std * eps, and
+    Step first_step + i has entry i of the three schedules. With noise_at="before" it first adds noise_std * eps, and
     clamps to (low, high) too where ``clamp_noise``. Then x <- clamp(x - step_size * clip(grad E * inverse_temperature
     + prior_precision * x) + noise_std * eps), the noise there only with noise_at="after". Where step_size and
     noise_std are both 0, nothing happens: no clamp, and the energy is not looked at.
     """
 
-    step_size: Tensor  # (n_steps,) float32 on the CPU, like the next two
-    noise_std: Tensor
-    inverse_temperature: Tensor
+    schedule: Tensor  # (3, n_steps) float32 on the CPU: step_size, noise_std and inverse_temperature
     prior_precision: float
     add: str  # "sequential", "increment" or "fma"
     clip: str | None  # None, "value" or "norm"
@@ -54,7 +52,22 @@ class Steps(NamedTuple):
     @property
     def n_steps(self) -> int:
         """How many steps these are."""
-        return len(self.step_size)
+        return self.schedule.shape[1]
+
+    @property
+    def step_size(self) -> Tensor:
+        """(n_steps,), like the next two."""
+        return self.schedule[0]
+
+    @property
+    def noise_std(self) -> Tensor:
+        """Standard deviations of the noise."""
+        return self.schedule[1]
+
+    @property
+    def inverse_temperature(self) -> Tensor:
+        """What multiplies the gradient of the energy."""
+        return self.schedule[2]
 
 
 def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> Steps:
@@ -62,13 +75,10 @@ def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> St
     law, settings = blocks.laws[0], blocks.settings[0]
     end = first_step + (n_steps if law.is_scheduled else 1)
     numbers = [(s, n, 1.0 / temperature) for s, n, temperature in map(law.at, range(first_step, end))]
-    table = torch.tensor(numbers, dtype=torch.float32).T.expand(3, n_steps).contiguous()
-    step_size, noise_std, inverse_temperature = table
+    schedule = torch.tensor(numbers, dtype=torch.float32).T.expand(3, n_steps).contiguous()
     walls = {} if law.clamp_at != "final" else {"low": -torch.inf, "high": torch.inf}
     return Steps(
-        step_size,
-        noise_std,
-        inverse_temperature,
+        schedule,
         **settings | walls,
         clamp_noise=law.clamp_at == "noise+step",
         noise_at=law.noise_at,

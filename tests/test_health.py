@@ -40,3 +40,17 @@ def test_a_diverged_chain_is_named_with_its_step_and_the_state_is_kept(value, in
 def test_a_state_that_overflows_in_the_last_step_is_reported():
     with pytest.raises(hatebm.ChainDiverged, match="step 1 "):
         hatebm.langevin(lambda x: 1e38 * x.sum(1), torch.zeros(2, 3), 2, step_size=3.0, noise_std=0)
+
+
+@pytest.mark.parametrize("n_steps", [1, 40])
+def test_numbers_whose_sum_is_too_large_are_no_fault(n_steps):
+    x = torch.full((4, 2), 3e38)
+    energy = lambda x: 3e38 + 0 * x.sum(1).clamp(max=1)  # noqa: E731
+    assert torch.equal(hatebm.langevin(energy, x, n_steps, step_size=0.1, noise_std=0), x)
+
+
+@pytest.mark.parametrize("step", [0, 31, 32, 70])
+def test_the_first_bad_step_is_found_in_any_window(step):
+    with pytest.raises(hatebm.ChainDiverged) as error:
+        hatebm.langevin(broken_at(step, 1, math.nan, True), torch.ones(3, 2), 100, step_size=0.1, clamp=(0, 1), seed=0)
+    assert (error.value.step, error.value.chains) == (step, [1])

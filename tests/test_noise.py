@@ -81,8 +81,8 @@ def test_box_muller_is_exact_to_2e_6_at_every_corner():
 )
 def test_compiled_normals_have_the_reference_bits(shape, instruction_set):
     draw = {"seed": 123, "step": 2**33 + 1, "block": 2, "purpose": 1}
-    ids = torch.randint(2**40, shape[:1])
-    for chain_ids in (None, ids):
+    near, far = torch.arange(shape[0]), torch.randint(2**40, shape[:1])
+    for chain_ids in (None, far, near + 2**35, torch.where(near < shape[0] // 2, near, far)):
         want = hatebm.normal(shape, **draw, chain_ids=chain_ids, backend="reference")
         assert torch.equal(hatebm.normal(shape, **draw, chain_ids=chain_ids, backend="cpu"), want)
 

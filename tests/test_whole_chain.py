@@ -136,11 +136,14 @@ def test_samples_beyond_the_first_caches_go_step_by_step(monkeypatch):
 
 
 @pytest.mark.parametrize("first_step", [0, 2**32 - 3, 2**40 - 9], ids=["first", "carry", "last"])
+@pytest.mark.parametrize("d", [2, 5])
 @pytest.mark.parametrize("kind", KINDS)
-def test_chain_ids_and_first_steps(kind, first_step):
-    ids = torch.tensor([7, 2**32 + 7, 2**40 - 1, 0, 2**32 - 1])
-    got, want = both(of_kind(kind, 5), start(kind, 5, 5), 9, chain_ids=ids, first_step=first_step)
-    assert torch.equal(got, want)
+def test_chain_ids_and_first_steps(kind, d, first_step):
+    strangers = torch.tensor([7, 2**32 + 7, 2**40 - 1, 0, 2**32 - 1])
+    neighbours = torch.arange(2**33, 2**33 + 40)  # that fill a vector or two, and share the upper word
+    for ids in (strangers, neighbours, torch.cat([neighbours, strangers])):
+        got, want = both(of_kind(kind, d), start(kind, len(ids), d), 9, chain_ids=ids, first_step=first_step)
+        assert torch.equal(got, want)
 
 
 @pytest.mark.parametrize("seed", [0, -1, 2**63, 2**64 - 1])

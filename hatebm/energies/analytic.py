@@ -65,7 +65,8 @@ class Analytic(nn.Module, ABC):
 
     def unfit(self, x: Tensor) -> str | None:
         """Why the explicit float32 formula does not take x; None where it does."""
-        tensors = (x, *self.buffers())
+        numbers = list(self.buffers())
+        tensors = (x, *numbers)
         if torch.compiler.is_compiling() or any(is_traced(v) or _is_wrapped(v) for v in tensors):
             return "a tensor that torch traces or transforms"
         here = x.device.type in ("cpu", "cuda") and all(v.device == x.device for v in tensors)
@@ -73,7 +74,7 @@ class Analytic(nn.Module, ABC):
             return f"{describe(x)}, not float32 on the CPU or a GPU beside the energy's own numbers"
         if x.device.type == "cuda" and (reason := self._unfit_for_gpus(x)):
             return reason
-        return "a buffer that wants a gradient" if any(v.requires_grad for v in self.buffers()) else None
+        return "a buffer that wants a gradient" if any(v.requires_grad for v in numbers) else None
 
     def _unfit_for_gpus(self, x: Tensor) -> str | None:
         if kernels_for(None, x.device) is None:

@@ -39,8 +39,9 @@ class DoubleWell(Analytic):
         return Formula("double_well", d, self._numbers())
 
     def reach(self, d: int) -> tuple[float, ...]:
-        height, inverse, slope = self._numbers().tolist()
-        return (min((HUGE / (d * max(height, 1.0))) ** 0.25, (HUGE / max(slope, 1.0)) ** (1 / 3), 1e9) / inverse,)
+        height, separation = float(self.height), float(self.separation)
+        steepest = max(4 * height / separation, 1.0)
+        return (min((HUGE / (d * max(height, 1.0))) ** 0.25, (HUGE / steepest) ** (1 / 3), 1e9) * separation,)
 
     def _numbers(self) -> Tensor:
         """height, 1 / separation and 4 height / separation, (3,) float32."""
