@@ -91,9 +91,10 @@ auto taking_numbers(void (*whole)(const Whole&, Where...)) {
                    float bound, float low, float high, bool noise_first, bool clamp_noise, uint64_t seed,
                    uint64_t first_step, uintptr_t chain_ids, uintptr_t first_bad, Where... where) {
         const Law law{0, 0, 1, prior_precision, static_cast<Add>(add), static_cast<Clip>(clip), clip_on_update, bound, low, high};
-        const Whole args{formula_of(energy), at<float>(x), n, n_steps, at<float>(step_size), at<float>(noise_std),
-                         at<float>(inverse_temperature), law, noise_first, clamp_noise, {seed, first_step, 0, 0},
-                         at<int64_t>(chain_ids), at<int64_t>(first_bad)};
+        const Chains chains{at<float>(x), n, n_steps, at<float>(step_size), at<float>(noise_std),
+                            at<float>(inverse_temperature), law, noise_first, clamp_noise, {seed, first_step, 0, 0},
+                            at<int64_t>(chain_ids), at<int64_t>(first_bad)};
+        const Whole args{chains, formula_of(energy)};
         py::gil_scoped_release release;
         whole(args, where...);
     };

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "args.h"
+#include "mlp_cuda.h"
 #include "whole.h"
 
 namespace hatebm::cuda {
@@ -24,6 +25,8 @@ void langevin_step(const Step& step, double* sums, const Launch& launch);
 void langevin_ratio(const Ratio& ratio, double* sums, const Launch& launch);
 void whole(const Whole& chains, const Launch& launch);
 void look(const Look& states, const Launch& launch);
+bool mlp_fits(const Perceptron& net, int device);  // whether its panels fit on chip
+void mlp_chains(const MlpChains& chains, const Launch& launch);
 void metropolis(const Decisions& decisions, const Launch& launch);
 void normal(const Normals& normals, const Launch& launch);
 void residual_add(const float* gz, const float* y, float* out, int64_t numel, const Launch& launch);

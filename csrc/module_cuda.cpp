@@ -23,6 +23,37 @@ void whole(const Whole& chains, int device, uintptr_t stream) { cuda::whole(chai
 
 void look(const Look& states, int device, uintptr_t stream) { cuda::look(states, launch(device, stream)); }
 
+// inputs, outputs, activation and its parameter, and where forward, backward and bias lie
+using Hidden = std::tuple<int, int, int, float, int, int, int>;
+
+cuda::Perceptron perceptron(uintptr_t numbers, int64_t count, const std::vector<Hidden>& layers, int last, int last_bias) {
+    cuda::Perceptron net{at<float>(numbers), count, static_cast<int>(layers.size()), last, last_bias, {}};
+    if (layers.size() > cuda::most_hidden) throw std::invalid_argument("perceptron_chains_: more than 16 hidden layers");
+    for (size_t l = 0; l < layers.size(); ++l) {
+        const auto [inputs, outputs, activation, parameter, forward, backward, bias] = layers[l];
+        net.hidden[l] = {inputs, outputs, static_cast<Activation>(activation), parameter, forward, backward, bias};
+    }
+    return net;
+}
+
+void mlp_chains(uintptr_t x, int64_t n, uintptr_t numbers, int64_t count, const std::vector<Hidden>& layers, int last,
+                int last_bias, int64_t n_steps, uintptr_t step_size, uintptr_t noise_std, uintptr_t inverse_temperature,
+                float prior_precision, int add, int clip, bool clip_on_update, float bound, float low, float high,
+                bool noise_first, bool clamp_noise, uint64_t seed, uint64_t first_step, uintptr_t chain_ids,
+                uintptr_t first_bad, int device, uintptr_t stream) {
+    const Law law{0, 0, 1, prior_precision, static_cast<Add>(add), static_cast<Clip>(clip), clip_on_update, bound, low, high};
+    const Chains chains{at<float>(x), n, n_steps, at<float>(step_size), at<float>(noise_std), at<float>(inverse_temperature),
+                        law, noise_first, clamp_noise, {seed, first_step, 0, 0}, at<int64_t>(chain_ids),
+                        at<int64_t>(first_bad)};
+    const cuda::MlpChains args{chains, perceptron(numbers, count, layers, last, last_bias)};
+    py::gil_scoped_release release;
+    cuda::mlp_chains(args, launch(device, stream));
+}
+
+bool mlp_fits(const std::vector<Hidden>& layers, int device) {
+    return layers.size() <= cuda::most_hidden && cuda::mlp_fits(perceptron(0, 0, layers, 0, 0), device);
+}
+
 void metropolis(uintptr_t log_ratio, uintptr_t accept, int64_t n, uint64_t seed, uint64_t step, uint32_t block,
                 uint32_t purpose, uintptr_t chain_ids, int device, uintptr_t stream, uintptr_t seed_at,
                 uintptr_t step_at) {
@@ -57,6 +88,8 @@ void bind_cuda(py::module_& m) {
     cuda.def("langevin_ratio", taking_numbers(&langevin_ratio));
     cuda.def("whole", taking_numbers(&whole));
     cuda.def("look", taking_numbers(&look));
+    cuda.def("mlp_chains", &mlp_chains);
+    cuda.def("mlp_fits", &mlp_fits);
     cuda.def("metropolis", &metropolis);
     cuda.def("normal", &normal);
     cuda.def("residual_add", &residual_add);

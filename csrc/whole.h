@@ -17,8 +17,7 @@ struct Formula {
 };
 
 // Step i of the run is step draw.step + i of the chains, with entry i of the three arrays in place of the law's numbers.
-struct Whole {
-    Formula energy;
+struct Chains {
     float* x;  // (n, d), updated in place
     int64_t n, n_steps;
     const float *step_size, *noise_std, *inverse_temperature;
@@ -27,6 +26,10 @@ struct Whole {
     Draw draw;
     const int64_t* chain_ids;  // (n,), or null: 0..n-1
     int64_t* first_bad;        // (n,) or null: receives the first step whose energy or gradient was not finite
+};
+
+struct Whole : Chains {
+    Formula energy;
 };
 
 struct Look {

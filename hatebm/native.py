@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from hatebm.reference import ratio_coefficients
 
@@ -213,15 +214,57 @@ def perceptron_chains_(x: Tensor, layers: Sequence[Any], steps: Any) -> Tensor:
     Layers are :class:`hatebm.perceptron.Layer`, steps :class:`hatebm.whole.Steps`. Returns the first step at which each
     chain's energy or gradient was not finite, (n,).
     """
-    first = torch.full((len(x),), NEVER, dtype=torch.int64)
+    first = torch.full((len(x),), NEVER, device=x.device)
     rows = x.contiguous()
     schedule = schedule_of(steps, x.device)
-    _C.mlp_chains(
-        *(rows.data_ptr(), len(x), _layers(layers)),
-        *(*_law(steps, schedule), first.data_ptr() if steps.watched else 0, torch.get_num_threads()),
-    )
+    law = (*_law(steps, schedule), first.data_ptr() if steps.watched else 0)
+    if x.device.type == "cpu":
+        _C.mlp_chains(rows.data_ptr(), len(x), _layers(layers), *law, torch.get_num_threads())
+    else:
+        numbers = _packed(layers)
+        _C.cuda.mlp_chains(rows.data_ptr(), len(x), *_places(layers, numbers), *law, *_stream(x))
     mark_moved(x, rows)
     return first
+
+
+def perceptron_fits(layers: Sequence[Any], device: torch.device) -> bool:
+    """Whether a GPU's chip has room for what a chain in the energy of a perceptron puts out on the way."""
+    return _C.cuda.mlp_fits(_places(layers, None)[2], device.index)
+
+
+def _packed(layers: Sequence[Any]) -> Tensor:
+    """The numbers of a perceptron as the CUDA kernel takes them: each layer forward, backward and its bias."""
+    parts = []
+    for layer in layers[:-1]:
+        weight = layer.weight
+        bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias
+        parts += [pad(v, (0, _row(v.shape[1]) - v.shape[1])) for v in (weight, weight.T)]
+        parts.append(pad(bias, (0, -len(bias) % 4)))
+    last = layers[-1]
+    parts += [
+        pad(last.weight[0], (0, -last.weight.shape[1] % 4)),
+        last.weight.new_zeros(1) if last.bias is None else last.bias,
+    ]
+    return torch.cat([part.flatten() for part in parts])
+
+
+def _places(layers: Sequence[Any], numbers: Tensor | None) -> tuple:
+    """Where the numbers lie, how many they are, each hidden layer, and where the last one's weights and bias lie."""
+    at, hidden = 0, []
+    for layer in layers[:-1]:
+        outputs, inputs = layer.weight.shape
+        backward = at + outputs * _row(inputs)
+        bias = backward + inputs * _row(outputs)
+        hidden.append((inputs, outputs, ACTIVATIONS.index(layer.activation), layer.parameter, at, backward, bias))
+        at = bias + outputs + -outputs % 4
+    width = layers[-1].weight.shape[1]
+    count = 0 if numbers is None else numbers.numel()
+    return _address(numbers), count, hidden, at, at + width + -width % 4
+
+
+def _row(columns: int) -> int:
+    """How far apart rows lie: whole quads, and one more, so that rows do not share banks of memory."""
+    return columns + -columns % 4 + 4
 
 
 def schedule_of(steps: Any, device: torch.device) -> Tensor:

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from hatebm import native
+from hatebm.backend import kernels_for
 
 if TYPE_CHECKING:
     from hatebm.whole import Steps
 
 MOST_WEIGHTS = 1 << 21  # of all layers: beyond it they leave a core's own cache, and large products are as fast
+MOST_ON_GPUS = 1 << 17  # beyond it, reading them at each step costs as much as the launches that are saved
 
 
 class Layer(NamedTuple):
@@ -46,20 +48,25 @@ class Perceptron:
 
     def in_kernel(self, x: Tensor, backend: str | None) -> Callable[[Tensor], Tensor] | None:
         """The energy with the gradient of the kernel's bits; None where the kernel does not take such chains."""
-        return None if self._obstacle(x, backend) else lambda x: _Energy.apply(x, self.module)
+        here = x.device.type == "cpu" and kernels_for(backend, x.device) is native
+        return None if not here or self._obstacle(x, backend) else lambda x: _Energy.apply(x, self.module)
 
     def _obstacle(self, x: Tensor, backend: str | None) -> str | None:
-        if x.device.type != "cpu" or backend not in (None, "cpu"):
-            return "multilayer perceptrons have a kernel on the CPU alone"
-        if not native.has_vectors():
+        if kernels_for(backend, x.device) is not native:
+            return "multilayer perceptrons have no kernel in Triton"
+        here = x.device.type == "cpu"
+        if here and not native.has_vectors():
             return "the portable build of the kernel is slower than a step at a time"
-        if torch.is_autocast_enabled("cpu") or _has_any_global_hook():
+        if torch.is_autocast_enabled(x.device.type) or _has_any_global_hook():
             return "autocast or a hook of all modules changes what the layers compute"
         layers = layers_of(self.module)
-        if layers is None:
-            return "not a multilayer perceptron with float32 parameters on the CPU"
-        if sum(layer.weight.numel() for layer in layers[:-1]) > MOST_WEIGHTS:
-            return f"more than {MOST_WEIGHTS} weights: a step at a time is as fast"
+        if layers is None or any(layer.weight.device != x.device for layer in layers):
+            return "not a multilayer perceptron with float32 parameters beside the chains"
+        most = MOST_WEIGHTS if here else MOST_ON_GPUS
+        if sum(layer.weight.numel() for layer in layers[:-1]) > most:
+            return f"more than {most} weights: a step at a time is as fast"
+        if not here and not native.perceptron_fits(layers, x.device):
+            return "layers too many or too wide for the GPU's chip"
         flat = x.dim() == 2 or (x.dim() > 2 and _flattens(self.module))
         if not flat or not x.numel() or x[0].numel() != layers[0].weight.shape[1]:
             return "the samples do not have as many elements as the first layer has inputs"
@@ -143,7 +150,7 @@ def _is_plain(parameter: Tensor | None) -> bool:
     if parameter is None:
         return True
     own = type(parameter) in (nn.Parameter, Tensor) and parameter.layout == torch.strided
-    return own and parameter.dtype == torch.float32 and parameter.device.type == "cpu"
+    return own and parameter.dtype == torch.float32 and parameter.device.type in ("cpu", "cuda")
 
 
 def _data(parameter: Tensor | None) -> Tensor | None:

@@ -32,7 +32,12 @@ struct uint2 {
 
 using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess };
-enum { cudaDevAttrMultiProcessorCount };
+enum { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin };
+enum { cudaFuncAttributeMaxDynamicSharedMemorySize };
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel, int, int) {
+    return cudaSuccess;
+}
 inline const char* cudaGetErrorString(cudaError_t) { return "no error"; }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
@@ -42,7 +47,9 @@ inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, void*) {
     return std::memset(to, value, bytes), cudaSuccess;
 }
 inline int processors = 1;
-inline cudaError_t cudaDeviceGetAttribute(int* value, int, int) { return *value = processors, cudaSuccess; }
+inline cudaError_t cudaDeviceGetAttribute(int* value, int attribute, int) {
+    return *value = attribute == cudaDevAttrMultiProcessorCount ? processors : 227 * 1024, cudaSuccess;
+}
 
 inline dim3 blockIdx, blockDim, gridDim, threadIdx;
 inline double __dsqrt_rn(double v) { return std::sqrt(v); }

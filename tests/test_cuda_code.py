@@ -52,7 +52,7 @@ def kernel(compiled, name, architecture):
 
 @needs_nvcc
 def test_no_cuda_kernel_spills(compiled):
-    assert len(compiled) == 21 * len(ARCHITECTURES)
+    assert len(compiled) == 23 * len(ARCHITECTURES)
     for (architecture, name), (counts, resources) in compiled.items():
         assert_no_spill(counts)
         assert (resources["STACK"], resources["LOCAL"]) == (0, 0), f"{name} on {architecture}"
@@ -76,6 +76,20 @@ def test_cuda_samples_stay_in_registers(compiled, architecture):
     assert_vectorised(counts, 8)
     assert count(counts, r"LDG\.E\.128.*") == 8 * 4  # each tensor is read once
     assert resources["REG"] <= 144
+
+
+@needs_nvcc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_cuda_chains_draw_in_registers_and_perceptrons_read_16_bytes(compiled, architecture):
+    for energy in ("Diagonal", "Full", "Mixture", "DoubleWell", "Funnel"):
+        (name,) = (n for a, n in compiled if a == f"sm_{architecture}" and "whole_chains" in n and energy in n)
+        counts, resources = compiled[f"sm_{architecture}", name]
+        assert count(counts, r"IMAD\.(WIDE|HI)\.U32.*") >= 2 * 0.8 * MULTIPLIES_A_QUAD  # noise before, and after
+        assert resources["REG"] <= 128
+    counts, resources = kernel(compiled, "mlp_stepsILb1E", architecture)
+    rows = 1 + 2 + 4 + 8  # in each of three products, at least once
+    assert count(counts, r"LDS\.128") >= 3 * rows
+    assert resources["REG"] <= 168
 
 
 @needs_nvcc

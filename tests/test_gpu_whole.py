@@ -7,6 +7,7 @@ from test_whole_chain import EVERY_LAW, outcome, start
 
 import hatebm
 from hatebm import native
+from hatebm.energies import MLP
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -47,6 +48,31 @@ def test_a_diverged_chain_is_reported_alike(kind, backend):
         x = scale * start(kind, 20, 5)
         assert_alike(of_kind(kind, 5), x, 20, backend, step_size=step_size, chain_ids=range(0, 60, 3))
         assert_alike(of_kind(kind, 5), x, 20, backend, step_size=step_size, nan="ignore")
+
+
+def near(widths, x, n_steps, **law):
+    """A perceptron's chain on the GPU, held to the CPU's; the report of its run."""
+    torch.manual_seed(0)
+    energy = MLP(widths).cuda()
+    chain = hatebm.Chain(energy, x.cuda(), seed=3, **law)
+    got = chain.run(n_steps)
+    want = hatebm.langevin(energy.cpu(), x, n_steps, seed=3, **law)
+    assert (got.cpu() - want).abs().max() <= 1e-4
+    return got, chain.report()
+
+
+@pytest.mark.parametrize(
+    "law", [{"eps": 0.1}, {"step_size": 0.01, "noise_at": "before", "clip": ("norm", 0.3)}], ids=str
+)
+@pytest.mark.parametrize("widths", [(2, 128, 128), (20, 48, 33), (784, 100), (40, 256, 256)], ids=str)
+def test_perceptrons_in_one_kernel(widths, law):
+    if reason := native.unavailable("cuda"):
+        pytest.skip(f"cuda: {reason}")
+    x = torch.randn(1000, widths[0])
+    together, report = near(widths, x, 20, **law)
+    assert "20 of them in one kernel" in report
+    alone, _ = near(widths, x[40:43], 20, chain_ids=range(40, 43), **law)
+    assert torch.equal(alone, together[40:43])
 
 
 def test_the_report_tells_what_ran_in_the_kernel(backend):

@@ -1,0 +1,287 @@
+// Chains in the energy of a multilayer perceptron on a GPU: a block takes a few chains through all their steps. States,
+// activations and slopes stay on chip, and so do the weights where they fit; elsewhere they are read again at each step.
+//
+// Every sum of a chain is one chain of fma in the order of the inputs, so that it has the same bits in any company.
+
+#include "launch_cuda.h"
+#include "mlp_cuda.h"
+#include "tree_cuda.h"
+
+namespace hatebm::cuda {
+namespace {
+
+constexpr int threads = 256;
+
+__host__ __device__ constexpr int whole_quads(int64_t count) { return static_cast<int>((count + 3) / 4 * 4); }
+__host__ __device__ constexpr int row_of(int columns) { return whole_quads(columns) + 4; }  // rows apart in banks
+
+// Panels of `chains` columns: a row of chains for each feature.
+struct Panels {
+    int chains, widest;
+    __host__ __device__ Panels(const Perceptron& net, int chains) : chains(chains), widest(0) {
+        for (int l = 0; l < net.depth; ++l)
+            widest = net.hidden[l].outputs > widest ? net.hidden[l].outputs : widest;
+        widest = whole_quads(widest);
+    }
+    __host__ __device__ int size(const Perceptron& net) const {
+        return chains * (2 * whole_quads(net.hidden[0].inputs) + (2 + net.depth) * widest + 2);
+    }
+};
+
+// What a thread has of the block's work: one chain, and every `crews`-th row of each panel from its own on.
+struct Share {
+    int chain, chains, crew, crews;
+};
+
+// out[o] = bias[o] + sum over k of weight[o][k] in[k], for the thread's rows and chain, `rows` at a time.
+template <int rows>
+__device__ __forceinline__ void multiply_rows(const float* weight, const float* bias, int outputs, int inputs,
+                                              const float* in, float* out, const Share& own) {
+    const int row = row_of(inputs);
+    for (int first = own.crew; first < outputs; first += rows * own.crews) {
+        float sums[rows];
+        int at[rows];
+#pragma unroll
+        for (int r = 0; r < rows; ++r) {
+            const int o = first + r * own.crews;
+            at[r] = (o < outputs ? o : first) * row;
+            sums[r] = bias && o < outputs ? bias[o] : 0.0f;
+        }
+        for (int k = 0; k < inputs; k += 4) {
+            float x[4];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) x[j] = in[(k + j) * own.chains + own.chain];
+#pragma unroll
+            for (int r = 0; r < rows; ++r) {
+                const Quad w = load_quad(weight + at[r] + k);
+#pragma unroll
+                for (int j = 0; j < 4; ++j) sums[r] = fma(w.v[j], x[j], sums[r]);
+            }
+        }
+#pragma unroll
+        for (int r = 0; r < rows; ++r)
+            if (first + r * own.crews < outputs) out[(first + r * own.crews) * own.chains + own.chain] = sums[r];
+    }
+}
+
+__device__ __forceinline__ void multiply(const float* weight, const float* bias, int outputs, int inputs, const float* in,
+                                         float* out, const Share& own) {
+    if (outputs <= own.crews) multiply_rows<1>(weight, bias, outputs, inputs, in, out, own);
+    else if (outputs <= 2 * own.crews) multiply_rows<2>(weight, bias, outputs, inputs, in, out, own);
+    else if (outputs <= 4 * own.crews) multiply_rows<4>(weight, bias, outputs, inputs, in, out, own);
+    else multiply_rows<8>(weight, bias, outputs, inputs, in, out, own);
+}
+
+// Replaces the thread's values by what `kind` makes of them, and writes the slopes, times `weight` where there is one.
+template <Activation kind>
+__device__ __forceinline__ void activate_rows(float parameter, int outputs, float* values, float* slopes,
+                                              const float* weight, const Share& own) {
+    for (int o = own.crew; o < outputs; o += own.crews) {
+        const int i = o * own.chains + own.chain;
+        const Activated<float> y = activated<kind>(values[i], parameter);
+        values[i] = y.value;
+        slopes[i] = weight ? weight[o] * y.slope : y.slope;
+    }
+}
+
+__device__ __forceinline__ void activate(const HiddenLayer& layer, float* values, float* slopes, const float* weight,
+                                         const Share& own) {
+#define HATEBM_ACTIVATION(kind)  \
+    case Activation::kind:       \
+        return activate_rows<Activation::kind>(layer.parameter, layer.outputs, values, slopes, weight, own)
+    switch (layer.activation) {
+        HATEBM_ACTIVATION(relu);
+        HATEBM_ACTIVATION(leaky_relu);
+        HATEBM_ACTIVATION(silu);
+        HATEBM_ACTIVATION(softplus);
+        HATEBM_ACTIVATION(tanh);
+        HATEBM_ACTIVATION(gelu);
+        HATEBM_ACTIVATION(gelu_tanh);
+        HATEBM_ACTIVATION(elu);
+    }
+#undef HATEBM_ACTIVATION
+}
+
+// The chains of one block. `x`, `gradient`, the activations `even` and `odd` in turns, and the slopes of each hidden
+// layer (on the way back the gradient there) are panels.
+struct Block {
+    const MlpChains& a;
+    const Perceptron& net;
+    const float* numbers;
+    const Share own;
+    const int d, panel;  // floats of a hidden layer's panel
+    float *x, *gradient, *even, *odd, *slopes, *factors, *unclean;
+
+    // The gradient at x; tells of each chain whether it or the energy is not finite.
+    __device__ __forceinline__ void evaluate() const {
+        const float* in = x;
+        for (int l = 0; l < net.depth; ++l) {
+            const HiddenLayer& layer = net.hidden[l];
+            float *out = l % 2 == 0 ? even : odd, *of_layer = slopes + l * panel;
+            multiply(numbers + layer.forward, numbers + layer.bias, layer.outputs, layer.inputs, in, out, own);
+            activate(layer, out, of_layer, l + 1 == net.depth ? numbers + net.last : nullptr, own);
+            zero_rest(layer.outputs, out), zero_rest(layer.outputs, of_layer);
+            in = out;
+            __syncthreads();
+        }
+        if (a.first_bad) doubt_energies(in);
+        for (int l = net.depth - 1; l > 0; --l) {
+            const HiddenLayer& layer = net.hidden[l];
+            float *below = slopes + (l - 1) * panel, *pull = l % 2 == 0 ? odd : even;  // not the one that energies are summed from
+            multiply(numbers + layer.backward, nullptr, layer.inputs, layer.outputs, slopes + l * panel, pull, own);
+            for (int o = own.crew; o < layer.inputs; o += own.crews) {
+                const int i = o * own.chains + own.chain;
+                below[i] = pull[i] * below[i];
+            }
+            __syncthreads();
+        }
+        const HiddenLayer& first = net.hidden[0];
+        multiply(numbers + first.backward, nullptr, first.inputs, first.outputs, slopes, gradient, own);
+        for (int e = own.crew; a.first_bad && e < d; e += own.crews) {
+            const float g = gradient[e * own.chains + own.chain];
+            if (!(g - g == 0)) unclean[own.chain] = 1;
+        }
+        __syncthreads();
+    }
+
+    // Products read rows by fours.
+    __device__ __forceinline__ void zero_rest(int rows, float* of) const {
+        for (int o = rows + own.crew; o < whole_quads(rows); o += own.crews) of[o * own.chains + own.chain] = 0;
+    }
+
+    // A warp takes the energy of a chain at a time.
+    __device__ __forceinline__ void doubt_energies(const float* values) const {
+        const int inputs = net.hidden[net.depth - 1].outputs, lane = threadIdx.x % warp;
+        for (int c = threadIdx.x / warp; c < own.chains; c += threads / warp) {
+            float energy = lane == 0 ? numbers[net.last_bias] : 0.0f;
+            for (int k = lane; k < inputs; k += warp) energy = fma(numbers[net.last + k], values[k * own.chains + c], energy);
+            for (int half = warp / 2; half > 0; half /= 2) energy += static_cast<float>(__shfl_xor_sync(~0u, energy, half));
+            if (lane == 0 && !(energy - energy == 0)) unclean[c] = 1;
+        }
+    }
+
+    // What the norm clip multiplies each chain's gradient with, summed in the order of tree.h.
+    __device__ __forceinline__ void clip_factors(const Law& law) const {
+        const int lane = threadIdx.x % warp, runs = (d + fold - 1) / fold;
+        for (int c = threadIdx.x / warp; c < own.chains; c += threads / warp) {
+            double mine = 0;
+            for (int r = 0; r < runs; ++r) {
+                RunSum sum;
+#pragma unroll 1
+                for (int p = 0; p < quads_a_lane; ++p) {
+                    const int e = r * fold + 4 * (in_tree_order(p) * warp + lane);
+                    Quad total{};
+#pragma unroll
+                    for (int k = 0; k < 4; ++k) {
+                        const int i = (e + k) * own.chains + c;
+                        if (e + k < d) total.v[k] = total_gradient(law, x[i], gradient[i]);
+                    }
+                    sum.add_squares(p, total);
+                }
+                const double total = sum.total();
+                if (lane == r) mine = total;
+            }
+            const double squares = sum_over_lanes(mine);
+            if (lane == 0) factors[c] = clip_factor(law, norm_of(squares));
+        }
+        __syncthreads();
+    }
+
+    // body(element, normals) for the thread's quads.
+    template <class Body>
+    __device__ __forceinline__ void for_quads(const Law& law, const Draw& draw, const RoundKeys& keys, uint64_t id,
+                                              Body body) const {
+        for (int e = 4 * own.crew; e < d; e += 4 * own.crews) {
+            Quad eps{};
+            if (law.noise_std != 0)
+                quad_of_normals(static_cast<uint32_t>(e / 4), static_cast<uint32_t>(id), static_cast<uint32_t>(draw.step),
+                                last_counter(draw, id), keys, eps.v[0], eps.v[1], eps.v[2], eps.v[3]);
+#pragma unroll
+            for (int k = 0; k < 4; ++k)
+                if (e + k < d) body((e + k) * own.chains + own.chain, eps.v[k]);
+        }
+    }
+};
+
+template <bool kept>
+__global__ void __maxnreg__(168) mlp_steps(const __grid_constant__ MlpChains a, int chains) {
+    extern __shared__ float shared[];
+    const Perceptron& net = a.net;
+    const Panels panels(net, chains);
+    const int d = net.hidden[0].inputs, panel = panels.widest * chains, state = whole_quads(d) * chains;
+    float* x = shared + (kept ? whole_quads(net.count) : 0);
+    float *gradient = x + state, *even = gradient + state, *odd = even + panel, *slopes = odd + panel;
+    float *factors = slopes + net.depth * panel, *unclean = factors + chains;
+    for (int64_t i = threadIdx.x; kept && i < net.count; i += threads) shared[i] = net.numbers[i];
+    const Share own{static_cast<int>(threadIdx.x) % chains, chains, static_cast<int>(threadIdx.x) / chains, threads / chains};
+    const Block block{a, net, kept ? shared : net.numbers, own, d, panel, x, gradient, even, odd, slopes, factors, unclean};
+    const int64_t index = int64_t(blockIdx.x) * chains + own.chain;
+    const bool live = index < a.n;
+    const auto id = static_cast<uint64_t>(live ? a.chain_ids ? a.chain_ids[index] : index : 0);
+    const RoundKeys keys = round_keys(a.draw.seed);
+    for (int e = own.crew; e < whole_quads(d); e += own.crews)
+        x[e * chains + own.chain] = live && e < d ? a.x[index * d + e] : 0;
+    if (own.crew == 0) unclean[own.chain] = 0, factors[own.chain] = 1;
+    int64_t bad = INT64_MAX;
+    __syncthreads();
+    for (int64_t i = 0; i < a.n_steps; ++i) {
+        Law law = a.law;
+        law.step_size = a.step_size[i], law.noise_std = a.noise_std[i], law.inverse_temperature = a.inverse_temperature[i];
+        if (law.step_size == 0 && law.noise_std == 0) continue;
+        const Draw draw{a.draw.seed, a.draw.step + i, a.draw.block, a.draw.purpose};
+        if (a.noise_first) {
+            Law open = law;
+            if (!a.clamp_noise) open.low = -INFINITY, open.high = INFINITY;
+            block.for_quads(open, draw, keys, id, [&](int at, float eps) { x[at] = noise_element(open, x[at], eps); });
+            law.noise_std = 0;
+            __syncthreads();
+        }
+        block.evaluate();
+        if (a.first_bad && own.crew == 0 && unclean[own.chain] != 0) {
+            if (bad == INT64_MAX) bad = static_cast<int64_t>(draw.step);
+            unclean[own.chain] = 0;
+        }
+        if (law.clip == Clip::norm) block.clip_factors(law);
+        const float factor = factors[own.chain];
+        block.for_quads(law, draw, keys, id, [&](int at, float eps) {
+            x[at] = step_element(law, x[at], total_gradient(law, x[at], gradient[at]), eps, factor);
+        });
+        __syncthreads();
+    }
+    if (!live) return;
+    for (int e = own.crew; e < d; e += own.crews) a.x[index * d + e] = x[e * chains + own.chain];
+    if (a.first_bad && own.crew == 0) a.first_bad[index] = bad;
+}
+
+int shared_of(int device) {
+    int bytes = 0;
+    cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    return bytes / static_cast<int>(sizeof(float));
+}
+
+}  // namespace
+
+bool mlp_fits(const Perceptron& net, int device) { return Panels(net, 1).size(net) <= shared_of(device); }
+
+void mlp_chains(const MlpChains& a, const Launch& launch) {
+    const char* op = "perceptron_chains_";
+    if (a.n == 0) return;
+    if (!mlp_fits(a.net, launch.device)) throw std::invalid_argument(std::string(op) + ": the layers are too wide");
+    const OnDevice device(op, launch.device);
+    int processors = 1;
+    cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, launch.device);
+    const int room = shared_of(launch.device);
+    int chains = 32;
+    while (chains > 1 && (Panels(a.net, chains).size(a.net) > room || (chains > 4 && a.n < int64_t(processors) * chains)))
+        chains /= 2;
+    const int panels = Panels(a.net, chains).size(a.net);
+    const bool kept = whole_quads(a.net.count) + panels <= room;
+    const size_t bytes = sizeof(float) * (panels + (kept ? whole_quads(a.net.count) : 0));
+    const auto kernel = kept ? mlp_steps<true> : mlp_steps<false>;
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), op);
+    const auto blocks = static_cast<unsigned>((a.n + chains - 1) / chains);
+    kernel<<<blocks, threads, bytes, stream_of(launch)>>>(a, chains);
+    device.check_launch();
+}
+
+}  // namespace hatebm::cuda

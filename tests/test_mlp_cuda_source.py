@@ -1,0 +1,100 @@
+"""Chains in the energy of a perceptron in CUDA, run thread by thread on the CPU, against autograd and the CPU's kernel."""
+
+import pytest
+import torch
+from test_mlp_energy import LAWS, gradient_in_float64, network
+from torch import nn
+
+import hatebm
+from hatebm import native
+from hatebm.energies.mlp import ACTIVATIONS
+from hatebm.perceptron import layers_of
+from hatebm.whole import steps_of
+
+
+@pytest.fixture
+def chains_on_gpu(cuda):
+    """The native op as on a GPU, on tensors of the CPU: the new state and the first bad steps."""
+
+    def run(energy, x, n_steps, watched=True, first_step=0, **law):
+        chain = hatebm.Chain(energy, x, first_step=first_step, **{"seed": 3} | law)
+        steps = steps_of(chain._blocks, first_step, n_steps, watched)
+        layers = layers_of(getattr(energy, "layers", energy))
+        rows, first = x.clone(), torch.full((len(x),), native.NEVER)
+        numbers, schedule = native._packed(layers), native.schedule_of(steps, x.device)
+        law = (*native._law(steps, schedule), first.data_ptr() if watched else 0)
+        cuda.mlp_chains(rows.data_ptr(), len(x), *native._places(layers, numbers), *law, 0, 0)
+        return rows, first
+
+    return run
+
+
+@pytest.mark.parametrize("widths", [(1, 1), (3, 7), (20, 48, 33), (5, 64, 130, 9), (70, 300), (9, 4, 4, 4, 4)], ids=str)
+@pytest.mark.parametrize("n", [1, 37])
+def test_the_gradient_is_that_of_autograd(n, widths, chains_on_gpu):
+    energy, x = network(widths), torch.randn(n, widths[0])
+    moved, first = chains_on_gpu(energy, x, 1, step_size=2.0**20, noise_std=0.0)
+    want = gradient_in_float64(energy, x)
+    assert ((x - moved) / 2.0**20 - want).norm() <= 1e-5 * want.norm() + 1e-12
+    assert (first == native.NEVER).all()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation(activation, chains_on_gpu):
+    energy, x = network((6, 30, 17), activation), 2 * torch.randn(9, 6)
+    moved, _ = chains_on_gpu(energy, x, 1, step_size=2.0**20, noise_std=0.0)
+    want = gradient_in_float64(energy, x)
+    assert ((x - moved) / 2.0**20 - want).norm() <= 1e-5 * want.norm()
+
+
+def test_no_bias_and_activations_with_numbers(chains_on_gpu):
+    net = nn.Sequential(nn.Linear(6, 30, bias=False), nn.LeakyReLU(0.3), nn.Linear(30, 8), nn.ELU(1.7), nn.Linear(8, 1))
+    x = torch.randn(9, 6)
+    moved, _ = chains_on_gpu(net, x, 1, step_size=2.0**20, noise_std=0.0)
+    want = gradient_in_float64(net, x)
+    assert ((x - moved) / 2.0**20 - want).norm() <= 1e-5 * want.norm()
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_a_chain_stays_close_to_that_of_the_cpu(law, chains_on_gpu):
+    """The sums have one order on both: what differs is a number below the normal ones, at most."""
+    energy, x = network(), torch.randn(37, 20)
+    place = {"first_step": 5, "chain_ids": range(2**33, 2**33 + 37)}
+    got, _ = chains_on_gpu(energy, x, 20, **place, **law)
+    if law.get("clamp_at") == "final":
+        law = {k: v for k, v in law.items() if not k.startswith("clamp")}
+    want = hatebm.langevin(energy, x, 20, seed=3, **place, **law)
+    assert (got - want).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("widths", [(20, 48, 33), (40, 256, 256)], ids=["kept", "read again"])
+def test_a_chain_does_not_feel_the_others(widths, chains_on_gpu):
+    """Blocks take 32, 4 or fewer chains, by their number."""
+    energy, x = network(widths), torch.randn(70, widths[0])
+    law = {"eps": 0.1, "clip": ("norm", 0.3)}
+    together, _ = chains_on_gpu(energy, x, 3, **law)
+    for piece in (slice(0, 1), slice(41, 44), slice(50, 60)):
+        alone, _ = chains_on_gpu(energy, x[piece], 3, chain_ids=torch.arange(70)[piece], **law)
+        assert torch.equal(alone, together[piece])
+
+
+def test_a_bad_chain_is_named(chains_on_gpu):
+    energy, x = network(activation="relu"), torch.randn(37, 20)
+    x[11, 3], x[20, 0] = torch.nan, torch.inf
+    _, first = chains_on_gpu(energy, x, 3, first_step=7, eps=0.1)
+    assert (first != native.NEVER).nonzero().flatten().tolist() == [11, 20]
+    assert first[[11, 20]].tolist() == [7, 7]
+    assert chains_on_gpu(energy, x, 3, first_step=7, eps=0.1, watched=False)[1].unique().tolist() == [native.NEVER]
+
+
+def test_the_norm_clip_sums_in_the_order_of_the_ops(chains_on_gpu):
+    """2100 elements are three runs of the tree: the clipped step has the bits of a step with the same gradient."""
+    energy, x = network((2100, 8)), torch.randn(3, 2100)
+    gradient = x - chains_on_gpu(energy, x, 1, step_size=1.0, noise_std=0.0)[0]
+    law = {"step_size": 2.0, "noise_std": 0.1, "clip": ("norm", 0.01)}
+    leaf = x.clone().requires_grad_()
+    (exact,) = torch.autograd.grad(energy(leaf).sum(), leaf)
+    assert torch.allclose(gradient, exact, atol=1e-6)
+    got, _ = chains_on_gpu(energy, x, 1, **law)
+    want = hatebm.ops.langevin_step_(x.clone(), exact, seed=3, step=0, **law)
+    assert (got - want).abs().max() <= 1e-6
