@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from hatebm import native
-from hatebm.backend import kernels_for
+from hatebm.backend import kernels_for, module_for
 
 if TYPE_CHECKING:
     from hatebm.whole import Steps
@@ -44,7 +44,8 @@ class Perceptron:
 
     def advance_(self, x: Tensor, steps: "Steps") -> Tensor:
         """Move x in place; returns the first bad step of each chain."""
-        return native.perceptron_chains_(x, layers_of(self.module), steps)
+        kernels = module_for("perceptron_chains_", steps.backend, x.device)
+        return kernels.perceptron_chains_(x, layers_of(self.module), steps)
 
     def in_kernel(self, x: Tensor, backend: str | None) -> Callable[[Tensor], Tensor] | None:
         """The energy with the gradient of the kernel's bits; None where the kernel does not take such chains."""
@@ -52,9 +53,10 @@ class Perceptron:
         return None if not here or self._obstacle(x, backend) else lambda x: _Energy.apply(x, self.module)
 
     def _obstacle(self, x: Tensor, backend: str | None) -> str | None:
-        if kernels_for(backend, x.device) is not native:
-            return "multilayer perceptrons have no kernel in Triton"
-        here = x.device.type == "cpu"
+        kernels = kernels_for(backend, x.device)
+        if kernels is None:
+            return f"backend {backend!r} has no kernel for {x.device}"
+        here = kernels is native and x.device.type == "cpu"
         if here and not native.has_vectors():
             return "the portable build of the kernel is slower than a step at a time"
         if torch.is_autocast_enabled(x.device.type) or _has_any_global_hook():
@@ -65,8 +67,8 @@ class Perceptron:
         most = MOST_WEIGHTS if here else MOST_ON_GPUS
         if sum(layer.weight.numel() for layer in layers[:-1]) > most:
             return f"more than {most} weights: a step at a time is as fast"
-        if not here and not native.perceptron_fits(layers, x.device):
-            return "layers too many or too wide for the GPU's chip"
+        if not here and not kernels.perceptron_fits(layers, x.device):
+            return "layers too many or too wide for a GPU's chip"
         flat = x.dim() == 2 or (x.dim() > 2 and _flattens(self.module))
         if not flat or not x.numel() or x[0].numel() != layers[0].weight.shape[1]:
             return "the samples do not have as many elements as the first layer has inputs"

@@ -3,6 +3,7 @@
 from hatebm.kernels.langevin import langevin_step_
 from hatebm.kernels.metropolis import metropolis
 from hatebm.kernels.noise import normal, philox
+from hatebm.kernels.perceptron import perceptron_chains_, perceptron_fits
 from hatebm.kernels.ratio import langevin_ratio
 from hatebm.kernels.residual import residual_add
 from hatebm.kernels.whole import look, whole_chains_
@@ -13,6 +14,8 @@ __all__ = [
     "look",
     "metropolis",
     "normal",
+    "perceptron_chains_",
+    "perceptron_fits",
     "philox",
     "residual_add",
     "whole_chains_",

@@ -35,6 +35,35 @@ def normals_of_chains(seed, step, chain_ids, n, CHAINS: tl.constexpr, ELEMENTS: 
     return tl.reshape(eps, (CHAINS, ELEMENTS))
 
 
+@triton.jit
+def kicked(state, eps, step_size, noise_std, low, high, NOISY: tl.constexpr, CLAMP_NOISE: tl.constexpr):
+    """The state with the noise of a law that adds it before the gradient is taken."""
+    if NOISY:
+        state = tl.where(noise_std != 0.0, state + noise_std * eps, state)
+    if CLAMP_NOISE:
+        state = tl.where((step_size != 0.0) | (noise_std != 0.0), clamp(state, low, high), state)
+    return state
+
+
+@triton.jit
+def stepped(
+    state, g, eps, inside, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high,
+    NOISY: tl.constexpr, PRIOR: tl.constexpr, ADD: tl.constexpr, CLIP: tl.constexpr, CLIP_ON: tl.constexpr,
+    LEVELS: tl.constexpr,
+):  # fmt: skip
+    """The states of chains, a row each, after a step with gradient g of the energy."""
+    g = total_gradient(state, g, inverse_temperature, prior_precision, PRIOR)
+    factor = 1.0
+    if CLIP == "norm":
+        squares = tl.where(inside, g, 0.0).to(tl.float64)
+        factor = clip_factor(norm_of(fold_in_halves(squares * squares, LEVELS)), step_size, bound, CLIP_ON)[:, None]
+    new = moved(state, g, eps, factor, step_size, noise_std, bound, low, high, True, False, ADD, CLIP, CLIP_ON)
+    if NOISY:
+        noisy = moved(state, g, eps, factor, step_size, noise_std, bound, low, high, True, True, ADD, CLIP, CLIP_ON)
+        new = tl.where(noise_std != 0.0, noisy, new)
+    return new
+
+
 @triton.jit(do_not_specialize=[*NUMBERS, "d", "components", "n_steps", "first_step"])
 def whole_steps(
     x, where, weight, scratch, schedule, chain_ids, first_bad, n, d, components, n_steps,
@@ -59,17 +88,13 @@ def whole_steps(
         step_size, noise_std = tl.load(schedule + i), tl.load(schedule + n_steps + i)
         inverse_temperature = tl.load(schedule + 2 * n_steps + i)
         active = (step_size != 0.0) | (noise_std != 0.0)
-        noisy = noise_std != 0.0
         step = first_step + i
         eps = state
         if NOISY:
             eps = normals_of_chains(seed, step, chain_ids, n, CHAINS, ELEMENTS)
         before = state
         if FIRST:
-            if NOISY:
-                state = tl.where(noisy, state + noise_std * eps, state)
-            if CLAMP_NOISE:
-                state = tl.where(active, clamp(state, low, high), state)
+            state = kicked(state, eps, step_size, noise_std, low, high, NOISY, CLAMP_NOISE)
             if REREAD:
                 tl.store(x_at, state, mask=inside)
                 tl.debug_barrier()
@@ -80,17 +105,10 @@ def whole_steps(
                 energy = energy_of(terms, where, KIND, LEVELS)
                 unclean = (tl.max((inside & (g - g != 0.0)).to(tl.int32), 1) != 0) | (energy - energy != 0.0)
                 bad = tl.where(unclean & (bad > step), step, bad)
-        g = total_gradient(state, g, inverse_temperature, prior_precision, PRIOR)
-        factor = 1.0
-        if CLIP == "norm":
-            squares = tl.where(inside, g, 0.0).to(tl.float64)
-            factor = clip_factor(norm_of(fold_in_halves(squares * squares, LEVELS)), step_size, bound, CLIP_ON)[:, None]
-        new = moved(state, g, eps, factor, step_size, noise_std, bound, low, high, True, False, ADD, CLIP, CLIP_ON)
-        if NOISY and not FIRST:
-            kicked = moved(
-                state, g, eps, factor, step_size, noise_std, bound, low, high, True, True, ADD, CLIP, CLIP_ON
-            )
-            new = tl.where(noisy, kicked, new)
+        new = stepped(
+            state, g, eps, inside, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high,
+            NOISY and not FIRST, PRIOR, ADD, CLIP, CLIP_ON, LEVELS,
+        )  # fmt: skip
         state = tl.where(active, new, before)
         if REREAD:
             tl.debug_barrier()
@@ -135,21 +153,25 @@ def whole_chains_(formula: Any, reach: tuple[float, ...], x: Tensor, steps: Any)
     rows = x.contiguous()
     first_bad = torch.full((len(x),), NEVER, device=x.device)
     schedule = schedule_of(steps, x.device)
-    at = place(steps.seed, steps.first_step, 0, 0)
-    law = {
-        **{"schedule": schedule, "chain_ids": steps.chain_ids, "first_bad": first_bad, "n_steps": steps.n_steps},
-        **{"seed": at["seed"], "first_step": at["step"], "prior_precision": steps.prior_precision},
-        **{"bound": steps.bound, "low": steps.low, "high": steps.high, "reach": reach[0], "first_reach": reach[-1]},
-        **{"NOISY": bool((steps.noise_std != 0).any()), "FIRST": steps.noise_at == "before"},
-        **{"CLAMP_NOISE": steps.clamp_noise, "PRIOR": steps.prior_precision != 0, "ADD": steps.add},
-        **{"CLIP": steps.clip, "CLIP_ON": steps.clip_on, "WATCHED": steps.watched},
-    }
+    law = law_of(steps) | {"reach": reach[0], "first_reach": reach[-1], "schedule": schedule, "first_bad": first_bad}
     if rows.numel():
         with torch.cuda.device_of(x):
             grid, arguments = sharing(formula, rows)
             whole_steps[grid](**arguments, **law)
     mark_moved(x, rows)
     return first_bad
+
+
+def law_of(steps: Any) -> dict[str, Any]:
+    """The law of a run of steps as kernels take it."""
+    at = place(steps.seed, steps.first_step, 0, 0)
+    return {
+        **{"n_steps": steps.n_steps, "seed": at["seed"], "first_step": at["step"], "chain_ids": steps.chain_ids},
+        **{"prior_precision": steps.prior_precision, "bound": steps.bound, "low": steps.low, "high": steps.high},
+        **{"NOISY": bool((steps.noise_std != 0).any()), "FIRST": steps.noise_at == "before"},
+        **{"CLAMP_NOISE": steps.clamp_noise, "PRIOR": steps.prior_precision != 0, "ADD": steps.add},
+        **{"CLIP": steps.clip, "CLIP_ON": steps.clip_on, "WATCHED": steps.watched},
+    }
 
 
 def sharing(formula: Any, rows: Tensor) -> tuple[tuple[int], dict[str, Any]]:

@@ -50,11 +50,11 @@ def test_a_diverged_chain_is_reported_alike(kind, backend):
         assert_alike(of_kind(kind, 5), x, 20, backend, step_size=step_size, nan="ignore")
 
 
-def near(widths, x, n_steps, **law):
+def near(widths, x, n_steps, backend, **law):
     """A perceptron's chain on the GPU, held to the CPU's; the report of its run."""
     torch.manual_seed(0)
     energy = MLP(widths).cuda()
-    chain = hatebm.Chain(energy, x.cuda(), seed=3, **law)
+    chain = hatebm.Chain(energy, x.cuda(), seed=3, backend=backend, **law)
     got = chain.run(n_steps)
     want = hatebm.langevin(energy.cpu(), x, n_steps, seed=3, **law)
     assert (got.cpu() - want).abs().max() <= 1e-4
@@ -64,14 +64,12 @@ def near(widths, x, n_steps, **law):
 @pytest.mark.parametrize(
     "law", [{"eps": 0.1}, {"step_size": 0.01, "noise_at": "before", "clip": ("norm", 0.3)}], ids=str
 )
-@pytest.mark.parametrize("widths", [(2, 128, 128), (20, 48, 33), (784, 100), (40, 256, 256)], ids=str)
-def test_perceptrons_in_one_kernel(widths, law):
-    if reason := native.unavailable("cuda"):
-        pytest.skip(f"cuda: {reason}")
+@pytest.mark.parametrize("widths", [(2, 128, 128), (20, 48, 33), (200, 100), (40, 256, 256)], ids=str)
+def test_perceptrons_in_one_kernel(widths, law, backend):
     x = torch.randn(1000, widths[0])
-    together, report = near(widths, x, 20, **law)
+    together, report = near(widths, x, 20, backend, **law)
     assert "20 of them in one kernel" in report
-    alone, _ = near(widths, x[40:43], 20, chain_ids=range(40, 43), **law)
+    alone, _ = near(widths, x[40:43], 20, backend, chain_ids=range(40, 43), **law)
     assert torch.equal(alone, together[40:43])
 
 

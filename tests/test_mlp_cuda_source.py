@@ -1,4 +1,4 @@
-"""Chains in the energy of a perceptron in CUDA, run thread by thread on the CPU, against autograd and the CPU's kernel."""
+"""Chains in the energy of a perceptron in CUDA, run on the CPU thread by thread: like autograd and the CPU's kernel."""
 
 import pytest
 import torch

@@ -119,7 +119,7 @@ def test_reasons_are_given():
     assert perceptron_of(nn.Linear(20, 1)) is None
     assert perceptron_of(lambda x: x.sum(1)) is None
     assert Perceptron(energy.layers).can_advance(x, steps) is None
-    assert "CPU alone" in energy.can_advance(x, steps._replace(backend="triton"))
+    assert "no kernel" in energy.can_advance(x, steps._replace(backend="triton"))
     assert "inputs" in energy.can_advance(x[:, :7], steps)
     assert "weights" in MLP((20, 2048, 1024)).can_advance(x, steps)
     assert "perceptron" in copy.deepcopy(energy).double().can_advance(x, steps)

@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 class MLP(nn.Module):
     r"""E(x) = w_L a(W_{L-1} ... a(W_1 x + b_1) ... + b_{L-1}) + b_L, (n, d) to (n,).
 
-    Its chains run in one kernel, on the CPU and with the CUDA backend. So do those of a ``torch.nn.Sequential`` of the same layers, with a
+    Its chains run in one kernel. So do those of a ``torch.nn.Sequential`` of the same layers, with a
     ``Flatten()`` before them or none.
 
     Args:

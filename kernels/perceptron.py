@@ -1,0 +1,146 @@
+"""Chains in the energy of a multilayer perceptron in Triton: a program takes a few chains through all their steps.
+
+What the layers put out lies in rows of a workspace that stay in the caches. A chain's bits depend on its own numbers
+alone, since every program multiplies tiles of one shape.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hatebm.kernels.activation import activated
+from hatebm.kernels.quads import EXACT, NUMBERS
+from hatebm.kernels.whole import chains_of_program, kicked, law_of, normals_of_chains, stepped
+from hatebm.native import NEVER, mark_moved, schedule_of
+
+CHAINS = 16  # of a program: as few as products of tiles take
+TILE = 64  # features that a product takes at a time
+LONGEST = 256  # elements of a chain that a program holds
+
+
+@triton.jit
+def product(
+    rows, live, weight, bias, outputs, inputs, along, across, first, CHAINS: tl.constexpr, TILE: tl.constexpr
+):  # fmt: skip
+    """What a layer makes of rows of inputs, (chains, TILE) of its outputs from ``first`` on."""
+    o = first + tl.arange(0, TILE)
+    total = tl.zeros((CHAINS, TILE), tl.float32)
+    if bias is not None:
+        total += tl.load(bias + o, mask=o < outputs, other=0.0)[None, :]
+    for k0 in range(0, inputs, TILE):
+        k = k0 + tl.arange(0, TILE)
+        x = tl.load(rows[:, None] + k[None, :], mask=live[:, None] & (k < inputs)[None, :], other=0.0)
+        inside = (k < inputs)[:, None] & (o < outputs)[None, :]
+        w = tl.load(weight + k[:, None] * across + o[None, :] * along, mask=inside, other=0.0)
+        total = tl.dot(x, w, total, input_precision="ieee")
+    return o, total, live[:, None] & (o < outputs)[None, :]
+
+
+@triton.jit(do_not_specialize=[*NUMBERS, "n_steps", "first_step"])
+def perceptron_steps(
+    x, weights, biases, work, schedule, chain_ids, first_bad, n, d, room, n_steps,
+    seed: tl.int64, first_step: tl.int64, prior_precision, bound, low, high,
+    WIDTHS: tl.constexpr, ACTIVATIONS: tl.constexpr, PARAMETERS: tl.constexpr, AT: tl.constexpr, DEPTH: tl.constexpr,
+    NOISY: tl.constexpr, FIRST: tl.constexpr, CLAMP_NOISE: tl.constexpr, PRIOR: tl.constexpr, ADD: tl.constexpr,
+    CLIP: tl.constexpr, CLIP_ON: tl.constexpr, WATCHED: tl.constexpr,
+    CHAINS: tl.constexpr, ELEMENTS: tl.constexpr, LEVELS: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """WIDTHS: of the state, then of each hidden layer; AT: where in the workspace its values and slopes lie."""
+    sample, live, element, inside = chains_of_program(n, d, CHAINS, ELEMENTS)
+    rows, desk = x + sample * d, work + sample * room
+    x_at = rows[:, None] + element[None, :]
+    state = tl.load(x_at, mask=inside, other=0.0)
+    bad = tl.full((CHAINS,), 0x7FFFFFFFFFFFFFFF, tl.int64)
+    for i in range(n_steps):
+        step_size, noise_std = tl.load(schedule + i), tl.load(schedule + n_steps + i)
+        inverse_temperature = tl.load(schedule + 2 * n_steps + i)
+        active = (step_size != 0.0) | (noise_std != 0.0)
+        eps = state
+        if NOISY:
+            eps = normals_of_chains(seed, first_step + i, chain_ids, n, CHAINS, ELEMENTS)
+        before = state
+        if FIRST:
+            state = kicked(state, eps, step_size, noise_std, low, high, NOISY, CLAMP_NOISE)
+        tl.debug_barrier()
+        tl.store(x_at, state, mask=inside)
+        tl.debug_barrier()
+        energy = tl.zeros((CHAINS,), tl.float32) + tl.load(biases[DEPTH])
+        for layer in tl.static_range(DEPTH):
+            below = rows if layer == 0 else desk + AT[2 * layer - 2]
+            inputs, outputs = WIDTHS[layer], WIDTHS[layer + 1]
+            for first in range(0, outputs, TILE):
+                o, total, there = product(
+                    below, live, weights[layer], biases[layer], outputs, inputs, inputs, 1, first, CHAINS, TILE
+                )  # fmt: skip
+                value, slope = activated(total, PARAMETERS[layer], ACTIVATIONS[layer])
+                if layer == DEPTH - 1:
+                    last = tl.load(weights[DEPTH] + o, mask=o < outputs, other=0.0)[None, :]
+                    energy += tl.sum(tl.where(there, last * value, 0.0), 1)
+                    slope = slope * last
+                tl.store((desk + AT[2 * layer])[:, None] + o[None, :], value, mask=there)
+                tl.store((desk + AT[2 * layer + 1])[:, None] + o[None, :], slope, mask=there)
+            tl.debug_barrier()
+        for layer in tl.static_range(DEPTH - 1, -1, -1):
+            inputs, outputs = WIDTHS[layer], WIDTHS[layer + 1]
+            for first in range(0, inputs, TILE):
+                o, pull, there = product(
+                    desk + AT[2 * layer + 1], live, weights[layer], None, inputs, outputs, 1, inputs, first,
+                    CHAINS, TILE,
+                )  # fmt: skip
+                if layer > 0:
+                    slopes = (desk + AT[2 * layer - 1])[:, None] + o[None, :]
+                    pull = pull * tl.load(slopes, mask=there, other=0.0)
+                    tl.store(slopes, pull, mask=there)
+                else:
+                    tl.store((desk + AT[2 * DEPTH])[:, None] + o[None, :], pull, mask=there)
+            tl.debug_barrier()
+        g = tl.load((desk + AT[2 * DEPTH])[:, None] + element[None, :], mask=inside, other=0.0)
+        if WATCHED:
+            unclean = (tl.max((inside & (g - g != 0.0)).to(tl.int32), 1) != 0) | (energy - energy != 0.0)
+            bad = tl.where(active, tl.where(unclean & (bad > first_step + i), first_step + i, bad), bad)
+        new = stepped(
+            state, g, eps, inside, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high,
+            NOISY and not FIRST, PRIOR, ADD, CLIP, CLIP_ON, LEVELS,
+        )  # fmt: skip
+        state = tl.where(active, new, before)
+    tl.debug_barrier()
+    tl.store(x_at, state, mask=inside)
+    if WATCHED:
+        tl.store(first_bad + sample, bad, mask=live)
+
+
+def perceptron_fits(layers: Sequence[Any], device: torch.device) -> bool:
+    """Whether a program holds the state of these chains."""
+    return layers[0].weight.shape[1] <= LONGEST
+
+
+def perceptron_chains_(x: Tensor, layers: Sequence[Any], steps: Any) -> Tensor:
+    """Twin of :func:`hatebm.native.perceptron_chains_`, to float32 rounding."""
+    rows = x.contiguous()
+    first_bad = torch.full((len(x),), NEVER, device=x.device)
+    hidden, d = layers[:-1], layers[0].weight.shape[1]
+    widths = (d, *(len(layer.weight) for layer in hidden))
+    at = [0]
+    for width in (w for w in (*widths[1:], d) for _ in range(2)):
+        at.append(at[-1] + width)
+    zero = rows.new_zeros(1)
+    elements = max(triton.next_power_of_2(d), 4)
+    arguments = {
+        **{"x": rows, "weights": tuple(layer.weight for layer in layers), "schedule": schedule_of(steps, x.device)},
+        **{"biases": (*(layer.bias for layer in hidden), zero if layers[-1].bias is None else layers[-1].bias)},
+        **{"work": rows.new_empty(len(x), at[-2]), "first_bad": first_bad, "n": len(x), "d": d, "room": at[-2]},
+        **{"WIDTHS": widths, "ACTIVATIONS": tuple(layer.activation for layer in hidden), "AT": tuple(at[:-2])},
+        **{"PARAMETERS": tuple(float(layer.parameter) for layer in hidden), "DEPTH": len(hidden)},
+        **{"CHAINS": CHAINS, "ELEMENTS": elements, "LEVELS": elements.bit_length() - 1, "TILE": TILE},
+        **{"num_warps": 8},
+        **EXACT,
+    }
+    if rows.numel():
+        with torch.cuda.device_of(x):
+            perceptron_steps[(triton.cdiv(len(x), CHAINS),)](**arguments, **law_of(steps))
+    mark_moved(x, rows)
+    return first_bad

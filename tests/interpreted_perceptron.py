@@ -1,0 +1,68 @@
+"""Chains in the energy of a perceptron in Triton against the CPU's kernel, run by Triton's interpreter."""
+
+import pytest
+import torch
+from test_mlp_energy import LAWS, gradient_in_float64, network
+from torch import nn
+
+import hatebm
+from hatebm import kernels
+from hatebm.energies.mlp import ACTIVATIONS
+from hatebm.health import NEVER
+from hatebm.perceptron import Perceptron, layers_of
+from hatebm.whole import steps_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of 0 / 0
+
+
+@pytest.fixture(autouse=True)
+def taken(monkeypatch):
+    """Holds every test to runs that the kernel took."""
+    runs, kernel = [], kernels.perceptron_chains_
+    monkeypatch.setattr(kernels, "perceptron_chains_", lambda *given: runs.append(1) or kernel(*given))
+    yield
+    assert runs
+
+
+def gradient(energy, x):
+    return (x - hatebm.langevin(energy, x, 1, step_size=2.0**20, noise_std=0.0, backend="triton")) / 2.0**20
+
+
+@pytest.mark.parametrize("widths", [(1, 1), (20, 48, 33), (5, 64, 130, 9), (70, 100)], ids=str)
+def test_the_gradient_is_that_of_autograd(widths):
+    energy, x = network(widths), torch.randn(19, widths[0])
+    want = gradient_in_float64(energy, x)
+    assert (gradient(energy, x) - want).norm() <= 1e-5 * want.norm() + 1e-12
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation(activation):
+    energy, x = network((6, 30, 17), activation), 2 * torch.randn(9, 6)
+    want = gradient_in_float64(energy, x)
+    assert (gradient(energy, x) - want).norm() <= 1e-5 * want.norm()
+
+
+def test_no_bias_and_activations_with_numbers():
+    net = nn.Sequential(nn.Linear(6, 30, bias=False), nn.LeakyReLU(0.3), nn.Linear(30, 8), nn.ELU(1.7), nn.Linear(8, 1))
+    x = torch.randn(9, 6)
+    want = gradient_in_float64(net, x)
+    assert (gradient(net, x) - want).norm() <= 1e-5 * want.norm()
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_a_chain_stays_close_to_that_of_the_cpu(law):
+    energy, x = network(), torch.randn(19, 20)
+    law = {"seed": 1, "first_step": 5, "chain_ids": range(2**33, 2**33 + 19)} | law
+    got, want = (hatebm.langevin(energy, x, 5, backend=backend, **law) for backend in ("triton", "cpu"))
+    assert (got - want).abs().max() <= 1e-5
+
+
+def test_a_bad_chain_is_named_and_long_ones_refused():
+    energy, x = network(), torch.randn(19, 20)
+    x[11, 3] = torch.nan
+    chain = hatebm.Chain(energy, x, eps=0.1, seed=1, backend="triton")
+    first = kernels.perceptron_chains_(x, layers_of(energy.layers), steps_of(chain._blocks, 7, 2, True))
+    assert [int(t) for t in first] == [7 if c == 11 else NEVER for c in range(19)]
+    long = network((300, 4))
+    reason = Perceptron(long.layers).can_advance(torch.zeros(2, 300), steps_of(chain._blocks, 0, 1, True))
+    assert "too wide" in reason
