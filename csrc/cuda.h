@@ -27,6 +27,7 @@ void whole(const Whole& chains, const Launch& launch);
 void look(const Look& states, const Launch& launch);
 bool mlp_fits(const Perceptron& net, int device);  // whether its panels fit on chip
 void mlp_chains(const MlpChains& chains, const Launch& launch);
+void mlp_look(const MlpLook& states, const Launch& launch);
 void metropolis(const Decisions& decisions, const Launch& launch);
 void normal(const Normals& normals, const Launch& launch);
 void residual_add(const float* gz, const float* y, float* out, int64_t numel, const Launch& launch);

@@ -24,7 +24,7 @@ struct Panels {
         widest = whole_quads(widest);
     }
     __host__ __device__ int size(const Perceptron& net) const {
-        return chains * (2 * whole_quads(net.hidden[0].inputs) + (2 + net.depth) * widest + 2);
+        return chains * (2 * whole_quads(net.hidden[0].inputs) + (2 + net.depth) * widest + 3);
     }
 };
 
@@ -103,16 +103,28 @@ __device__ __forceinline__ void activate(const HiddenLayer& layer, float* values
 }
 
 // The chains of one block. `x`, `gradient`, the activations `even` and `odd` in turns, and the slopes of each hidden
-// layer (on the way back the gradient there) are panels.
+// layer (on the way back the gradient there) are panels; of the rest each chain has one number.
 struct Block {
-    const MlpChains& a;
     const Perceptron& net;
+    const bool watched;  // whether anybody wants to know energies, and what is not finite
     const float* numbers;
     const Share own;
     const int d, panel;  // floats of a hidden layer's panel
-    float *x, *gradient, *even, *odd, *slopes, *factors, *unclean;
+    float *x, *gradient, *even, *odd, *slopes, *factors, *unclean, *energies;
 
-    // The gradient at x; tells of each chain whether it or the energy is not finite.
+    // Reads the state; `rows` are those of the block's first chain, of which there are `left`.
+    __device__ __forceinline__ void read(const float* rows, int64_t left) const {
+        for (int e = own.crew; e < whole_quads(d); e += own.crews)
+            x[e * own.chains + own.chain] = own.chain < left && e < d ? rows[int64_t(own.chain) * d + e] : 0;
+        if (own.crew == 0) unclean[own.chain] = 0, factors[own.chain] = 1;
+        __syncthreads();
+    }
+    __device__ __forceinline__ void write(const float* panel, float* rows, int64_t left) const {
+        for (int e = own.crew; own.chain < left && e < d; e += own.crews)
+            rows[int64_t(own.chain) * d + e] = panel[e * own.chains + own.chain];
+    }
+
+    // The energy and the gradient at x; tells of each chain whether they are not finite.
     __device__ __forceinline__ void evaluate() const {
         const float* in = x;
         for (int l = 0; l < net.depth; ++l) {
@@ -124,7 +136,7 @@ struct Block {
             in = out;
             __syncthreads();
         }
-        if (a.first_bad) doubt_energies(in);
+        if (watched) sum_energies(in);
         for (int l = net.depth - 1; l > 0; --l) {
             const HiddenLayer& layer = net.hidden[l];
             float *below = slopes + (l - 1) * panel, *pull = l % 2 == 0 ? odd : even;  // not the one that energies are summed from
@@ -137,7 +149,7 @@ struct Block {
         }
         const HiddenLayer& first = net.hidden[0];
         multiply(numbers + first.backward, nullptr, first.inputs, first.outputs, slopes, gradient, own);
-        for (int e = own.crew; a.first_bad && e < d; e += own.crews) {
+        for (int e = own.crew; watched && e < d; e += own.crews) {
             const float g = gradient[e * own.chains + own.chain];
             if (!(g - g == 0)) unclean[own.chain] = 1;
         }
@@ -150,12 +162,13 @@ struct Block {
     }
 
     // A warp takes the energy of a chain at a time.
-    __device__ __forceinline__ void doubt_energies(const float* values) const {
+    __device__ __forceinline__ void sum_energies(const float* values) const {
         const int inputs = net.hidden[net.depth - 1].outputs, lane = threadIdx.x % warp;
         for (int c = threadIdx.x / warp; c < own.chains; c += threads / warp) {
             float energy = lane == 0 ? numbers[net.last_bias] : 0.0f;
             for (int k = lane; k < inputs; k += warp) energy = fma(numbers[net.last + k], values[k * own.chains + c], energy);
             for (int half = warp / 2; half > 0; half /= 2) energy += static_cast<float>(__shfl_xor_sync(~0u, energy, half));
+            if (lane == 0) energies[c] = energy;
             if (lane == 0 && !(energy - energy == 0)) unclean[c] = 1;
         }
     }
@@ -204,26 +217,39 @@ struct Block {
 };
 
 template <bool kept>
-__global__ void __maxnreg__(168) mlp_steps(const __grid_constant__ MlpChains a, int chains) {
-    extern __shared__ float shared[];
-    const Perceptron& net = a.net;
-    const Panels panels(net, chains);
-    const int d = net.hidden[0].inputs, panel = panels.widest * chains, state = whole_quads(d) * chains;
+__device__ __forceinline__ Block block_of(const Perceptron& net, int chains, bool watched, float* shared) {
+    const int d = net.hidden[0].inputs, panel = Panels(net, chains).widest * chains, state = whole_quads(d) * chains;
     float* x = shared + (kept ? whole_quads(net.count) : 0);
     float *gradient = x + state, *even = gradient + state, *odd = even + panel, *slopes = odd + panel;
-    float *factors = slopes + net.depth * panel, *unclean = factors + chains;
+    float* factors = slopes + net.depth * panel;
     for (int64_t i = threadIdx.x; kept && i < net.count; i += threads) shared[i] = net.numbers[i];
-    const Share own{static_cast<int>(threadIdx.x) % chains, chains, static_cast<int>(threadIdx.x) / chains, threads / chains};
-    const Block block{a, net, kept ? shared : net.numbers, own, d, panel, x, gradient, even, odd, slopes, factors, unclean};
-    const int64_t index = int64_t(blockIdx.x) * chains + own.chain;
-    const bool live = index < a.n;
-    const auto id = static_cast<uint64_t>(live ? a.chain_ids ? a.chain_ids[index] : index : 0);
+    const int thread = static_cast<int>(threadIdx.x);
+    return {net, watched, kept ? shared : net.numbers, {thread % chains, chains, thread / chains, threads / chains}, d, panel,
+            x, gradient, even, odd, slopes, factors, factors + chains, factors + 2 * chains};
+}
+
+template <bool kept>
+__global__ void __maxnreg__(168) mlp_look_at(const __grid_constant__ MlpLook a, int chains) {
+    extern __shared__ float shared[];
+    const Block block = block_of<kept>(a.net, chains, true, shared);
+    const int64_t first = int64_t(blockIdx.x) * chains, left = a.n - first;
+    block.read(a.x + first * block.d, left);
+    block.evaluate();
+    block.write(block.gradient, a.gradients + first * block.d, left);
+    if (block.own.crew == 0 && block.own.chain < left) a.energies[first + block.own.chain] = block.energies[block.own.chain];
+}
+
+template <bool kept>
+__global__ void __maxnreg__(168) mlp_steps(const __grid_constant__ MlpChains a, int chains) {
+    extern __shared__ float shared[];
+    const Block block = block_of<kept>(a.net, chains, a.first_bad != nullptr, shared);
+    const Share& own = block.own;
+    const int64_t first = int64_t(blockIdx.x) * chains, left = a.n - first, index = first + own.chain;
+    const auto id = static_cast<uint64_t>(own.chain < left ? a.chain_ids ? a.chain_ids[index] : index : 0);
     const RoundKeys keys = round_keys(a.draw.seed);
-    for (int e = own.crew; e < whole_quads(d); e += own.crews)
-        x[e * chains + own.chain] = live && e < d ? a.x[index * d + e] : 0;
-    if (own.crew == 0) unclean[own.chain] = 0, factors[own.chain] = 1;
+    float *x = block.x, *gradient = block.gradient;
+    block.read(a.x + first * block.d, left);
     int64_t bad = INT64_MAX;
-    __syncthreads();
     for (int64_t i = 0; i < a.n_steps; ++i) {
         Law law = a.law;
         law.step_size = a.step_size[i], law.noise_std = a.noise_std[i], law.inverse_temperature = a.inverse_temperature[i];
@@ -237,20 +263,19 @@ __global__ void __maxnreg__(168) mlp_steps(const __grid_constant__ MlpChains a, 
             __syncthreads();
         }
         block.evaluate();
-        if (a.first_bad && own.crew == 0 && unclean[own.chain] != 0) {
+        if (own.crew == 0 && block.unclean[own.chain] != 0) {
             if (bad == INT64_MAX) bad = static_cast<int64_t>(draw.step);
-            unclean[own.chain] = 0;
+            block.unclean[own.chain] = 0;
         }
         if (law.clip == Clip::norm) block.clip_factors(law);
-        const float factor = factors[own.chain];
+        const float factor = block.factors[own.chain];
         block.for_quads(law, draw, keys, id, [&](int at, float eps) {
             x[at] = step_element(law, x[at], total_gradient(law, x[at], gradient[at]), eps, factor);
         });
         __syncthreads();
     }
-    if (!live) return;
-    for (int e = own.crew; e < d; e += own.crews) a.x[index * d + e] = x[e * chains + own.chain];
-    if (a.first_bad && own.crew == 0) a.first_bad[index] = bad;
+    block.write(x, a.x + first * block.d, left);
+    if (a.first_bad && own.crew == 0 && own.chain < left) a.first_bad[index] = bad;
 }
 
 int shared_of(int device) {
@@ -259,12 +284,10 @@ int shared_of(int device) {
     return bytes / static_cast<int>(sizeof(float));
 }
 
-}  // namespace
-
-bool mlp_fits(const Perceptron& net, int device) { return Panels(net, 1).size(net) <= shared_of(device); }
-
-void mlp_chains(const MlpChains& a, const Launch& launch) {
-    const char* op = "perceptron_chains_";
+// The kernel that keeps the weights on chip, or the one that does not.
+template <class Arguments>
+void launch_over(void (*keeping)(Arguments, int), void (*reading)(Arguments, int), const Arguments& a, const char* op,
+                 const Launch& launch) {
     if (a.n == 0) return;
     if (!mlp_fits(a.net, launch.device)) throw std::invalid_argument(std::string(op) + ": the layers are too wide");
     const OnDevice device(op, launch.device);
@@ -277,11 +300,23 @@ void mlp_chains(const MlpChains& a, const Launch& launch) {
     const int panels = Panels(a.net, chains).size(a.net);
     const bool kept = whole_quads(a.net.count) + panels <= room;
     const size_t bytes = sizeof(float) * (panels + (kept ? whole_quads(a.net.count) : 0));
-    const auto kernel = kept ? mlp_steps<true> : mlp_steps<false>;
+    const auto kernel = kept ? keeping : reading;
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), op);
     const auto blocks = static_cast<unsigned>((a.n + chains - 1) / chains);
     kernel<<<blocks, threads, bytes, stream_of(launch)>>>(a, chains);
     device.check_launch();
+}
+
+}  // namespace
+
+bool mlp_fits(const Perceptron& net, int device) { return Panels(net, 1).size(net) <= shared_of(device); }
+
+void mlp_chains(const MlpChains& a, const Launch& launch) {
+    launch_over(mlp_steps<true>, mlp_steps<false>, a, "perceptron_chains_", launch);
+}
+
+void mlp_look(const MlpLook& a, const Launch& launch) {
+    launch_over(mlp_look_at<true>, mlp_look_at<false>, a, "perceptron_look", launch);
 }
 
 }  // namespace hatebm::cuda

@@ -28,4 +28,12 @@ struct MlpChains : Chains {
     Perceptron net;
 };
 
+struct MlpLook {
+    const float* x;  // (n, inputs of the first layer)
+    int64_t n;
+    float* energies;   // (n,)
+    float* gradients;  // like x
+    Perceptron net;
+};
+
 }  // namespace hatebm::cuda

@@ -50,6 +50,13 @@ void mlp_chains(uintptr_t x, int64_t n, uintptr_t numbers, int64_t count, const 
     cuda::mlp_chains(args, launch(device, stream));
 }
 
+void mlp_look(uintptr_t x, int64_t n, uintptr_t numbers, int64_t count, const std::vector<Hidden>& layers, int last,
+              int last_bias, uintptr_t energies, uintptr_t gradients, int device, uintptr_t stream) {
+    const cuda::Perceptron net = perceptron(numbers, count, layers, last, last_bias);
+    py::gil_scoped_release release;
+    cuda::mlp_look({at<float>(x), n, at<float>(energies), at<float>(gradients), net}, launch(device, stream));
+}
+
 bool mlp_fits(const std::vector<Hidden>& layers, int device) {
     return layers.size() <= cuda::most_hidden && cuda::mlp_fits(perceptron(0, 0, layers, 0, 0), device);
 }
@@ -89,6 +96,7 @@ void bind_cuda(py::module_& m) {
     cuda.def("whole", taking_numbers(&whole));
     cuda.def("look", taking_numbers(&look));
     cuda.def("mlp_chains", &mlp_chains);
+    cuda.def("mlp_look", &mlp_look);
     cuda.def("mlp_fits", &mlp_fits);
     cuda.def("metropolis", &metropolis);
     cuda.def("normal", &normal);

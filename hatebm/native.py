@@ -295,7 +295,11 @@ def perceptron_look(x: Tensor, layers: Sequence[Any]) -> tuple[Tensor, Tensor]:
     rows = x.contiguous()
     energies, gradient = rows.new_empty(len(x)), torch.empty_like(rows)
     addresses = (energies.data_ptr(), gradient.data_ptr())
-    _C.mlp_look(rows.data_ptr(), len(x), _layers(layers), *addresses, torch.get_num_threads())
+    if x.device.type == "cpu":
+        _C.mlp_look(rows.data_ptr(), len(x), _layers(layers), *addresses, torch.get_num_threads())
+    else:
+        numbers = _packed(layers)
+        _C.cuda.mlp_look(rows.data_ptr(), len(x), *_places(layers, numbers), *addresses, *_stream(x))
     return energies, gradient
 
 

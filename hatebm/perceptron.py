@@ -49,8 +49,7 @@ class Perceptron:
 
     def in_kernel(self, x: Tensor, backend: str | None) -> Callable[[Tensor], Tensor] | None:
         """The energy with the gradient of the kernel's bits; None where the kernel does not take such chains."""
-        here = x.device.type == "cpu" and kernels_for(backend, x.device) is native
-        return None if not here or self._obstacle(x, backend) else lambda x: _Energy.apply(x, self.module)
+        return None if self._obstacle(x, backend) else lambda x: _Energy.apply(x, self.module, backend)
 
     def _obstacle(self, x: Tensor, backend: str | None) -> str | None:
         kernels = kernels_for(backend, x.device)
@@ -79,15 +78,16 @@ class _Energy(torch.autograd.Function):
     """Energies whose gradient is the kernel's."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, module: nn.Sequential) -> Tensor:
-        energies, gradient = native.perceptron_look(x, layers_of(module))
+    def forward(ctx: Any, x: Tensor, module: nn.Sequential, backend: str | None) -> Tensor:
+        kernels = module_for("perceptron_look", backend, x.device)
+        energies, gradient = kernels.perceptron_look(x, layers_of(module))
         ctx.save_for_backward(gradient)
         return energies
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return upstream.view(-1, *[1] * (gradient.dim() - 1)) * gradient, None
+        return upstream.view(-1, *[1] * (gradient.dim() - 1)) * gradient, None, None
 
 
 def perceptron_of(energy: object) -> Perceptron | None:

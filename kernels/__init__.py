@@ -3,7 +3,7 @@
 from hatebm.kernels.langevin import langevin_step_
 from hatebm.kernels.metropolis import metropolis
 from hatebm.kernels.noise import normal, philox
-from hatebm.kernels.perceptron import perceptron_chains_, perceptron_fits
+from hatebm.kernels.perceptron import perceptron_chains_, perceptron_fits, perceptron_look
 from hatebm.kernels.ratio import langevin_ratio
 from hatebm.kernels.residual import residual_add
 from hatebm.kernels.whole import look, whole_chains_
@@ -16,6 +16,7 @@ __all__ = [
     "normal",
     "perceptron_chains_",
     "perceptron_fits",
+    "perceptron_look",
     "philox",
     "residual_add",
     "whole_chains_",

@@ -5,6 +5,7 @@ alone, since every program multiplies tiles of one shape.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -40,6 +41,59 @@ def product(
     return o, total, live[:, None] & (o < outputs)[None, :]
 
 
+@triton.jit
+def evaluated(
+    rows, desk, live, weights, biases, WIDTHS: tl.constexpr, ACTIVATIONS: tl.constexpr, PARAMETERS: tl.constexpr,
+    AT: tl.constexpr, DEPTH: tl.constexpr, CHAINS: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """The energies, (chains,); their gradient lies where AT ends."""
+    energy = tl.zeros((CHAINS,), tl.float32) + tl.load(biases[DEPTH])
+    for layer in tl.static_range(DEPTH):
+        below = rows if layer == 0 else desk + AT[2 * layer - 2]
+        inputs, outputs = WIDTHS[layer], WIDTHS[layer + 1]
+        for first in range(0, outputs, TILE):
+            o, total, there = product(
+                below, live, weights[layer], biases[layer], outputs, inputs, inputs, 1, first, CHAINS, TILE
+            )  # fmt: skip
+            value, slope = activated(total, PARAMETERS[layer], ACTIVATIONS[layer])
+            if layer == DEPTH - 1:
+                last = tl.load(weights[DEPTH] + o, mask=o < outputs, other=0.0)[None, :]
+                energy += tl.sum(tl.where(there, last * value, 0.0), 1)
+                slope = slope * last
+            tl.store((desk + AT[2 * layer])[:, None] + o[None, :], value, mask=there)
+            tl.store((desk + AT[2 * layer + 1])[:, None] + o[None, :], slope, mask=there)
+        tl.debug_barrier()
+    for layer in tl.static_range(DEPTH - 1, -1, -1):
+        inputs, outputs = WIDTHS[layer], WIDTHS[layer + 1]
+        for first in range(0, inputs, TILE):
+            o, pull, there = product(
+                desk + AT[2 * layer + 1], live, weights[layer], None, inputs, outputs, 1, inputs, first,
+                CHAINS, TILE,
+            )  # fmt: skip
+            if layer > 0:
+                slopes = (desk + AT[2 * layer - 1])[:, None] + o[None, :]
+                pull = pull * tl.load(slopes, mask=there, other=0.0)
+                tl.store(slopes, pull, mask=there)
+            else:
+                tl.store((desk + AT[2 * DEPTH])[:, None] + o[None, :], pull, mask=there)
+        tl.debug_barrier()
+    return energy
+
+
+@triton.jit(do_not_specialize=NUMBERS)
+def perceptron_look_at(
+    x, weights, biases, work, energies, n, d, room,
+    WIDTHS: tl.constexpr, ACTIVATIONS: tl.constexpr, PARAMETERS: tl.constexpr, AT: tl.constexpr, DEPTH: tl.constexpr,
+    CHAINS: tl.constexpr, ELEMENTS: tl.constexpr, LEVELS: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    sample, live, _, _ = chains_of_program(n, d, CHAINS, ELEMENTS)
+    rows, desk = x + sample * d, work + sample * room
+    energy = evaluated(
+        rows, desk, live, weights, biases, WIDTHS, ACTIVATIONS, PARAMETERS, AT, DEPTH, CHAINS, TILE
+    )  # fmt: skip
+    tl.store(energies + sample, energy, mask=live)
+
+
 @triton.jit(do_not_specialize=[*NUMBERS, "n_steps", "first_step"])
 def perceptron_steps(
     x, weights, biases, work, schedule, chain_ids, first_bad, n, d, room, n_steps,
@@ -68,36 +122,9 @@ def perceptron_steps(
         tl.debug_barrier()
         tl.store(x_at, state, mask=inside)
         tl.debug_barrier()
-        energy = tl.zeros((CHAINS,), tl.float32) + tl.load(biases[DEPTH])
-        for layer in tl.static_range(DEPTH):
-            below = rows if layer == 0 else desk + AT[2 * layer - 2]
-            inputs, outputs = WIDTHS[layer], WIDTHS[layer + 1]
-            for first in range(0, outputs, TILE):
-                o, total, there = product(
-                    below, live, weights[layer], biases[layer], outputs, inputs, inputs, 1, first, CHAINS, TILE
-                )  # fmt: skip
-                value, slope = activated(total, PARAMETERS[layer], ACTIVATIONS[layer])
-                if layer == DEPTH - 1:
-                    last = tl.load(weights[DEPTH] + o, mask=o < outputs, other=0.0)[None, :]
-                    energy += tl.sum(tl.where(there, last * value, 0.0), 1)
-                    slope = slope * last
-                tl.store((desk + AT[2 * layer])[:, None] + o[None, :], value, mask=there)
-                tl.store((desk + AT[2 * layer + 1])[:, None] + o[None, :], slope, mask=there)
-            tl.debug_barrier()
-        for layer in tl.static_range(DEPTH - 1, -1, -1):
-            inputs, outputs = WIDTHS[layer], WIDTHS[layer + 1]
-            for first in range(0, inputs, TILE):
-                o, pull, there = product(
-                    desk + AT[2 * layer + 1], live, weights[layer], None, inputs, outputs, 1, inputs, first,
-                    CHAINS, TILE,
-                )  # fmt: skip
-                if layer > 0:
-                    slopes = (desk + AT[2 * layer - 1])[:, None] + o[None, :]
-                    pull = pull * tl.load(slopes, mask=there, other=0.0)
-                    tl.store(slopes, pull, mask=there)
-                else:
-                    tl.store((desk + AT[2 * DEPTH])[:, None] + o[None, :], pull, mask=there)
-            tl.debug_barrier()
+        energy = evaluated(
+            rows, desk, live, weights, biases, WIDTHS, ACTIVATIONS, PARAMETERS, AT, DEPTH, CHAINS, TILE
+        )  # fmt: skip
         g = tl.load((desk + AT[2 * DEPTH])[:, None] + element[None, :], mask=inside, other=0.0)
         if WATCHED:
             unclean = (tl.max((inside & (g - g != 0.0)).to(tl.int32), 1) != 0) | (energy - energy != 0.0)
@@ -122,25 +149,40 @@ def perceptron_chains_(x: Tensor, layers: Sequence[Any], steps: Any) -> Tensor:
     """Twin of :func:`hatebm.native.perceptron_chains_`, to float32 rounding."""
     rows = x.contiguous()
     first_bad = torch.full((len(x),), NEVER, device=x.device)
+    if rows.numel():
+        with torch.cuda.device_of(x):
+            grid, arguments = sharing(rows, layers)
+            arguments |= law_of(steps) | {"schedule": schedule_of(steps, x.device), "first_bad": first_bad}
+            perceptron_steps[grid](**arguments)
+    mark_moved(x, rows)
+    return first_bad
+
+
+def perceptron_look(x: Tensor, layers: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """Twin of :func:`hatebm.native.perceptron_look`: the bits that the chains of this backend step by."""
+    rows = x.contiguous()
+    energies = rows.new_empty(len(x))
+    with torch.cuda.device_of(x):
+        grid, arguments = sharing(rows, layers)
+        perceptron_look_at[grid](**arguments, energies=energies)
+    return energies, arguments["work"][:, -arguments["d"] :].reshape(rows.shape)
+
+
+def sharing(rows: Tensor, layers: Sequence[Any]) -> tuple[tuple[int], dict[str, Any]]:
+    """How programs share out chains, and what each is told of the layers."""
     hidden, d = layers[:-1], layers[0].weight.shape[1]
     widths = (d, *(len(layer.weight) for layer in hidden))
-    at = [0]
-    for width in (w for w in (*widths[1:], d) for _ in range(2)):
-        at.append(at[-1] + width)
-    zero = rows.new_zeros(1)
-    elements = max(triton.next_power_of_2(d), 4)
+    at = (0, *accumulate(width for width in widths[1:] for _ in range(2)))
+    room, elements = at[-1] + d, max(triton.next_power_of_2(d), 4)
+    last = rows.new_zeros(1) if layers[-1].bias is None else layers[-1].bias
     arguments = {
-        **{"x": rows, "weights": tuple(layer.weight for layer in layers), "schedule": schedule_of(steps, x.device)},
-        **{"biases": (*(layer.bias for layer in hidden), zero if layers[-1].bias is None else layers[-1].bias)},
-        **{"work": rows.new_empty(len(x), at[-2]), "first_bad": first_bad, "n": len(x), "d": d, "room": at[-2]},
-        **{"WIDTHS": widths, "ACTIVATIONS": tuple(layer.activation for layer in hidden), "AT": tuple(at[:-2])},
-        **{"PARAMETERS": tuple(float(layer.parameter) for layer in hidden), "DEPTH": len(hidden)},
+        **{"x": rows, "weights": tuple(layer.weight for layer in layers)},
+        **{"biases": (*(layer.bias for layer in hidden), last), "work": rows.new_empty(len(rows), room)},
+        **{"n": len(rows), "d": d, "room": room, "WIDTHS": widths, "AT": at, "DEPTH": len(hidden)},
+        **{"ACTIVATIONS": tuple(layer.activation for layer in hidden)},
+        **{"PARAMETERS": tuple(float(layer.parameter) for layer in hidden)},
         **{"CHAINS": CHAINS, "ELEMENTS": elements, "LEVELS": elements.bit_length() - 1, "TILE": TILE},
         **{"num_warps": 8},
         **EXACT,
     }
-    if rows.numel():
-        with torch.cuda.device_of(x):
-            perceptron_steps[(triton.cdiv(len(x), CHAINS),)](**arguments, **law_of(steps))
-    mark_moved(x, rows)
-    return first_bad
+    return (triton.cdiv(len(rows), CHAINS),), arguments

@@ -57,6 +57,13 @@ def test_a_chain_stays_close_to_that_of_the_cpu(law):
     assert (got - want).abs().max() <= 1e-5
 
 
+def test_a_chain_does_not_feel_who_looks():
+    energy, x = network(), torch.randn(19, 20)
+    law = {"eps": 0.1, "seed": 1, "clip": ("norm", 0.3), "backend": "triton"}
+    alone = hatebm.langevin(energy, x, 4, **law)
+    assert torch.equal(hatebm.langevin(energy, x, 4, callback=lambda t, x: None, every=2, **law), alone)
+
+
 def test_a_bad_chain_is_named_and_long_ones_refused():
     energy, x = network(), torch.randn(19, 20)
     x[11, 3] = torch.nan

@@ -50,13 +50,13 @@ def test_a_diverged_chain_is_reported_alike(kind, backend):
         assert_alike(of_kind(kind, 5), x, 20, backend, step_size=step_size, nan="ignore")
 
 
-def near(widths, x, n_steps, backend, **law):
+def near(widths, x, n_steps, backend, law, chain_ids=None, **kept):
     """A perceptron's chain on the GPU, held to the CPU's; the report of its run."""
     torch.manual_seed(0)
     energy = MLP(widths).cuda()
-    chain = hatebm.Chain(energy, x.cuda(), seed=3, backend=backend, **law)
-    got = chain.run(n_steps)
-    want = hatebm.langevin(energy.cpu(), x, n_steps, seed=3, **law)
+    chain = hatebm.Chain(energy, x.cuda(), seed=3, backend=backend, chain_ids=chain_ids, **law)
+    got = chain.run(n_steps, **kept)
+    want = hatebm.langevin(energy.cpu(), x, n_steps, seed=3, chain_ids=chain_ids, **law)
     assert (got.cpu() - want).abs().max() <= 1e-4
     return got, chain.report()
 
@@ -67,10 +67,12 @@ def near(widths, x, n_steps, backend, **law):
 @pytest.mark.parametrize("widths", [(2, 128, 128), (20, 48, 33), (200, 100), (40, 256, 256)], ids=str)
 def test_perceptrons_in_one_kernel(widths, law, backend):
     x = torch.randn(1000, widths[0])
-    together, report = near(widths, x, 20, backend, **law)
+    together, report = near(widths, x, 20, backend, law)
     assert "20 of them in one kernel" in report
-    alone, _ = near(widths, x[40:43], 20, backend, chain_ids=range(40, 43), **law)
+    alone, _ = near(widths, x[40:43], 20, backend, law, range(40, 43))
     assert torch.equal(alone, together[40:43])
+    watched, _ = near(widths, x, 20, backend, law, callback=lambda t, x: None, every=5)
+    assert torch.equal(watched, together)
 
 
 def test_the_report_tells_what_ran_in_the_kernel(backend):

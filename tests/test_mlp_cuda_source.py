@@ -87,6 +87,19 @@ def test_a_bad_chain_is_named(chains_on_gpu):
     assert chains_on_gpu(energy, x, 3, first_step=7, eps=0.1, watched=False)[1].unique().tolist() == [native.NEVER]
 
 
+@pytest.mark.parametrize("widths", [(20, 48, 33), (40, 256, 256)], ids=["kept", "read again"])
+def test_a_look_has_the_gradient_that_chains_step_by(widths, chains_on_gpu, cuda):
+    energy, x = network(widths), torch.randn(37, widths[0])
+    numbers = native._packed(layers := layers_of(energy.layers))
+    energies, gradient = torch.empty(37), torch.empty_like(x)
+    places = native._places(layers, numbers)
+    cuda.mlp_look(x.data_ptr(), 37, *places, energies.data_ptr(), gradient.data_ptr(), 0, 0)
+    assert torch.allclose(energies, energy(x).detach(), atol=1e-6)
+    law = {"step_size": 0.1, "noise_std": 0.2, "clip": ("norm", 0.3)}
+    want = hatebm.ops.langevin_step_(x.clone(), gradient, seed=3, step=0, **law)
+    assert torch.equal(chains_on_gpu(energy, x, 1, **law)[0], want)
+
+
 def test_the_norm_clip_sums_in_the_order_of_the_ops(chains_on_gpu):
     """2100 elements are three runs of the tree: the clipped step has the bits of a step with the same gradient."""
     energy, x = network((2100, 8)), torch.randn(3, 2100)
