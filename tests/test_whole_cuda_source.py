@@ -9,7 +9,7 @@ from test_whole_chain import EVERY_LAW, outcome, start
 
 import hatebm
 from hatebm import native
-from hatebm.energies import Mixture
+from hatebm.energies import Gaussian, Mixture
 
 SHAPES = [(3, 1), (33, 2), (5, 3), (37, 6), (600, 7), (2, 40), (530, 36), (3, 130)]  # one lane a chain, a few, and all
 
@@ -87,6 +87,18 @@ def test_every_shape(kind, shape, assert_alike, on_gpu):
 @pytest.mark.parametrize("kind", ["diagonal", "well", "funnel"])
 def test_the_longest_chains(kind, assert_alike):
     assert_alike(of_kind(kind, 1024), start(kind, 2, 1024), 2, step_size=0.001, clip=("norm", 2.0))
+
+
+@pytest.mark.parametrize("d", [12, 40, 130, 1000])
+def test_sums_are_taken_in_the_order_of_the_tree(d, on_gpu):
+    """Terms of both signs and 32 orders of magnitude nearly cancel: another order leaves other bits."""
+    half = 10 ** torch.empty(700, d // 2).uniform_(-8, 8)
+    x = torch.cat([half, half.flip(1)], 1)
+    energy = Gaussian(torch.zeros(d), torch.cat([torch.ones(d // 2), -torch.ones(d // 2)]))
+    for rows in (x, x[:5]):
+        want = energy.look(rows)[0]
+        with on_gpu():
+            assert torch.equal(energy.look(rows)[0], want)
 
 
 def test_more_components_than_lanes(assert_alike):
