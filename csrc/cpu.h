@@ -4,6 +4,7 @@
 #include "args.h"
 #include "mlp_cpu.h"
 #include "whole.h"
+#include "winograd_cpu.h"
 
 namespace hatebm {
 
@@ -43,6 +44,8 @@ struct CpuKernels {
     void (*mlp_chains)(const MlpArgs&);
     void (*mlp_look)(const MlpLookArgs&);
     void (*activation)(Activation, float parameter, int64_t count, float* values, float* slopes);
+    void (*filter_weight)(const FilterWeight&, int threads);
+    void (*filter)(const FilterArgs&);
 };
 
 #define HATEBM_DECLARE(isa)                                                                          \
@@ -57,6 +60,8 @@ struct CpuKernels {
     void mlp_chains(const MlpArgs&);                                                                 \
     void mlp_look(const MlpLookArgs&);                                                               \
     void activation(Activation, float parameter, int64_t count, float* values, float* slopes);       \
+    void filter_weight(const FilterWeight&, int threads);                                            \
+    void filter(const FilterArgs&);                                                                  \
     }
 HATEBM_DECLARE(baseline)
 #ifdef HATEBM_X86

@@ -12,7 +12,7 @@ namespace {
 
 #define HATEBM_KERNELS(isa) \
     {#isa, isa::langevin_step, isa::langevin_ratio, isa::metropolis, isa::normal, isa::residual_add, \
-     isa::whole, isa::look, isa::mlp_chains, isa::mlp_look, isa::activation}
+     isa::whole, isa::look, isa::mlp_chains, isa::mlp_look, isa::activation, isa::filter_weight, isa::filter}
 
 std::vector<CpuKernels> available_kernels() {  // the fastest first
     std::vector<CpuKernels> kernels;
@@ -97,6 +97,23 @@ void activation(int kind, float parameter, int64_t count, uintptr_t values, uint
     chosen->activation(static_cast<Activation>(kind), parameter, count, at<float>(values), at<float>(slopes));
 }
 
+void filter_weight(int filter, bool adjoint, uintptr_t weight, int64_t outputs, int64_t inputs, uintptr_t prepared, int threads) {
+    py::gil_scoped_release release;
+    const FilterWeight args{static_cast<Filter>(filter), adjoint, at<float>(weight), outputs, inputs, at<float>(prepared)};
+    chosen->filter_weight(args, threads);
+}
+
+using ImageSize = std::tuple<int64_t, int64_t, int64_t>;  // rows, columns, channels
+
+void filter(int kind, uintptr_t x, uintptr_t prepared, uintptr_t bias, uintptr_t y, int64_t n, const ImageSize& from,
+            const ImageSize& to, int threads) {
+    const auto [rows, columns, inputs] = from;
+    const auto [out_rows, out_columns, outputs] = to;
+    py::gil_scoped_release release;
+    chosen->filter({static_cast<Filter>(kind), at<float>(x), at<float>(prepared), at<float>(bias), at<float>(y), n,
+                    rows, columns, inputs, out_rows, out_columns, outputs, threads});
+}
+
 // (m, 4) counters and (m, 2) keys to (m, 4) words, each word in an int64
 void philox_words(uintptr_t counters, uintptr_t keys, uintptr_t words, int64_t m) {
     for (int64_t i = 0; i < m; ++i) {
@@ -121,6 +138,8 @@ PYBIND11_MODULE(_C, m) {
     m.def("mlp_chains", &mlp_chains);
     m.def("mlp_look", &mlp_look);
     m.def("activation", &activation);
+    m.def("filter_weight", &filter_weight);
+    m.def("filter", &filter);
     m.def("philox", &philox_words);
     m.def("whole", taking_numbers(&whole));
     m.def("look", taking_numbers(&look));

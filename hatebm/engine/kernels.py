@@ -1,29 +1,57 @@
-"""Folded convolution kernels of one run."""
+"""Convolutions of one run, whose kernels are prepared once."""
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hatebm.engine.winograd import Filter, can_filter, pays
 from hatebm.nets.layers import pooled_kernel
 
 
+class Kept(NamedTuple):
+    """What was made of a convolution, and the tensors that it was made of."""
+
+    made_of: tuple
+    weight: Tensor
+    filter: Filter | None
+
+
 class Kernels:
-    """Kernels of convolutions folded with a pool, computed once and again when a weight changes within the run.
+    """Kernels of convolutions, prepared once and again when a weight changes within the run.
 
     A run makes its own, since a write through ``weight.data`` between runs leaves no trace.
     """
 
     def __init__(self) -> None:
-        self._kept: dict[int, tuple[tuple, Tensor]] = {}
+        self._kept: dict[int, Kept] = {}
 
     def pooled(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
         """`avg_pool2d(conv(x), 2)` of a 3x3 convolution with padding 1; see :func:`hatebm.nets.layers.conv_then_pool`.
 
         x: (n, c, h, w); result: (n, conv.out_channels, h // 2, w // 2).
         """
-        made_of = tuple((id(w), w.data_ptr(), w._version) for w in (*conv.parameters(), *conv.buffers()))
+        return self._convolved(conv, x, 2, folded=True)
+
+    def filtered(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
+        """`conv(x)` of a convolution with padding 1: 3x3, or 4x4 of stride 2."""
+        return self._convolved(conv, x, conv.stride[0], folded=False)
+
+    def _convolved(self, conv: nn.Conv2d, x: Tensor, stride: int, *, folded: bool) -> Tensor:
+        plain = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        kept = self._prepared(conv, stride, folded, plain and pays(stride, *x.shape[2:]))
+        if kept.filter is not None:
+            return kept.filter(x)
+        return F.conv2d(x, kept.weight, conv.bias, stride=stride, padding=1)
+
+    def _prepared(self, conv: nn.Conv2d, stride: int, folded: bool, filters: bool) -> Kept:
+        made_of = (filters, *((id(w), w.data_ptr(), w._version) for w in (*conv.parameters(), *conv.buffers())))
         kept = self._kept.get(id(conv))
-        if kept is None or kept[0] != made_of:
-            with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-                kept = self._kept[id(conv)] = (made_of, pooled_kernel(conv.weight))
-        return F.conv2d(x, kept[1], conv.bias, stride=2, padding=1)
+        if kept is None or kept.made_of != made_of:
+            with torch.no_grad(), torch.autocast(conv.weight.device.type, enabled=False):
+                weight = pooled_kernel(conv.weight) if folded else conv.weight
+                suits = filters and weight.dtype == torch.float32 and can_filter(tuple(weight.shape), stride)
+                filter = Filter(weight, conv.bias, stride) if suits else None
+            kept = self._kept[id(conv)] = Kept(made_of, weight, filter)
+        return kept

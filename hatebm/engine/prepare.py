@@ -13,7 +13,7 @@ from hatebm.composition import Composition, Mixture, Negate, Product
 from hatebm.engine import rules
 from hatebm.engine.probe import COARSE, TOLERANCE, Outcome, joined, on_copies, outcome, probe_state, same
 from hatebm.engine.program import Bound, Program, compiled, described
-from hatebm.engine.rewrites import KEPT, rewritten
+from hatebm.engine.rewrites import FILTERED, KEPT, rewritten
 from hatebm.engine.tracing import Refused, is_hooked, signature, traced
 from hatebm.hat_energy import HatEnergy
 from hatebm.library import is_traced
@@ -108,12 +108,12 @@ def _new_program(energy: nn.Module, state: Sequence[Tensor]) -> Program:
         raise Refused(f"it could not be checked in float64 ({type(error).__name__})") from error
     if n * work.total < rules.WORTH:
         raise Refused("its convolutions are too small to pay" if work.total else "it has no convolution")
-    made = rewritten(energy, graph)
+    on_cpu = all(x.device.type == "cpu" for x in state)
+    made = rewritten(energy, graph, filters=on_cpu)
     program = Program(compiled(graph), None, False, ())
     if not _agrees(energy, program, probe, want, TOLERANCE):
         raise Refused("its rewritten form does not run, or gave other energies or gradients")
-    on_cpu = all(x.device.type == "cpu" for x in state)
-    channels_last = on_cpu and work.reduces
+    channels_last = on_cpu and (work.reduces or FILTERED in made)
     as_float32 = [x.float() for x in probe]
     channels_last = channels_last and _agrees(energy, program._replace(channels_last=True), as_float32, want, COARSE)
     size = rules.part_size(energy, work.largest, n) if on_cpu else None

@@ -3,6 +3,8 @@
 - A 3x3 convolution before a 2x2 average pool is one 4x4 convolution of stride 2: 16 multiplications for 36.
 - A 1x1 convolution commutes with an average pool and with an upsampling: it runs at the smaller size.
 - A pool of a sum is the sum of the pools, which brings the two above through a shortcut.
+- On the CPU a 3x3 convolution, and a 4x4 one of stride 2, is made by minimal filtering: 9 or 25 multiplications for 36
+  or 64, see :mod:`hatebm.engine.winograd`.
 
 Each new node stands where the convolution stood, so that it reads what the convolution read, whatever is written in
 place in between.
@@ -17,19 +19,21 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
 
 from hatebm.engine.tracing import is_hooked
+from hatebm.engine.winograd import can_filter, pays
 from hatebm.nets.layers import conv_then_pool
 
 ADDITIONS = (operator.add, operator.iadd, torch.add)
 POOL_DEFAULTS = {"stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True, "divisor_override": None}
 STEADY = (_SpectralNorm, _WeightNorm)  # parametrizations that in eval mode are functions of their tensors
 KEPT = "folded kernels kept for the run"  # of our own networks, which fold themselves
+FILTERED = "convolutions by minimal filtering"
 SMOOTH = ("nearest", "bilinear")
 
 
-def rewritten(module: nn.Module, graph: fx.Graph) -> dict[str, int]:
+def rewritten(module: nn.Module, graph: fx.Graph, *, filters: bool) -> dict[str, int]:
     """Rewrite a graph whose nodes carry their ``shape``, in place; returns how often each rewrite was made.
 
-    A placeholder ``kernels`` is added last: the run's :class:`hatebm.engine.kernels.Kernels`.
+    ``filters`` says that the kernels of :mod:`hatebm.engine.winograd` may be used. A placeholder ``kernels`` is added last: the run's :class:`hatebm.engine.kernels.Kernels`.
     """
     kernels = graph_input(graph, "kernels")
     for node in graph.nodes:
@@ -43,6 +47,8 @@ def rewritten(module: nn.Module, graph: fx.Graph) -> dict[str, int]:
         "1x1 convolutions moved before their upsampling": lambda node: _upsample_last(parts, node),
         KEPT: lambda node: _keep(graph, parts, kernels, node),
     }
+    if filters:
+        rewrites[FILTERED] = lambda node: _filter(graph, parts, kernels, node)
     made = dict.fromkeys(rewrites, 0)
     changed = True
     while changed:
@@ -136,6 +142,21 @@ def _keep(graph: fx.Graph, parts: dict[str, nn.Module], kernels: fx.Node, node: 
     return True
 
 
+def _filter(graph: fx.Graph, parts: dict[str, nn.Module], kernels: fx.Node, node: fx.Node) -> bool:
+    shape = node.meta.get("shape")
+    kernel = next((k for k, stride in ((3, 1), (4, 2)) if _is_convolution(parts, node, (k, k), stride)), None)
+    if kernel is None or shape is None or len(shape) != 4 or not _is_steady(parts[node.target]):
+        return False
+    module, stride = parts[node.target], kernel - 2
+    weight = (module.out_channels, module.in_channels // module.groups, kernel, kernel)
+    if module.groups != 1 or not can_filter(weight, stride) or not pays(stride, *(stride * k for k in shape[2:])):
+        return False
+    with graph.inserting_before(node):
+        attribute = graph.create_node("get_attr", node.target)
+        _replace(graph, node, graph.call_method("filtered", (kernels, attribute, _input(node))))
+    return True
+
+
 def _replace(graph: fx.Graph, old: fx.Node, new: fx.Node) -> None:
     new.meta["shape"] = old.meta.get("shape")
     old.replace_all_uses_with(new)
@@ -184,15 +205,15 @@ def _is_pointwise(parts: dict[str, nn.Module], node: fx.Node) -> bool:
     return _is_convolution(parts, node, (1, 1))
 
 
-def _is_convolution(parts: dict[str, nn.Module], node: fx.Node, kernel: tuple[int, int]) -> bool:
-    """A call of a convolution of stride 1 that keeps the size, and that nobody listens to."""
+def _is_convolution(parts: dict[str, nn.Module], node: fx.Node, kernel: tuple[int, int], stride: int = 1) -> bool:
+    """A call of a convolution that keeps the size, or halves it by its stride, and that nobody listens to."""
     if node.op != "call_module" or not isinstance(_input(node), fx.Node) or is_hooked(parts[node.target]):
         return False
     module = parts[node.target]
     if parametrize.type_before_parametrizations(module) is not nn.Conv2d:
         return False
-    same = module.padding == "same" or module.padding == tuple(k // 2 for k in kernel)
-    plain = module.stride == (1, 1) and module.dilation == (1, 1) and module.padding_mode == "zeros"
+    same = module.padding == "same" or module.padding == tuple((k - stride + 1) // 2 for k in kernel)
+    plain = module.stride == (stride, stride) and module.dilation == (1, 1) and module.padding_mode == "zeros"
     return module.kernel_size == kernel and same and plain
 
 

@@ -1,0 +1,96 @@
+"""Convolutions by Winograd's minimal filtering on the CPU: 3x3, and 4x4 of stride 2.
+
+Source: Lavin and Gray, "Fast algorithms for convolutional neural networks" (2016), arXiv 1509.09308. A tile of 4x4
+outputs takes (r + 3)^2 multiplications a channel for 16 r^2, where r = 3, or r = 2 for each phase of a stride of 2.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from hatebm import native
+from hatebm.native import _C
+
+CHANNELS = 16  # both counts are multiples of it
+PANEL = 32  # output channels whose weights lie side by side
+MOST_WEIGHTS = 512 * 512  # channels in times out: their prepared form is four or six times the weight, twice
+PAYS = 0.6  # of the multiplications of the convolution itself, which torch makes faster than ours are made
+FILTERS = ("same", "down", "up")
+
+
+def can_filter(weight: tuple[int, ...], stride: int) -> bool:
+    """Whether convolutions of this weight (out, in, side, side), with padding 1, have a filter."""
+    outputs, inputs, *sides = weight
+    known = (sides, stride) in (([3, 3], 1), ([4, 4], 2))
+    fits = outputs % CHANNELS == 0 and inputs % CHANNELS == 0 and outputs * inputs <= MOST_WEIGHTS
+    return known and fits and not native.unavailable("cpu") and native.has_vectors()
+
+
+def pays(stride: int, rows: int, columns: int) -> bool:
+    """Whether tiles waste little enough on images of this size."""
+    outputs = rows // stride * (columns // stride)
+    tiles = math.ceil(rows // stride / 4) * math.ceil(columns // stride / 4)
+    own, direct = (36 * tiles, 9 * outputs) if stride == 1 else (100 * tiles, 16 * outputs)
+    return own <= PAYS * direct
+
+
+class Filter:
+    """A convolution with padding 1, prepared for one run: `filter(x)` is `conv2d(x, weight, bias, stride, 1)`.
+
+    Args:
+        weight: (out, in, 3, 3), or (out, in, 4, 4) for a stride of 2; float32 on the CPU.
+        bias: (out,), or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, stride: int) -> None:
+        weight = weight.detach().contiguous()
+        self.stride, (self.outputs, self.inputs) = stride, weight.shape[:2]
+        self.bias = None if bias is None else bias.detach().contiguous()
+        self.kinds = ("same", "same") if stride == 1 else ("down", "up")
+        self.forward = prepared(weight, self.kinds[0], False)
+        self.backward = prepared(weight, self.kinds[1], True)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: (n, in, rows, columns) in any layout; the result is channels_last. It has a first derivative in x alone."""
+        return _Filtered.apply(x, self)
+
+
+def prepared(weight: Tensor, kind: str, adjoint: bool) -> Tensor:
+    """The values of every filter at the points, as the kernel takes them."""
+    outputs, inputs = weight.shape[1::-1] if adjoint else weight.shape[:2]
+    phases, taps = (1, 9) if kind == "same" else (4, 4)
+    padded = math.ceil(outputs / PANEL) * PANEL
+    result = torch.empty(phases * taps * padded * inputs)
+    place = (weight.data_ptr(), outputs, inputs, result.data_ptr(), torch.get_num_threads())
+    _C.filter_weight(FILTERS.index(kind), adjoint, *place)
+    return result
+
+
+def filtered(
+    x: Tensor, kind: str, weight: Tensor, bias: Tensor | None, outputs: int, size: tuple[int, int]
+) -> Tensor:
+    """Run a prepared filter: (n, in, rows, columns) to (n, outputs, *size), both channels_last."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    n, inputs, rows, columns = x.shape
+    y = torch.empty((n, outputs, *size), memory_format=torch.channels_last)
+    addresses = (x.data_ptr(), weight.data_ptr(), 0 if bias is None else bias.data_ptr(), y.data_ptr())
+    sizes = ((rows, columns, inputs), (*size, outputs))
+    _C.filter(FILTERS.index(kind), *addresses, n, *sizes, torch.get_num_threads())
+    return y
+
+
+class _Filtered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, filter: Filter) -> Tensor:
+        ctx.filter, ctx.size = filter, tuple(x.shape[2:])
+        size = tuple(length // filter.stride for length in ctx.size)
+        return filtered(x, filter.kinds[0], filter.forward, filter.bias, filter.outputs, size)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        filter = ctx.filter
+        return filtered(grad, filter.kinds[1], filter.backward, None, filter.inputs, ctx.size), None
