@@ -154,7 +154,8 @@ void last_rows(int64_t left, const float* v, int64_t v_row, const float* u, int6
 }
 
 template <int vectors>
-[[gnu::noinline]] void all_rows(int64_t rows, const float* v, int64_t v_row, const float* u, int64_t inputs, bool add, float* m) {
+[[gnu::noinline]] void all_rows(int64_t rows, const float* v, int64_t v_row, const float* u, int64_t inputs, bool add,
+                                float* m) {
     int64_t r = 0;
     for (; r + rows_at_once <= rows; r += rows_at_once)
         product<rows_at_once, vectors>(v + r * v_row, v_row, u, inputs, add, m + r * panel);
@@ -180,14 +181,13 @@ struct Block {
     static constexpr int count = points<taps>, area = count * count;
     static constexpr int64_t u_size = area * u_row;
     const FilterArgs& a;
-    const int64_t in_phases, out_phases, padded, tile_rows, tile_columns, tiles;
-    const int64_t v_row;
+    const int64_t in_phases, out_phases, padded, tile_rows, tile_columns, tiles, v_row;
     const float* zeros;
 
     explicit Block(const FilterArgs& a, const float* zeros)
         : a(a), in_phases(a.filter == Filter::down ? 4 : 1), out_phases(a.filter == Filter::up ? 4 : 1),
-          padded((a.outputs + panel - 1) / panel * panel), tile_rows(tiles_along(a.out_rows)), tile_columns(tiles_along(a.out_columns)),
-          tiles(a.n * tile_rows * tile_columns), v_row(a.inputs + apart), zeros(zeros) {}
+          padded((a.outputs + panel - 1) / panel * panel), tile_rows(tiles_along(a.out_rows)),
+          tile_columns(tiles_along(a.out_columns)), tiles(a.n * tile_rows * tile_columns), v_row(a.inputs + apart), zeros(zeros) {}
 
     int64_t tiles_along(int64_t size) const {
         const int64_t outputs = a.filter == Filter::up ? (size + 1) / 2 : size;
@@ -221,7 +221,8 @@ struct Block {
                 for (int c = 0; c < count; ++c) {
                     const int64_t row = top + r * step, column = left + c * step;
                     const bool inside = row >= 0 && row < a.rows && column >= 0 && column < a.columns;
-                    pixels[r * count + c] = inside ? a.x + ((image * a.rows + row) * a.columns + column) * a.inputs : zeros;
+                    const float* x = a.x + ((image * a.rows + row) * a.columns + column) * a.inputs;
+                    pixels[r * count + c] = inside ? x : zeros;
                 }
             for (int64_t i = 0; i < a.inputs; i += lanes) {
                 Float between[count][count];
@@ -252,8 +253,8 @@ struct Block {
             value_all<taps>(weight + i * taps * taps * panel, inputs, u);
             for (int p = 0; p < area; ++p)
                 for (int64_t o = 0; o < panel; o += together)
-                    all_rows<vectors_at_once>(block, v + p * block * v_row + i, v_row, u + p * u_row + o, inputs, add || i > 0,
-                                              m + p * m_row(block) + o);
+                    all_rows<vectors_at_once>(block, v + p * block * v_row + i, v_row, u + p * u_row + o, inputs,
+                                              add || i > 0, m + p * m_row(block) + o);
         }
     }
 

@@ -21,11 +21,13 @@ class Kept(NamedTuple):
 class Kernels:
     """Kernels of convolutions, prepared once and again when a weight changes within the run.
 
-    A run makes its own, since a write through ``weight.data`` between runs leaves no trace.
+    A run makes its own, since a write through ``weight.data`` between runs leaves no trace. With ``channels_last``
+    images, float32 ones on the CPU go through :mod:`hatebm.engine.winograd` where that pays.
     """
 
-    def __init__(self) -> None:
-        self._kept: dict[int, Kept] = {}
+    def __init__(self, channels_last: bool) -> None:
+        self.channels_last = channels_last
+        self._kept: dict[tuple[int, bool], Kept] = {}
 
     def pooled(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
         """`avg_pool2d(conv(x), 2)` of a 3x3 convolution with padding 1; see :func:`hatebm.nets.layers.conv_then_pool`.
@@ -40,18 +42,19 @@ class Kernels:
 
     def _convolved(self, conv: nn.Conv2d, x: Tensor, stride: int, *, folded: bool) -> Tensor:
         plain = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        kept = self._prepared(conv, stride, folded, plain and pays(stride, *x.shape[2:]))
+        filters = self.channels_last and plain and pays(stride, *x.shape[2:])
+        kept = self._prepared(conv, stride, folded, filters)
         if kept.filter is not None:
             return kept.filter(x)
         return F.conv2d(x, kept.weight, conv.bias, stride=stride, padding=1)
 
     def _prepared(self, conv: nn.Conv2d, stride: int, folded: bool, filters: bool) -> Kept:
         made_of = (filters, *((id(w), w.data_ptr(), w._version) for w in (*conv.parameters(), *conv.buffers())))
-        kept = self._kept.get(id(conv))
+        kept = self._kept.get((id(conv), folded))
         if kept is None or kept.made_of != made_of:
             with torch.no_grad(), torch.autocast(conv.weight.device.type, enabled=False):
                 weight = pooled_kernel(conv.weight) if folded else conv.weight
                 suits = filters and weight.dtype == torch.float32 and can_filter(tuple(weight.shape), stride)
                 filter = Filter(weight, conv.bias, stride) if suits else None
-            kept = self._kept[id(conv)] = Kept(made_of, weight, filter)
+            kept = self._kept[id(conv), folded] = Kept(made_of, weight, filter)
         return kept

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from hatebm.composition import Composition, Mixture, Negate, Product
 from hatebm.engine import rules
@@ -98,36 +98,44 @@ def _program(energy: nn.Module, state: Sequence[Tensor]) -> Program:
 
 def _new_program(energy: nn.Module, state: Sequence[Tensor]) -> Program:
     n, probe = len(state[0]), probe_state(state)
-    graph = traced(energy, len(state))
-    try:
-        want = outcome(energy, nn.Module.__call__, probe)
-        work = rules.Work(energy, graph, len(probe[0]))
-        with on_copies(energy, torch.float64) as call, torch.no_grad():
-            call(lambda module, *blocks: work.run(*blocks), *probe)
-    except Exception as error:
-        raise Refused(f"it could not be checked in float64 ({type(error).__name__})") from error
+    on_cpu = all(x.device.type == "cpu" for x in state)
+    graph, work = _followed(energy, probe)
+    want = outcome(energy, nn.Module.__call__, probe)
     if n * work.total < rules.WORTH:
         raise Refused("its convolutions are too small to pay" if work.total else "it has no convolution")
-    on_cpu = all(x.device.type == "cpu" for x in state)
     made = rewritten(energy, graph, filters=on_cpu)
-    program = Program(compiled(graph), None, False, ())
+    channels_last = on_cpu and (work.reduces or FILTERED in made)
+    program = Program(compiled(graph), None, channels_last, ())
+    if channels_last and not _agrees(energy, program, [x.float() for x in probe], want, COARSE):
+        graph, work = _followed(energy, probe)
+        made = rewritten(energy, graph, filters=False)
+        program = Program(compiled(graph), None, False, ())
     if not _agrees(energy, program, probe, want, TOLERANCE):
         raise Refused("its rewritten form does not run, or gave other energies or gradients")
-    channels_last = on_cpu and (work.reduces or FILTERED in made)
-    as_float32 = [x.float() for x in probe]
-    channels_last = channels_last and _agrees(energy, program._replace(channels_last=True), as_float32, want, COARSE)
     size = rules.part_size(energy, work.largest, n) if on_cpu else None
     notes = [f"{count} {name}" for name, count in made.items()]
-    notes += ["channels_last"] * channels_last
+    notes += ["channels_last"] * program.channels_last
     if size is not None:
         if _acts_on_each_chain(energy, probe, want):
             notes.append(f"parts of {size} chains")
         else:
             size = None
             notes.append("one part, since a chain's energy depends on the others or is their sum")
-    if not set(made) - {KEPT} and not channels_last and size is None:
+    if not set(made) - {KEPT} and not program.channels_last and size is None:
         raise Refused("nothing found that would pay")
-    return Program(program.function, size, channels_last, tuple(notes))
+    return program._replace(part=size, notes=tuple(notes))
+
+
+def _followed(energy: nn.Module, probe: Sequence[Tensor]) -> tuple[fx.Graph, rules.Work]:
+    """The graph with the shapes of its nodes on the probe, and what it costs."""
+    graph = traced(energy, len(probe))
+    try:
+        work = rules.Work(energy, graph, len(probe[0]))
+        with on_copies(energy, torch.float64) as call, torch.no_grad():
+            call(lambda module, *blocks: work.run(*blocks), *probe)
+    except Exception as error:
+        raise Refused(f"it could not be checked in float64 ({type(error).__name__})") from error
+    return graph, work
 
 
 def _agrees(energy: nn.Module, program: Program, probe: Sequence[Tensor], want: Outcome, tolerance: float) -> bool:

@@ -24,7 +24,7 @@ class Bound:
     """A program with its network, for one run: an energy of the state."""
 
     def __init__(self, program: Program, module: nn.Module) -> None:
-        self.program, self.module, self.kernels = program, module, Kernels()
+        self.program, self.module, self.kernels = program, module, Kernels(program.channels_last)
 
     def __call__(self, *state: Tensor) -> Tensor:
         part = self.program.part

@@ -33,7 +33,8 @@ SMOOTH = ("nearest", "bilinear")
 def rewritten(module: nn.Module, graph: fx.Graph, *, filters: bool) -> dict[str, int]:
     """Rewrite a graph whose nodes carry their ``shape``, in place; returns how often each rewrite was made.
 
-    ``filters`` says that the kernels of :mod:`hatebm.engine.winograd` may be used. A placeholder ``kernels`` is added last: the run's :class:`hatebm.engine.kernels.Kernels`.
+    ``filters`` says that the kernels of :mod:`hatebm.engine.winograd` may be used. A placeholder ``kernels`` is added
+    last: the run's :class:`hatebm.engine.kernels.Kernels`.
     """
     kernels = graph_input(graph, "kernels")
     for node in graph.nodes:
@@ -58,6 +59,8 @@ def rewritten(module: nn.Module, graph: fx.Graph, *, filters: bool) -> dict[str,
                 if not node._erased and rewrite(node):
                     made[name] += 1
                     changed = True
+    if filters:
+        made[FILTERED] += sum(_is_pooled_by_filter(parts, node) for node in graph.nodes)
     return {name: count for name, count in made.items() if count}
 
 
@@ -147,14 +150,24 @@ def _filter(graph: fx.Graph, parts: dict[str, nn.Module], kernels: fx.Node, node
     kernel = next((k for k, stride in ((3, 1), (4, 2)) if _is_convolution(parts, node, (k, k), stride)), None)
     if kernel is None or shape is None or len(shape) != 4 or not _is_steady(parts[node.target]):
         return False
-    module, stride = parts[node.target], kernel - 2
-    weight = (module.out_channels, module.in_channels // module.groups, kernel, kernel)
-    if module.groups != 1 or not can_filter(weight, stride) or not pays(stride, *(stride * k for k in shape[2:])):
+    if not _has_filter(parts[node.target], kernel - 2, shape):
         return False
     with graph.inserting_before(node):
         attribute = graph.create_node("get_attr", node.target)
         _replace(graph, node, graph.call_method("filtered", (kernels, attribute, _input(node))))
     return True
+
+
+def _has_filter(module: nn.Conv2d, stride: int, shape: tuple[int, ...]) -> bool:
+    """Whether minimal filtering pays for a convolution of this stride with results of this shape."""
+    weight = (module.out_channels, module.in_channels, stride + 2, stride + 2)
+    return module.groups == 1 and can_filter(weight, stride) and pays(stride, *(stride * k for k in shape[2:]))
+
+
+def _is_pooled_by_filter(parts: dict[str, nn.Module], node: fx.Node) -> bool:
+    if node.op != "call_method" or node.target != "pooled":
+        return False
+    return _has_filter(parts[node.args[1].target], 2, node.meta["shape"])
 
 
 def _replace(graph: fx.Graph, old: fx.Node, new: fx.Node) -> None:

@@ -54,7 +54,7 @@ class Filter:
         self.backward = prepared(weight, self.kinds[1], True)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x: (n, in, rows, columns) in any layout; the result is channels_last. It has a first derivative in x alone."""
+        """x: (n, in, rows, columns) in any layout; the result is channels_last, with a first derivative in x alone."""
         return _Filtered.apply(x, self)
 
 
@@ -69,9 +69,7 @@ def prepared(weight: Tensor, kind: str, adjoint: bool) -> Tensor:
     return result
 
 
-def filtered(
-    x: Tensor, kind: str, weight: Tensor, bias: Tensor | None, outputs: int, size: tuple[int, int]
-) -> Tensor:
+def filtered(x: Tensor, kind: str, weight: Tensor, bias: Tensor | None, outputs: int, size: tuple[int, int]) -> Tensor:
     """Run a prepared filter: (n, in, rows, columns) to (n, outputs, *size), both channels_last."""
     x = x.contiguous(memory_format=torch.channels_last)
     n, inputs, rows, columns = x.shape
