@@ -19,10 +19,10 @@ namespace {
 constexpr int panel = 2 * filter_channels;  // outputs whose weights lie side by side
 constexpr int side = 4;                     // of a tile of outputs
 constexpr int rows_at_once = lanes == 16 ? 12 : 6, vectors_at_once = 2;
-constexpr int64_t inputs_at_once = 64;  // whose filters are valued at the points together
-constexpr int64_t apart = 16;           // floats that keep rows off the lines of a cache that powers of two share
-constexpr int64_t u_row = inputs_at_once * panel + apart;
-constexpr int64_t cache = 3 << 19;  // bytes of a core's own cache that a block of tiles may fill
+constexpr int64_t inputs_at_once = 64;
+constexpr int64_t apart = 16;  // floats that keep rows off the lines of a cache that powers of two share
+constexpr int64_t v_row = inputs_at_once + apart, u_row = inputs_at_once * panel + apart;
+constexpr int64_t cache = 7 << 18;  // bytes of a core's own cache that a block of tiles may fill
 
 // A tile is evaluated at the points 0, near, -near, far, -far where the filter has three taps a side, and infinity.
 // With 1 and 2 in place of these two the error would be twice as large.
@@ -60,21 +60,46 @@ HATEBM_HD void put_out(const Float (&m)[5], Float (&y)[side]) {
     y[2] = fma(Float(far), last, Float(near2) * even), y[3] = fma(Float(far2), last, fma(Float(near2), odd, m[4]));
 }
 
-// A filter's values at the points, divided by what makes the products those of polynomials.
-HATEBM_HD void valued(const Float (&g)[3], Float (&u)[6]) {
-    constexpr float scale1 = 1 / (2 * near2 * (near2 - far2)), scale2 = 1 / (2 * far2 * (far2 - near2));
-    const Float even1 = fma(Float(near2), g[2], g[0]), odd1 = Float(near) * g[1];
-    const Float even2 = fma(Float(far2), g[2], g[0]), odd2 = Float(far) * g[1];
-    u[0] = Float(1 / (near2 * far2)) * g[0], u[5] = g[2];
-    u[1] = Float(scale1) * (even1 + odd1), u[2] = Float(scale1) * (even1 - odd1);
-    u[3] = Float(scale2) * (even2 + odd2), u[4] = Float(scale2) * (even2 - odd2);
-}
-HATEBM_HD void valued(const Float (&g)[2], Float (&u)[5]) {
-    const Float odd = Float(near) * g[1];
-    u[0] = Float(1 / (near2 * far)) * g[0], u[4] = g[1];
-    u[1] = Float(1 / (2 * near2 * (near - far))) * (g[0] + odd);
-    u[2] = Float(-1 / (2 * near2 * (near + far))) * (g[0] - odd);
-    u[3] = Float(1 / (far * (far2 - near2))) * fma(Float(far), g[1], g[0]);
+// What the taps along one side count in a filter's values at the points, which stand divided by what makes the products
+// those of polynomials.
+template <int taps>
+struct Values;
+template <>
+struct Values<3> {
+    static constexpr float whole = 1 / (near2 * far2), close = 1 / (2 * near2 * (near2 - far2)), wide = 1 / (2 * far2 * (far2 - near2));
+    static constexpr float of_taps[6][3] = {{whole, 0, 0}, {close, close * near, close * near2}, {close, -close * near, close * near2},
+                                            {wide, wide * far, wide * far2}, {wide, -wide * far, wide * far2}, {0, 0, 1}};
+};
+template <>
+struct Values<2> {
+    static constexpr float plus = 1 / (2 * near2 * (near - far)), minus = -1 / (2 * near2 * (near + far));
+    static constexpr float last = 1 / (far * (far2 - near2));
+    static constexpr float of_taps[5][2] = {{1 / (near2 * far), 0}, {plus, plus * near}, {minus, -minus * near}, {last, last * far}, {0, 1}};
+};
+
+// The values at the points of one column, whose share in the taps along a row is `share`, of `size` filters.
+template <int taps>
+[[gnu::noinline]] void value_column(const float (&share)[taps], const float* weight, int64_t apart, int64_t size, float* u) {
+    for (int64_t i = 0; i < size; i += lanes) {
+        Float g[taps], tap;
+        HATEBM_UNROLL(3)
+        for (int r = 0; r < taps; ++r) {
+            load(weight + r * taps * apart + i, tap);
+            g[r] = Float(share[0]) * tap;
+            HATEBM_UNROLL(2)
+            for (int c = 1; c < taps; ++c) {
+                load(weight + (r * taps + c) * apart + i, tap);
+                g[r] = fma(Float(share[c]), tap, g[r]);
+            }
+        }
+        HATEBM_UNROLL(6)
+        for (int p = 0; p < points<taps>; ++p) {
+            Float value = Float(Values<taps>::of_taps[p][0]) * g[0];
+            HATEBM_UNROLL(2)
+            for (int r = 1; r < taps; ++r) value = fma(Float(Values<taps>::of_taps[p][r]), g[r], value);
+            store(u + p * u_row + i, value);
+        }
+    }
 }
 
 // One tap of `wide` outputs and one input, to `to`.
@@ -89,35 +114,9 @@ void pack_tap(const FilterWeight& w, int64_t phase, int64_t tap, int64_t o, int6
     for (int64_t k = 0; k < wide; ++k) to[k] = from[k * step];
 }
 
-// The filters of `inputs` inputs and a panel's outputs, from taps to values at the points.
-template <int taps>
-void value_all(const float* weight, int64_t inputs, float* u) {
-    constexpr int count = points<taps>;
-    for (int64_t i = 0; i < inputs; ++i, weight += taps * taps * panel, u += panel)
-        for (int o = 0; o < panel; o += lanes) {
-            Float columns[taps][count];
-            HATEBM_UNROLL(3)
-            for (int a = 0; a < taps; ++a) {
-                Float g[taps];
-                HATEBM_UNROLL(3)
-                for (int b = 0; b < taps; ++b) load(weight + (a * taps + b) * panel + o, g[b]);
-                valued(g, columns[a]);
-            }
-            HATEBM_UNROLL(6)
-            for (int b = 0; b < count; ++b) {
-                Float g[taps], values[count];
-                HATEBM_UNROLL(3)
-                for (int a = 0; a < taps; ++a) g[a] = columns[a][b];
-                valued(g, values);
-                HATEBM_UNROLL(6)
-                for (int a = 0; a < count; ++a) store(u + (a * count + b) * u_row + o, values[a]);
-            }
-        }
-}
-
 // m[r] = sum over k of v[r][k] u[k], or that added to m[r], for vectors of a panel's outputs.
 template <int rows, int vectors>
-HATEBM_HD void product(const float* v, int64_t v_row, const float* u, int64_t inputs, bool add, float* m) {
+HATEBM_HD void product(const float* v, const float* u, int64_t inputs, bool add, float* m) {
     Float sums[rows][vectors];
     HATEBM_UNROLL(16)
     for (int r = 0; r < rows; ++r)
@@ -146,20 +145,20 @@ HATEBM_HD void product(const float* v, int64_t v_row, const float* u, int64_t in
 }
 
 template <int vectors, int rows = rows_at_once - 1>
-void last_rows(int64_t left, const float* v, int64_t v_row, const float* u, int64_t inputs, bool add, float* m) {
+void last_rows(int64_t left, const float* v, const float* u, int64_t inputs, bool add, float* m) {
     if constexpr (rows > 0) {
-        if (left == rows) product<rows, vectors>(v, v_row, u, inputs, add, m);
-        else last_rows<vectors, rows - 1>(left, v, v_row, u, inputs, add, m);
+        if (left == rows) product<rows, vectors>(v, u, inputs, add, m);
+        else last_rows<vectors, rows - 1>(left, v, u, inputs, add, m);
     }
 }
 
 template <int vectors>
-[[gnu::noinline]] void all_rows(int64_t rows, const float* v, int64_t v_row, const float* u, int64_t inputs, bool add,
+[[gnu::noinline]] void all_rows(int64_t rows, const float* v, const float* u, int64_t inputs, bool add,
                                 float* m) {
     int64_t r = 0;
     for (; r + rows_at_once <= rows; r += rows_at_once)
-        product<rows_at_once, vectors>(v + r * v_row, v_row, u, inputs, add, m + r * panel);
-    last_rows<vectors>(rows - r, v + r * v_row, v_row, u, inputs, add, m + r * panel);
+        product<rows_at_once, vectors>(v + r * v_row, u, inputs, add, m + r * panel);
+    last_rows<vectors>(rows - r, v + r * v_row, u, inputs, add, m + r * panel);
 }
 
 // A thread's room, kept from call to call: fresh pages would cost as much as the work on a small image.
@@ -179,23 +178,23 @@ float* room(int64_t count) {
 template <int taps>
 struct Block {
     static constexpr int count = points<taps>, area = count * count;
-    static constexpr int64_t u_size = area * u_row;
     const FilterArgs& a;
-    const int64_t in_phases, out_phases, padded, tile_rows, tile_columns, tiles, v_row;
+    const int64_t in_phases, out_phases, padded, tile_rows, tile_columns, tiles;
     const float* zeros;
 
     explicit Block(const FilterArgs& a, const float* zeros)
         : a(a), in_phases(a.filter == Filter::down ? 4 : 1), out_phases(a.filter == Filter::up ? 4 : 1),
           padded((a.outputs + panel - 1) / panel * panel), tile_rows(tiles_along(a.out_rows)),
-          tile_columns(tiles_along(a.out_columns)), tiles(a.n * tile_rows * tile_columns), v_row(a.inputs + apart), zeros(zeros) {}
+          tile_columns(tiles_along(a.out_columns)), tiles(a.n * tile_rows * tile_columns),
+          zeros(zeros) {}
 
     int64_t tiles_along(int64_t size) const {
         const int64_t outputs = a.filter == Filter::up ? (size + 1) / 2 : size;
         return (outputs + side - 1) / side;
     }
     static int64_t m_row(int64_t block) { return block * panel + apart; }
-    int64_t m_size(int64_t block) const { return area * m_row(block) * (in_phases > 1 ? padded / panel : 1); }
-    int64_t room_for(int64_t block) const { return area * block * v_row + m_size(block) + u_size + panel; }
+    int64_t m_size(int64_t block) const { return area * m_row(block) * (padded / panel); }
+    int64_t room_for(int64_t block) const { return area * block * v_row + m_size(block) + count * u_row + panel; }
     int64_t block_size() const {
         const int64_t bytes = 4 * (area * v_row + m_size(1));
         const int64_t most = std::max<int64_t>(rows_at_once, cache / bytes / rows_at_once * rows_at_once);
@@ -210,7 +209,7 @@ struct Block {
     }
     int64_t put_at(int64_t at, int64_t phase) const { return a.filter == Filter::up ? 2 * at + 1 - phase : at; }
 
-    void see(int64_t first, int64_t block, int64_t phase, float* v) const {
+    void see(int64_t first, int64_t block, int64_t phase, int64_t input, int64_t inputs, float* v) const {
         const int64_t step = a.filter == Filter::down ? 2 : 1;
         for (int64_t t = 0; t < block; ++t) {
             const int64_t tile = first + t, image = tile / (tile_rows * tile_columns);
@@ -221,10 +220,10 @@ struct Block {
                 for (int c = 0; c < count; ++c) {
                     const int64_t row = top + r * step, column = left + c * step;
                     const bool inside = row >= 0 && row < a.rows && column >= 0 && column < a.columns;
-                    const float* x = a.x + ((image * a.rows + row) * a.columns + column) * a.inputs;
+                    const float* x = a.x + ((image * a.rows + row) * a.columns + column) * a.inputs + input;
                     pixels[r * count + c] = inside ? x : zeros;
                 }
-            for (int64_t i = 0; i < a.inputs; i += lanes) {
+            for (int64_t i = 0; i < inputs; i += lanes) {
                 Float between[count][count];
                 HATEBM_UNROLL(6)
                 for (int c = 0; c < count; ++c) {
@@ -246,15 +245,14 @@ struct Block {
         }
     }
 
-    void multiply(int64_t block, const float* weight, bool add, const float* v, float* u, float* m) const {
+    void multiply(int64_t block, const float* weight, int64_t inputs, bool add, const float* v, float* u, float* m) const {
         constexpr int64_t together = vectors_at_once * lanes;
-        for (int64_t i = 0; i < a.inputs; i += inputs_at_once) {
-            const int64_t inputs = std::min(inputs_at_once, a.inputs - i);
-            value_all<taps>(weight + i * taps * taps * panel, inputs, u);
-            for (int p = 0; p < area; ++p)
+        for (int c = 0; c < count; ++c) {
+            value_column<taps>(Values<taps>::of_taps[c], weight, a.inputs * panel, inputs * panel, u);
+            for (int r = 0; r < count; ++r)
                 for (int64_t o = 0; o < panel; o += together)
-                    all_rows<vectors_at_once>(block, v + p * block * v_row + i, v_row, u + p * u_row + o, inputs,
-                                              add || i > 0, m + p * m_row(block) + o);
+                    all_rows<vectors_at_once>(block, v + (r * count + c) * block * v_row, u + r * u_row + o, inputs, add,
+                                              m + (r * count + c) * m_row(block) + o);
         }
     }
 
@@ -294,18 +292,20 @@ struct Block {
     }
 
     void operator()(int64_t first, int64_t block, float* v) const {
-        float *m = v + area * block * v_row, *u = m + m_size(block), *nowhere = u + u_size;
-        for (int64_t out = 0; out < out_phases; ++out)
-            for (int64_t in = 0; in < in_phases; ++in) {
-                see(first, block, in + out, v);
-                for (int64_t o = 0; o < a.outputs; o += panel) {
-                    const int64_t wide = std::min<int64_t>(panel, a.outputs - o);
-                    const float* weight = a.prepared + ((in + out) * padded + o) * taps * taps * a.inputs;
-                    float* sums = in_phases > 1 ? m + area * m_row(block) * (o / panel) : m;
-                    multiply(block, weight, in > 0, v, u, sums);
-                    if (in + 1 == in_phases) put(first, block, out, o, wide, sums, nowhere);
+        float *m = v + area * block * v_row, *u = m + m_size(block), *nowhere = u + count * u_row;
+        for (int64_t out = 0; out < out_phases; ++out) {
+            for (int64_t in = 0; in < in_phases; ++in)
+                for (int64_t i = 0; i < a.inputs; i += inputs_at_once) {
+                    const int64_t inputs = std::min(inputs_at_once, a.inputs - i);
+                    see(first, block, in + out, i, inputs, v);
+                    for (int64_t o = 0; o < padded; o += panel) {
+                        const float* weight = a.prepared + (((in + out) * padded + o) * taps * taps * a.inputs) + i * panel;
+                        multiply(block, weight, inputs, in > 0 || i > 0, v, u, m + area * m_row(block) * (o / panel));
+                    }
                 }
-            }
+            for (int64_t o = 0; o < padded; o += panel)
+                put(first, block, out, o, std::min(a.outputs - o, int64_t(panel)), m + area * m_row(block) * (o / panel), nowhere);
+        }
     }
 };
 
@@ -329,8 +329,8 @@ void filter_weight(const FilterWeight& w, int threads) {
     for_each(phases * panels, threads, [&](int64_t at) {
         const int64_t first = at % panels * panel, wide = std::min<int64_t>(panel, w.outputs - first);
         float* to = w.prepared + at * panel * taps * w.inputs;
-        for (int64_t i = 0; i < w.inputs; ++i)
-            for (int64_t tap = 0; tap < taps; ++tap, to += panel) {
+        for (int64_t tap = 0; tap < taps; ++tap)
+            for (int64_t i = 0; i < w.inputs; ++i, to += panel) {
                 pack_tap(w, at / panels, tap, first, i, wide, to);
                 std::fill(to + wide, to + panel, 0.0f);
             }

@@ -17,7 +17,7 @@ struct FilterWeight {
     bool adjoint;  // of `same`; `up` is one always
     const float* weight;
     int64_t outputs, inputs;  // of the filter that is prepared
-    float* prepared;          // (phases, panels of outputs, inputs, taps, outputs of a panel)
+    float* prepared;          // (phases, panels of outputs, taps, inputs, outputs of a panel)
 };
 
 struct FilterArgs {
