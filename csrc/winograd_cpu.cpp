@@ -229,7 +229,10 @@ struct Block {
                 for (int c = 0; c < count; ++c) {
                     Float d[count], s[count];
                     HATEBM_UNROLL(6)
-                    for (int r = 0; r < count; ++r) load(pixels[r * count + c] + i, d[r]);
+                    for (int r = 0; r < count; ++r) {
+                        load(pixels[r * count + c] + i, d[r]);
+                        if (a.rectified) d[r] = clamp(d[r], Float(0.0f), Float(__builtin_inff()));
+                    }
                     seen(d, s);
                     HATEBM_UNROLL(6)
                     for (int r = 0; r < count; ++r) between[r][c] = s[r];
@@ -285,7 +288,16 @@ struct Block {
                     Float s[side];
                     put_out(between[r], s);
                     HATEBM_UNROLL(4)
-                    for (int c = 0; c < side; ++c) store(pixels[r * side + c] + i, s[c] + bias);
+                    for (int c = 0; c < side; ++c) {
+                        float* y = pixels[r * side + c] + i;
+                        Float value = s[c] + bias;
+                        if (a.gate && pixels[r * side + c] != nowhere) {
+                            Float gate;
+                            load(a.gate + (y - a.y), gate);
+                            value = where_greater(gate, Float(0.0f), value, Float(0.0f));
+                        }
+                        store(y, value);
+                    }
                 }
             }
         }

@@ -43,9 +43,10 @@ def grad_of(function, x, g):
     sides=st.tuples(st.integers(1, 21), st.integers(1, 21)),
     channels=st.tuples(st.integers(1, 6), st.integers(1, 6)),
     has_bias=st.booleans(),
+    rectified=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_a_filter_and_its_gradient_are_those_of_the_convolution(stride, n, sides, channels, has_bias, seed):
+def test_a_filter_and_its_gradient_are_those_of_the_convolution(stride, n, sides, channels, has_bias, rectified, seed):
     rows, columns = (max(side, stride) for side in sides)
     inputs, outputs = (16 * c for c in channels)
     weight, bias = layer(stride, inputs, outputs)
@@ -55,11 +56,15 @@ def test_a_filter_and_its_gradient_are_those_of_the_convolution(stride, n, sides
     wide = None if bias is None else bias.double()
 
     def exact(v):
-        return F.conv2d(v.double(), weight.double(), wide, stride=stride, padding=1)
+        v = F.relu(v.double()) if rectified else v.double()
+        return F.conv2d(v, weight.double(), wide, stride=stride, padding=1)
 
-    assert apart(made(x), exact(x)) < ROUNDING
+    def own(v):
+        return made(v, rectified)
+
+    assert apart(own(x), exact(x)) < ROUNDING
     g = normal(*exact(x).shape, seed=seed + 1)
-    assert apart(grad_of(made, x, g), grad_of(exact, x, g.double()).double()) < ROUNDING
+    assert apart(grad_of(own, x, g), grad_of(exact, x, g.double()).double()) < ROUNDING
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -107,12 +112,13 @@ def test_the_bits_depend_on_neither_threads_nor_instruction_set_nor_layout(strid
         assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
+@pytest.mark.parametrize("rectified", [False, True])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_nan_stays_in_its_image(stride):
+def test_a_nan_is_seen_and_stays_in_its_image(stride, rectified):
     made, x = Filter(*layer(stride), stride), normal(3, 32, 8, 8)
-    clean = made(x)
+    clean = made(x, rectified)
     x[1, 5, 3, 3] = torch.nan
-    seen = made(x)
+    seen = made(x, rectified)
     assert seen[1].isnan().any()
     assert torch.equal(seen[[0, 2]], clean[[0, 2]])
 

@@ -29,24 +29,24 @@ class Kernels:
         self.channels_last = channels_last
         self._kept: dict[tuple[int, bool], Kept] = {}
 
-    def pooled(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
+    def pooled(self, conv: nn.Conv2d, x: Tensor, rectified: bool = False) -> Tensor:
         """`avg_pool2d(conv(x), 2)` of a 3x3 convolution with padding 1; see :func:`hatebm.nets.layers.conv_then_pool`.
 
-        x: (n, c, h, w); result: (n, conv.out_channels, h // 2, w // 2).
+        x: (n, c, h, w), or max(x, 0) in its place; result: (n, conv.out_channels, h // 2, w // 2).
         """
-        return self._convolved(conv, x, 2, folded=True)
+        return self._convolved(conv, x, 2, folded=True, rectified=rectified)
 
-    def filtered(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
-        """`conv(x)` of a convolution with padding 1: 3x3, or 4x4 of stride 2."""
-        return self._convolved(conv, x, conv.stride[0], folded=False)
+    def filtered(self, conv: nn.Conv2d, x: Tensor, rectified: bool = False) -> Tensor:
+        """`conv(x)`, or `conv(relu(x))`, of a convolution with padding 1: 3x3, or 4x4 of stride 2."""
+        return self._convolved(conv, x, conv.stride[0], folded=False, rectified=rectified)
 
-    def _convolved(self, conv: nn.Conv2d, x: Tensor, stride: int, *, folded: bool) -> Tensor:
+    def _convolved(self, conv: nn.Conv2d, x: Tensor, stride: int, *, folded: bool, rectified: bool) -> Tensor:
         plain = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
         filters = self.channels_last and plain and pays(stride, *x.shape[2:])
         kept = self._prepared(conv, stride, folded, filters)
         if kept.filter is not None:
-            return kept.filter(x)
-        return F.conv2d(x, kept.weight, conv.bias, stride=stride, padding=1)
+            return kept.filter(x, rectified)
+        return F.conv2d(F.relu(x) if rectified else x, kept.weight, conv.bias, stride=stride, padding=1)
 
     def _prepared(self, conv: nn.Conv2d, stride: int, folded: bool, filters: bool) -> Kept:
         made_of = (filters, *((id(w), w.data_ptr(), w._version) for w in (*conv.parameters(), *conv.buffers())))

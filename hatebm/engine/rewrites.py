@@ -50,6 +50,7 @@ def rewritten(module: nn.Module, graph: fx.Graph, *, filters: bool) -> dict[str,
     }
     if filters:
         rewrites[FILTERED] = lambda node: _filter(graph, parts, kernels, node)
+        rewrites["relus taken along"] = lambda node: _rectify(graph, parts, node)
     made = dict.fromkeys(rewrites, 0)
     changed = True
     while changed:
@@ -158,6 +159,16 @@ def _filter(graph: fx.Graph, parts: dict[str, nn.Module], kernels: fx.Node, node
     return True
 
 
+def _rectify(graph: fx.Graph, parts: dict[str, nn.Module], node: fx.Node) -> bool:
+    filters = node.op == "call_method" and (node.target == "filtered" or _is_pooled_by_filter(parts, node))
+    if not filters or len(node.args) != 3 or not _is_relu(parts, node.args[2]) or len(node.args[2].users) != 1:
+        return False
+    kernels, module, relu = node.args
+    node.args = (kernels, module, _input(relu), True)
+    graph.erase_node(relu)
+    return True
+
+
 def _has_filter(module: nn.Conv2d, stride: int, shape: tuple[int, ...]) -> bool:
     """Whether minimal filtering pays for a convolution of this stride with results of this shape."""
     weight = (module.out_channels, module.in_channels, stride + 2, stride + 2)
@@ -238,6 +249,17 @@ def _is_steady(module: nn.Module) -> bool:
         return True
     steps = [step for chain in module.parametrizations.values() for step in chain]
     return all(isinstance(step, STEADY) and not step.training for step in steps)
+
+
+def _is_relu(parts: dict[str, nn.Module], node: fx.Node) -> bool:
+    """A call of relu that leaves its argument as it is, and that nobody listens to."""
+    if node.op == "call_module":
+        module = parts[node.target]
+        return type(module) is nn.ReLU and not module.inplace and not is_hooked(module)
+    if node.op == "call_method":
+        return node.target == "relu"
+    plain = len(node.args) + ("input" in node.kwargs) == 1 and not node.kwargs.get("inplace")
+    return node.op == "call_function" and node.target in (F.relu, torch.relu) and plain
 
 
 def _is_upsampling(parts: dict[str, nn.Module], node: fx.Node) -> bool:

@@ -40,6 +40,8 @@ def pays(stride: int, rows: int, columns: int) -> bool:
 class Filter:
     """A convolution with padding 1, prepared for one run: `filter(x)` is `conv2d(x, weight, bias, stride, 1)`.
 
+    With ``rectified`` it is that of max(x, 0), which then takes no pass over the images of its own.
+
     Args:
         weight: (out, in, 3, 3), or (out, in, 4, 4) for a stride of 2; float32 on the CPU.
         bias: (out,), or None.
@@ -53,9 +55,9 @@ class Filter:
         self.forward = prepared(weight, self.kinds[0], False)
         self.backward = prepared(weight, self.kinds[1], True)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, rectified: bool = False) -> Tensor:
         """x: (n, in, rows, columns) in any layout; the result is channels_last, with a first derivative in x alone."""
-        return _Filtered.apply(x, self)
+        return _Filtered.apply(x, self, rectified)
 
 
 def prepared(weight: Tensor, kind: str, adjoint: bool) -> Tensor:
@@ -69,26 +71,43 @@ def prepared(weight: Tensor, kind: str, adjoint: bool) -> Tensor:
     return result
 
 
-def filtered(x: Tensor, kind: str, weight: Tensor, bias: Tensor | None, outputs: int, size: tuple[int, int]) -> Tensor:
-    """Run a prepared filter: (n, in, rows, columns) to (n, outputs, *size), both channels_last."""
+def filtered(
+    x: Tensor,
+    kind: str,
+    weight: Tensor,
+    bias: Tensor | None,
+    size: tuple[int, int, int],
+    *,
+    rectified: bool = False,
+    gate: Tensor | None = None,
+) -> Tensor:
+    """Run a prepared filter: (n, in, rows, columns) to (n, *size), both channels_last.
+
+    Args:
+        rectified: whether max(x, 0) stands in place of x.
+        gate: like the result, which is 0 where this is not above 0.
+    """
     x = x.contiguous(memory_format=torch.channels_last)
     n, inputs, rows, columns = x.shape
-    y = torch.empty((n, outputs, *size), memory_format=torch.channels_last)
+    y = torch.empty((n, *size), memory_format=torch.channels_last)
+    gate = None if gate is None else gate.contiguous(memory_format=torch.channels_last)
     addresses = (x.data_ptr(), weight.data_ptr(), 0 if bias is None else bias.data_ptr(), y.data_ptr())
-    sizes = ((rows, columns, inputs), (*size, outputs))
-    _C.filter(FILTERS.index(kind), *addresses, n, *sizes, torch.get_num_threads())
+    sizes = ((rows, columns, inputs), (*size[1:], size[0]))
+    gated = (rectified, 0 if gate is None else gate.data_ptr())
+    _C.filter(FILTERS.index(kind), *addresses, n, *sizes, *gated, torch.get_num_threads())
     return y
 
 
 class _Filtered(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, filter: Filter) -> Tensor:
+    def forward(ctx: Any, x: Tensor, filter: Filter, rectified: bool) -> Tensor:
         ctx.filter, ctx.size = filter, tuple(x.shape[2:])
-        size = tuple(length // filter.stride for length in ctx.size)
-        return filtered(x, filter.kinds[0], filter.forward, filter.bias, filter.outputs, size)
+        ctx.save_for_backward(*[x] * rectified)
+        size = (filter.outputs, *(length // filter.stride for length in ctx.size))
+        return filtered(x, filter.kinds[0], filter.forward, filter.bias, size, rectified=rectified)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        filter = ctx.filter
-        return filtered(grad, filter.kinds[1], filter.backward, None, filter.inputs, ctx.size), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        filter, gate = ctx.filter, next(iter(ctx.saved_tensors), None)
+        return filtered(grad, filter.kinds[1], filter.backward, None, (filter.inputs, *ctx.size), gate=gate), None, None

@@ -1,0 +1,124 @@
+"""Which convolutions of a network the engine makes by minimal filtering, and what it takes along."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from engine_nets import (
+    ROUNDING,
+    Block,
+    Head,
+    apart,
+    images,
+    prepared,
+    seeded,
+    small_networks_are_worth_it,  # noqa: F401
+)
+from torch import nn
+
+from hatebm import Chain
+from hatebm.native import _C, has_vectors
+
+pytestmark = pytest.mark.skipif(_C is None or not has_vectors(), reason="no SIMD build of the kernels")
+FILTERED, ALONG = "convolutions by minimal filtering", "relus taken along"
+
+
+def conv(inputs=64, outputs=64, side=3, stride=1, **how):
+    return nn.Conv2d(inputs, outputs, side, stride, 1, **how)
+
+
+class Wide(nn.Module):
+    """A network of the body's layers on 64 channels, and a smooth head."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.body, self.layers = nn.Sequential(*layers), layers
+
+    def forward(self, x):
+        return F.silu(self.body(x)).flatten(1).mean(1)
+
+
+@pytest.mark.parametrize(
+    ("layers", "filters", "relus"),
+    [
+        ((conv(), nn.ReLU(), conv()), 2, 1),
+        ((nn.ReLU(), conv(), nn.SiLU(), conv(side=4, stride=2)), 2, 1),
+        ((nn.ReLU(), conv(), nn.AvgPool2d(2)), 1, 1),
+        ((conv(), nn.ReLU(inplace=True), conv()), 2, 0),
+        ((conv(), nn.LeakyReLU(), conv()), 2, 0),
+        ((conv(outputs=40), nn.ReLU(), conv(inputs=40, outputs=64), conv()), 1, 0),
+        ((conv(groups=2), conv()), 1, 0),
+        ((conv(padding_mode="circular"), conv()), 1, 0),
+        ((conv(bias=False), conv(side=4, stride=2, bias=False)), 2, 0),
+    ],
+)
+def test_convolutions_that_are_filtered_and_their_relus(layers, filters, relus):
+    net, x = seeded(lambda: Wide(*layers)), images(8)
+    energy, notes = prepared(net, x)
+    assert f"{filters} {FILTERED}" in notes
+    assert (f"{relus} {ALONG}" in notes) == (relus > 0) == (ALONG in notes)
+    assert apart(energy, net, x) < ROUNDING
+
+
+class SharedRelu(Head):
+    """A relu that two layers read."""
+
+    def __init__(self):
+        super().__init__(conv())
+        self.other = conv()
+
+    def forward(self, x):
+        h = F.relu(x)
+        return self.head(F.silu(self.body(h) + self.other(h) + h).mean((2, 3))).squeeze(1)
+
+
+class WrittenBetween(SharedRelu):
+    """The argument of a relu is written after the relu, and before the convolution."""
+
+    def forward(self, x):
+        y = self.other(x)
+        h = F.relu(y)
+        y.mul_(2)
+        return self.head(F.silu(self.body(h) + y).mean((2, 3))).squeeze(1)
+
+
+@pytest.mark.parametrize("make", [SharedRelu, WrittenBetween])
+def test_a_relu_that_others_depend_on_stays(make):
+    net, x = seeded(make), images(8)
+    energy, _ = prepared(net, x)
+    assert apart(energy, net, x) < ROUNDING
+
+
+def test_a_residual_network_is_filtered_whole():
+    net, x = seeded(lambda: Head(Block(64, 64))), images(8)
+    energy, notes = prepared(net, x)
+    assert f"2 {FILTERED}" in notes
+    assert apart(energy, net, x) < ROUNDING
+
+
+def test_a_weight_that_changes_within_a_run_is_seen():
+    net, x = seeded(lambda: Wide(conv(), nn.ReLU(), conv())), images(8)
+    energy, notes = prepared(net, x)
+    assert FILTERED in notes
+    energy(x)
+    with torch.no_grad():
+        net.body[0].weight.mul_(1.5)
+        net.body[2].bias.add_(0.5)
+    assert apart(energy, net, x) < ROUNDING
+
+
+def test_a_chain_has_the_same_bits_in_any_split():
+    net, x = seeded(lambda: Wide(conv(), nn.ReLU(), conv(side=4, stride=2))), images(20, size=8)
+    law = {"step_size": 0.1, "noise_std": 0.05, "seed": 3}
+    whole = Chain(net, x, **law)
+    state = whole.run(3)
+    assert FILTERED in whole.report()
+    parts = [Chain(net, x[i : i + 10], chain_ids=range(i, i + 10), **law).run(3) for i in (0, 10)]
+    assert torch.equal(torch.cat(parts), state)
+
+
+def test_reduced_precision_leaves_filters_aside():
+    net, x = seeded(lambda: Wide(conv(), nn.ReLU(), conv())), images(8)
+    chain = Chain(net, x, step_size=0.1, noise_std=0.0, seed=0, precision="bfloat16")
+    exact = Chain(net, x, step_size=0.1, noise_std=0.0, seed=0, compile="off", precision="bfloat16")
+    moved = chain.run(2) - x
+    assert float((moved - (exact.run(2) - x)).norm() / moved.norm()) < 2.0**-7  # a few roundings of bfloat16
