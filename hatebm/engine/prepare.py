@@ -99,15 +99,14 @@ def _program(energy: nn.Module, state: Sequence[Tensor]) -> Program:
 def _new_program(energy: nn.Module, state: Sequence[Tensor]) -> Program:
     n, probe = len(state[0]), probe_state(state)
     on_cpu = all(x.device.type == "cpu" for x in state)
-    graph, work = _followed(energy, probe)
-    want = outcome(energy, nn.Module.__call__, probe)
+    graph, work, want = _followed(energy, probe)
     if n * work.total < rules.WORTH:
         raise Refused("its convolutions are too small to pay" if work.total else "it has no convolution")
     made = rewritten(energy, graph, filters=on_cpu)
     channels_last = on_cpu and (work.reduces or FILTERED in made)
     program = Program(compiled(graph), None, channels_last, ())
     if channels_last and not _agrees(energy, program, [x.float() for x in probe], want, COARSE):
-        graph, work = _followed(energy, probe)
+        graph, work, want = _followed(energy, probe)
         made = rewritten(energy, graph, filters=False)
         program = Program(compiled(graph), None, False, ())
     if not _agrees(energy, program, probe, want, TOLERANCE):
@@ -126,16 +125,17 @@ def _new_program(energy: nn.Module, state: Sequence[Tensor]) -> Program:
     return program._replace(part=size, notes=tuple(notes))
 
 
-def _followed(energy: nn.Module, probe: Sequence[Tensor]) -> tuple[fx.Graph, rules.Work]:
-    """The graph with the shapes of its nodes on the probe, and what it costs."""
+def _followed(energy: nn.Module, probe: Sequence[Tensor]) -> tuple[fx.Graph, rules.Work, Outcome]:
+    """The graph with the shapes of its nodes on the probe, what it costs, and what comes out."""
     graph = traced(energy, len(probe))
     try:
+        want = outcome(energy, nn.Module.__call__, probe)
         work = rules.Work(energy, graph, len(probe[0]))
         with on_copies(energy, torch.float64) as call, torch.no_grad():
             call(lambda module, *blocks: work.run(*blocks), *probe)
     except Exception as error:
         raise Refused(f"it could not be checked in float64 ({type(error).__name__})") from error
-    return graph, work
+    return graph, work, want
 
 
 def _agrees(energy: nn.Module, program: Program, probe: Sequence[Tensor], want: Outcome, tolerance: float) -> bool:
