@@ -148,6 +148,7 @@ setup(
         "hatebm.bench",
         "hatebm.transitions",
         "hatebm.energies",
+        "hatebm.native",
         "hatebm.kernels",
     ],
     package_dir={"hatebm.kernels": "kernels"},

@@ -8,13 +8,14 @@ import torch
 
 from hatebm import native, reference
 from hatebm.checks import require
+from hatebm.native.extension import unavailable
 
 BACKENDS = ("reference", "cpu", "cuda", "triton")
 
 
 def backends() -> dict[str, bool | str]:
     """Each backend with True, or the reason why it cannot run here."""
-    return {"reference": True} | {name: native.unavailable(name) or True for name in BACKENDS[1:]}
+    return {"reference": True} | {name: unavailable(name) or True for name in BACKENDS[1:]}
 
 
 @functools.cache
@@ -24,7 +25,7 @@ def module_for(op: str, backend: str | None, device: torch.device, dtype: torch.
     if chosen == "reference":
         return reference
     require(dtype != torch.float64, op, "backend", "'reference' or None for a float64 state", backend)
-    if reason := native.unavailable(chosen):
+    if reason := unavailable(chosen):
         raise RuntimeError(f"{op}: backend {chosen!r} cannot run here: {reason}")
     interpreted = chosen == "triton" and device.type == "cpu"
     fits = interpreted or (device.type == "cpu") == (chosen == "cpu")
@@ -45,4 +46,4 @@ def _fastest(device: torch.device, dtype: torch.dtype) -> str:
     if dtype == torch.float64 or device.type not in ("cpu", "cuda"):
         return "reference"
     order = ("cpu",) if device.type == "cpu" else ("cuda", "triton")
-    return next((name for name in order if not native.unavailable(name)), order[0])
+    return next((name for name in order if not unavailable(name)), order[0])

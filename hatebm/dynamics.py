@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hatebm.checks import checked_box, checked_clip, require
-from hatebm.native import ADD
+from hatebm.native.extension import ADD
 
 Schedule = float | list[float] | torch.Tensor | Callable[[int], float]
 SCHEDULED = ("step_size", "noise_std", "eps", "temperature")

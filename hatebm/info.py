@@ -5,8 +5,8 @@ import platform
 
 import torch
 
-from hatebm import native
 from hatebm.backend import backends
+from hatebm.native import extension
 
 PACKAGES = ("hatebm", "torch", "triton", "numpy", "scikit-learn", "pillow", "safetensors", "rich", "matplotlib")
 
@@ -34,9 +34,9 @@ def _processor() -> str:
 
 
 def _kernels() -> str:
-    if native.missing:
-        return f"none: {native.missing}"
-    chosen, *others = native._C.instruction_sets()
+    if extension.missing:
+        return f"none: {extension.missing}"
+    chosen, *others = extension._C.instruction_sets()
     return f"{chosen}" + (f" (also {', '.join(others)})" if others else "")
 
 

@@ -25,7 +25,7 @@ from hatebm.checks import (
     overlaps,
     require,
 )
-from hatebm.native import ADD
+from hatebm.native.extension import ADD
 from hatebm.noise import Purpose
 
 

@@ -15,6 +15,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from hatebm import native
 from hatebm.backend import kernels_for, module_for
+from hatebm.native import extension
 
 if TYPE_CHECKING:
     from hatebm.whole import Steps
@@ -56,7 +57,7 @@ class Perceptron:
         if kernels is None:
             return f"backend {backend!r} has no kernel for {x.device}"
         here = kernels is native and x.device.type == "cpu"
-        if here and not native.has_vectors():
+        if here and not extension.has_vectors():
             return "the portable build of the kernel is slower than a step at a time"
         if torch.is_autocast_enabled(x.device.type) or _has_any_global_hook():
             return "autocast or a hook of all modules changes what the layers compute"

@@ -16,7 +16,7 @@ from torch import Tensor
 from hatebm.kernels.activation import activated
 from hatebm.kernels.quads import EXACT, NUMBERS
 from hatebm.kernels.whole import chains_of_program, kicked, law_of, normals_of_chains, stepped
-from hatebm.native import NEVER, mark_moved, schedule_of
+from hatebm.native.chains import NEVER, mark_moved, schedule_of
 
 CHAINS = 16  # of a program: as few as products of tiles take
 TILE = 64  # features that a product takes at a time

@@ -12,7 +12,7 @@ from hatebm.kernels.law import clamp, clip_factor, moved, total_gradient
 from hatebm.kernels.noise import chain_of, normals_of
 from hatebm.kernels.quads import EXACT, NUMBERS, place
 from hatebm.kernels.tree import fold_in_halves, norm_of
-from hatebm.native import NEVER, mark_moved, schedule_of
+from hatebm.native.chains import NEVER, mark_moved, schedule_of
 
 AT_ONCE = 128  # elements of a warp: a quad to each thread
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hatebm import native
+from hatebm import _C
+from hatebm.native.chains import ACTIVATIONS
 
 FUNCTIONS = {
     "relu": (F.relu, 0.0),
@@ -25,8 +26,8 @@ def test_activations_and_slopes_are_within_four_ulp(name, instruction_set):
     wide = torch.randn(20_000) * 10 ** torch.empty(20_000).uniform_(-6, 1.5)
     x = torch.cat([torch.linspace(-30, 30, 60_001), wide, torch.tensor([0.0, -0.0, 1e3, -1e3])])
     values, slopes = x.clone(), torch.empty_like(x)
-    kind = native.ACTIVATIONS.index(name)
-    native._C.activation(kind, parameter, len(x), values.data_ptr(), slopes.data_ptr())
+    kind = ACTIVATIONS.index(name)
+    _C.activation(kind, parameter, len(x), values.data_ptr(), slopes.data_ptr())
     leaf = x.double().requires_grad_()
     exact = function(leaf)
     slope = torch.autograd.grad(exact.sum(), leaf)[0]
@@ -40,14 +41,14 @@ def test_activations_and_slopes_are_within_four_ulp(name, instruction_set):
 def test_an_activation_has_the_same_bits_on_every_instruction_set():
     x = torch.randn(5000) * 10
     seen = {}
-    for isa in native._C.instruction_sets():
-        native._C.use_instruction_set(isa)
+    for isa in _C.instruction_sets():
+        _C.use_instruction_set(isa)
         for name, (_, parameter) in FUNCTIONS.items():
             values, slopes = x.clone(), torch.empty_like(x)
-            kind = native.ACTIVATIONS.index(name)
-            native._C.activation(kind, parameter, len(x), values.data_ptr(), slopes.data_ptr())
+            kind = ACTIVATIONS.index(name)
+            _C.activation(kind, parameter, len(x), values.data_ptr(), slopes.data_ptr())
             values, slopes = values.view(torch.int32), slopes.view(torch.int32)
             first = seen.setdefault(name, (values, slopes))
             assert torch.equal(values, first[0]), (isa, name)
             assert torch.equal(slopes, first[1]), (isa, name)
-    native._C.use_instruction_set(native._C.instruction_sets()[0])
+    _C.use_instruction_set(_C.instruction_sets()[0])

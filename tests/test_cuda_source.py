@@ -10,7 +10,8 @@ import torch
 from parity import LAWS, RATIOS, assert_same_bits, layouts, proposed, ratio, run
 
 import hatebm
-from hatebm import native, reference
+from hatebm import reference
+from hatebm.native import extension, ops
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +25,7 @@ def in_place_of_the_cpu(cuda, monkeypatch):
 
     def langevin_ratio(*arguments):
         n, d, clip = *arguments[5:7], arguments[10]
-        room = (3 if clip == native.CLIP["norm"] else 1) * cuda.workspace(n, d)
+        room = (3 if clip == extension.CLIP["norm"] else 1) * cuda.workspace(n, d)
         sums = torch.full((room,), torch.nan, dtype=torch.float64)
         cuda.langevin_ratio(*arguments[:-1], sums.data_ptr(), 0, 0)
 
@@ -36,7 +37,7 @@ def in_place_of_the_cpu(cuda, monkeypatch):
         residual_add=lambda *arguments: cuda.residual_add(*arguments[:-1], 0, 0),
         philox=lambda *arguments: cuda.philox(*arguments, 0, 0),
     )
-    monkeypatch.setattr(native, "_C", emulated)
+    monkeypatch.setattr(ops, "_C", emulated)
     return emulated
 
 

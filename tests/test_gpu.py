@@ -5,7 +5,8 @@ import torch
 from parity import LAWS, RATIOS, assert_same_bits, layouts, proposed, ratio, run
 
 import hatebm
-from hatebm import native, reference
+from hatebm import reference
+from hatebm.native.extension import unavailable
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 STEP = {"step_size": 0.1, "seed": 3, "step": 9}
@@ -13,7 +14,7 @@ STEP = {"step_size": 0.1, "seed": 3, "step": 9}
 
 @pytest.fixture(params=["cuda", "triton"])
 def backend(request):
-    if reason := native.unavailable(request.param):
+    if reason := unavailable(request.param):
         pytest.skip(f"{request.param}: {reason}")
     return request.param
 

@@ -6,15 +6,15 @@ from test_energies import KINDS, of_kind
 from test_whole_chain import EVERY_LAW, outcome, start
 
 import hatebm
-from hatebm import native
 from hatebm.energies import MLP
+from hatebm.native.extension import unavailable
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 @pytest.fixture(params=["cuda", "triton"])
 def backend(request):
-    if reason := native.unavailable(request.param):
+    if reason := unavailable(request.param):
         pytest.skip(f"{request.param}: {reason}")
     return request.param
 

@@ -6,8 +6,9 @@ from test_mlp_energy import LAWS, gradient_in_float64, network
 from torch import nn
 
 import hatebm
-from hatebm import native
 from hatebm.energies.mlp import ACTIVATIONS
+from hatebm.health import NEVER
+from hatebm.native import chains
 from hatebm.perceptron import layers_of
 from hatebm.whole import steps_of
 
@@ -20,10 +21,10 @@ def chains_on_gpu(cuda):
         chain = hatebm.Chain(energy, x, first_step=first_step, **{"seed": 3} | law)
         steps = steps_of(chain._blocks, first_step, n_steps, watched)
         layers = layers_of(getattr(energy, "layers", energy))
-        rows, first = x.clone(), torch.full((len(x),), native.NEVER)
-        numbers, schedule = native._packed(layers), native.schedule_of(steps, x.device)
-        law = (*native._law(steps, schedule), first.data_ptr() if watched else 0)
-        cuda.mlp_chains(rows.data_ptr(), len(x), *native._places(layers, numbers), *law, 0, 0)
+        rows, first = x.clone(), torch.full((len(x),), NEVER)
+        numbers, schedule = chains._packed(layers), chains.schedule_of(steps, x.device)
+        law = (*chains._law(steps, schedule), first.data_ptr() if watched else 0)
+        cuda.mlp_chains(rows.data_ptr(), len(x), *chains._places(layers, numbers), *law, 0, 0)
         return rows, first
 
     return run
@@ -36,7 +37,7 @@ def test_the_gradient_is_that_of_autograd(n, widths, chains_on_gpu):
     moved, first = chains_on_gpu(energy, x, 1, step_size=2.0**20, noise_std=0.0)
     want = gradient_in_float64(energy, x)
     assert ((x - moved) / 2.0**20 - want).norm() <= 1e-5 * want.norm() + 1e-12
-    assert (first == native.NEVER).all()
+    assert (first == NEVER).all()
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -82,17 +83,17 @@ def test_a_bad_chain_is_named(chains_on_gpu):
     energy, x = network(activation="relu"), torch.randn(37, 20)
     x[11, 3], x[20, 0] = torch.nan, torch.inf
     _, first = chains_on_gpu(energy, x, 3, first_step=7, eps=0.1)
-    assert (first != native.NEVER).nonzero().flatten().tolist() == [11, 20]
+    assert (first != NEVER).nonzero().flatten().tolist() == [11, 20]
     assert first[[11, 20]].tolist() == [7, 7]
-    assert chains_on_gpu(energy, x, 3, first_step=7, eps=0.1, watched=False)[1].unique().tolist() == [native.NEVER]
+    assert chains_on_gpu(energy, x, 3, first_step=7, eps=0.1, watched=False)[1].unique().tolist() == [NEVER]
 
 
 @pytest.mark.parametrize("widths", [(20, 48, 33), (40, 256, 256)], ids=["kept", "read again"])
 def test_a_look_has_the_gradient_that_chains_step_by(widths, chains_on_gpu, cuda):
     energy, x = network(widths), torch.randn(37, widths[0])
-    numbers = native._packed(layers := layers_of(energy.layers))
+    numbers = chains._packed(layers := layers_of(energy.layers))
     energies, gradient = torch.empty(37), torch.empty_like(x)
-    places = native._places(layers, numbers)
+    places = chains._places(layers, numbers)
     cuda.mlp_look(x.data_ptr(), 37, *places, energies.data_ptr(), gradient.data_ptr(), 0, 0)
     assert torch.allclose(energies, energy(x).detach(), atol=1e-6)
     law = {"step_size": 0.1, "noise_std": 0.2, "clip": ("norm", 0.3)}

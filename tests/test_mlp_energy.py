@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import hatebm
-from hatebm import native
+from hatebm import _C, native
 from hatebm.energies import MLP
 from hatebm.energies.mlp import ACTIVATIONS
+from hatebm.native import extension
 
 LAWS = {
     "plain": {"eps": 0.1},
@@ -111,12 +112,12 @@ def test_a_chain_has_the_same_bits_in_any_company_on_any_threads_and_after_a_res
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_instruction_set_has_the_same_bits(activation, monkeypatch):
-    monkeypatch.setattr(native, "has_vectors", lambda: True)
+    monkeypatch.setattr(extension, "has_vectors", lambda: True)
     energy, x, states = network((9, 21, 14), activation), torch.randn(19, 9), []
-    for isa in native._C.instruction_sets():
-        native._C.use_instruction_set(isa)
+    for isa in _C.instruction_sets():
+        _C.use_instruction_set(isa)
         states.append(hatebm.langevin(energy, x, 5, eps=0.1, seed=0))
-    native._C.use_instruction_set(native._C.instruction_sets()[0])
+    _C.use_instruction_set(_C.instruction_sets()[0])
     assert all(torch.equal(state, states[0]) for state in states)
 
 

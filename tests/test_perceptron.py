@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import hatebm
-from hatebm import native
+from hatebm import _C, native
 from hatebm.energies import MLP
 from hatebm.perceptron import Perceptron, perceptron_of
 from hatebm.whole import steps_of
@@ -123,8 +123,8 @@ def test_reasons_are_given():
     assert "inputs" in energy.can_advance(x[:, :7], steps)
     assert "weights" in MLP((20, 2048, 1024)).can_advance(x, steps)
     assert "perceptron" in copy.deepcopy(energy).double().can_advance(x, steps)
-    native._C.use_instruction_set("baseline")
+    _C.use_instruction_set("baseline")
     try:
         assert "portable" in energy.can_advance(x, steps)
     finally:
-        native._C.use_instruction_set(native._C.instruction_sets()[0])
+        _C.use_instruction_set(_C.instruction_sets()[0])

@@ -8,8 +8,9 @@ from test_energies import KINDS, of_kind
 from test_whole_chain import EVERY_LAW, outcome, start
 
 import hatebm
-from hatebm import native
+from hatebm import _C
 from hatebm.energies import Gaussian, Mixture
+from hatebm.native import chains
 
 SHAPES = [(3, 1), (33, 2), (5, 3), (37, 6), (600, 7), (2, 40), (530, 36), (3, 130)]  # one lane a chain, a few, and all
 
@@ -28,10 +29,7 @@ class Emulated:
         self.cuda.look(*arguments[:-1], 0, 0)
 
     def __getattr__(self, name):
-        return getattr(compiled, name)
-
-
-compiled = native._C
+        return getattr(_C, name)
 
 
 @pytest.fixture
@@ -41,9 +39,9 @@ def on_gpu(cuda, monkeypatch):
     @contextlib.contextmanager
     def within():
         with monkeypatch.context() as patch:
-            patch.setattr(native, "_C", module := Emulated(cuda))
+            patch.setattr(chains, "_C", module := Emulated(cuda))
             yield module
-        assert native._C is compiled
+        assert chains._C is _C
 
     return within
 

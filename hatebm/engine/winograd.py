@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hatebm import native
-from hatebm.native import _C
+from hatebm.native.extension import _C, has_vectors, unavailable
 
 CHANNELS = 16  # both counts are multiples of it
 PANEL = 32  # output channels whose weights lie side by side
@@ -26,7 +25,7 @@ def can_filter(weight: tuple[int, ...], stride: int) -> bool:
     outputs, inputs, *sides = weight
     known = (sides, stride) in (([3, 3], 1), ([4, 4], 2))
     fits = outputs % CHANNELS == 0 and inputs % CHANNELS == 0 and outputs * inputs <= MOST_WEIGHTS
-    return known and fits and not native.unavailable("cpu") and native.has_vectors()
+    return known and fits and not unavailable("cpu") and has_vectors()
 
 
 def pays(stride: int, rows: int, columns: int) -> bool:

@@ -1,0 +1,152 @@
+"""Whole chains in C++ for CPU tensors and in CUDA for GPU tensors: in energies with a formula, and in perceptrons."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from hatebm.native.extension import _C, ADD, CLIP, MASK64, address, stream
+
+FORMULAS = ("diagonal", "full", "mixture", "double_well", "funnel")
+ACTIVATIONS = ("relu", "leaky_relu", "silu", "softplus", "tanh", "gelu", "gelu_tanh", "elu", "none")
+NEVER = (1 << 63) - 1
+
+
+def look(formula: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The energies (n,) and the gradient of a :class:`hatebm.energies.kernel.Formula` at rows, (n, d) float32."""
+    rows = rows.contiguous()
+    energies, gradient = rows.new_empty(len(rows)), torch.empty_like(rows)
+    arguments = (_numbers(formula), rows.data_ptr(), len(rows), energies.data_ptr(), gradient.data_ptr())
+    if not rows.numel():
+        energies.zero_()
+    elif rows.device.type == "cpu":
+        _C.look(*arguments, torch.get_num_threads())
+    else:
+        _C.cuda.look(*arguments, *stream(rows))
+    return energies, gradient
+
+
+def whole_chains_(formula: Any, reach: tuple[float, ...], x: Tensor, steps: Any) -> Tensor:
+    """Take the steps of chains in the energy of a formula, in place; the first bad step of each chain, (n,).
+
+    Energy and gradient are known to be finite for |x| <= reach, of element 0 for the last of its numbers; steps are
+    :class:`hatebm.whole.Steps`.
+    """
+    rows = x.contiguous()
+    first_bad = torch.empty(len(x), dtype=torch.int64, device=x.device)
+    schedule = schedule_of(steps, x.device)
+    arguments = (_numbers(formula, reach), rows.data_ptr(), len(x), *_law(steps, schedule), first_bad.data_ptr())
+    if x.device.type == "cpu":
+        _C.whole(*arguments, torch.get_num_threads())
+    else:
+        _C.cuda.whole(*arguments, *stream(x))
+    mark_moved(x, rows)
+    return first_bad
+
+
+def _numbers(formula: Any, reach: tuple[float, ...] = (0.0,)) -> tuple:
+    where, weight = address(formula.where), address(formula.weight)
+    return FORMULAS.index(formula.kind), formula.d, formula.components, where, weight, reach[0], reach[-1]
+
+
+def perceptron_look(x: Tensor, layers: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """The energies (n,) of a perceptron and their gradient, like x: the bits that its chains step by."""
+    rows = x.contiguous()
+    energies, gradient = rows.new_empty(len(x)), torch.empty_like(rows)
+    addresses = (energies.data_ptr(), gradient.data_ptr())
+    if x.device.type == "cpu":
+        _C.mlp_look(rows.data_ptr(), len(x), _layers(layers), *addresses, torch.get_num_threads())
+    else:
+        numbers = _packed(layers)
+        _C.cuda.mlp_look(rows.data_ptr(), len(x), *_places(layers, numbers), *addresses, *stream(x))
+    return energies, gradient
+
+
+def perceptron_chains_(x: Tensor, layers: Sequence[Any], steps: Any) -> Tensor:
+    """Take the steps of chains in the energy of a perceptron, in place.
+
+    Layers are :class:`hatebm.perceptron.Layer`, steps :class:`hatebm.whole.Steps`. Returns the first step at which each
+    chain's energy or gradient was not finite, (n,).
+    """
+    first = torch.full((len(x),), NEVER, device=x.device)
+    rows = x.contiguous()
+    schedule = schedule_of(steps, x.device)
+    law = (*_law(steps, schedule), first.data_ptr() if steps.watched else 0)
+    if x.device.type == "cpu":
+        _C.mlp_chains(rows.data_ptr(), len(x), _layers(layers), *law, torch.get_num_threads())
+    else:
+        numbers = _packed(layers)
+        _C.cuda.mlp_chains(rows.data_ptr(), len(x), *_places(layers, numbers), *law, *stream(x))
+    mark_moved(x, rows)
+    return first
+
+
+def perceptron_fits(layers: Sequence[Any], device: torch.device) -> bool:
+    """Whether a GPU's chip has room for what a chain in the energy of a perceptron puts out on the way."""
+    return _C.cuda.mlp_fits(_places(layers, None)[2], device.index)
+
+
+def _packed(layers: Sequence[Any]) -> Tensor:
+    """The numbers of a perceptron as the CUDA kernel takes them: each layer forward, backward and its bias."""
+    parts = []
+    for layer in layers[:-1]:
+        weight = layer.weight
+        bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias
+        parts += [pad(v, (0, _row(v.shape[1]) - v.shape[1])) for v in (weight, weight.T)]
+        parts.append(pad(bias, (0, -len(bias) % 4)))
+    last = layers[-1]
+    parts += [
+        pad(last.weight[0], (0, -last.weight.shape[1] % 4)),
+        last.weight.new_zeros(1) if last.bias is None else last.bias,
+    ]
+    return torch.cat([part.flatten() for part in parts])
+
+
+def _places(layers: Sequence[Any], numbers: Tensor | None) -> tuple:
+    """Where the numbers lie, how many they are, each hidden layer, and where the last one's weights and bias lie."""
+    at, hidden = 0, []
+    for layer in layers[:-1]:
+        outputs, inputs = layer.weight.shape
+        backward = at + outputs * _row(inputs)
+        bias = backward + inputs * _row(outputs)
+        hidden.append((inputs, outputs, ACTIVATIONS.index(layer.activation), layer.parameter, at, backward, bias))
+        at = bias + outputs + -outputs % 4
+    width = layers[-1].weight.shape[1]
+    count = 0 if numbers is None else numbers.numel()
+    return address(numbers), count, hidden, at, at + width + -width % 4
+
+
+def _row(columns: int) -> int:
+    """How far apart rows lie: whole quads, and one more, so that rows do not share banks of memory."""
+    return columns + -columns % 4 + 4
+
+
+def _layers(layers: Sequence[Any]) -> list[tuple]:
+    sizes = [(address(layer.weight), address(layer.bias), *layer.weight.shape[::-1]) for layer in layers]
+    ends = [(ACTIVATIONS.index(layer.activation), layer.parameter) for layer in layers]
+    return [(*size, *end) for size, end in zip(sizes, ends, strict=True)]
+
+
+def schedule_of(steps: Any, device: torch.device) -> Tensor:
+    """Step sizes, noise and inverse temperatures on the device, (3, n_steps) float32."""
+    return steps.schedule.to(device, non_blocking=True)
+
+
+def _law(steps: Any, schedule: Tensor) -> tuple:
+    """A run of steps as it crosses."""
+    return (
+        *(steps.n_steps, *(row.data_ptr() for row in schedule.unbind()), steps.prior_precision),
+        *(ADD[steps.add], CLIP[steps.clip], steps.clip_on == "update", steps.bound, steps.low, steps.high),
+        *(steps.noise_at == "before", steps.clamp_noise, steps.seed & MASK64, steps.first_step),
+        address(steps.chain_ids),
+    )
+
+
+def mark_moved(x: Tensor, rows: Tensor) -> None:
+    """Say that a kernel moved the rows, a copy of x where x does not lie row by row."""
+    if rows is not x:
+        x.copy_(rows)
+    elif not x.is_inference():
+        torch.autograd.graph.increment_version(x)

@@ -1,0 +1,230 @@
+"""The ops in C++ for CPU tensors and in CUDA for GPU tensors: twins of :mod:`hatebm.reference`, with the same bits."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hatebm.native.extension import _C, ADD, CLIP, MASK64, address, number, stream
+from hatebm.reference import ratio_coefficients
+
+GRAD_TYPES = {None: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
+
+
+def langevin_step_(
+    x: Tensor,
+    grad: Tensor | None,
+    *,
+    step_size: float,
+    noise_std: float,
+    seed: int | Tensor,
+    step: int | Tensor,
+    inverse_temperature: float = 1.0,
+    prior_precision: float = 0.0,
+    add: str = "sequential",
+    clip: str | None = None,
+    clip_on: str = "grad",
+    bound: float = 0.0,
+    low: float = -math.inf,
+    high: float = math.inf,
+    block: int = 0,
+    purpose: int = 0,
+    chain_ids: Tensor | None = None,
+    noise: Tensor | None = None,
+    gz: Tensor | None = None,
+    image: Tensor | None = None,
+    grad_norm: Tensor | None = None,
+    displacement: Tensor | None = None,
+    diverged: Tensor | None = None,
+) -> None:
+    """Twin of :func:`hatebm.reference.langevin_step_`."""
+    n, d = x.shape[0], math.prod(x.shape[1:])
+    layout = _layout((x, grad, noise, gz, image))
+    grad_type = GRAD_TYPES[None if grad is None else grad.dtype]
+    arguments = (
+        *(address(x), address(grad), grad_type, address(noise), address(gz), address(image), n, d),
+        *(step_size, noise_std, inverse_temperature, prior_precision),
+        *(ADD[add], CLIP[clip], clip_on == "update", bound, low, high),
+    )
+    outputs = (address(chain_ids), address(grad_norm), address(displacement), address(diverged), layout)
+    if x.device.type == "cpu":
+        place = (int(seed) & MASK64, int(step), block, purpose)
+        _C.langevin_step(*arguments, *place, *outputs, torch.get_num_threads())
+    else:
+        (seed, seed_at), (step, step_at) = number(seed), number(step)
+        gathers = clip == "norm" or grad_norm is not None or displacement is not None
+        room = 2 * _C.cuda.workspace(n, d) if gathers else 0
+        sums = torch.empty(room, dtype=torch.float64, device=x.device) if room else None
+        where = (address(sums), *stream(x), seed_at, step_at)
+        _C.cuda.langevin_step(*arguments, seed & MASK64, step, block, purpose, *outputs, *where)
+
+
+def ready_step(
+    x: Tensor,
+    *,
+    seed: int,
+    prior_precision: float,
+    add: str,
+    clip: str | None,
+    clip_on: str,
+    bound: float,
+    low: float,
+    high: float,
+    block: int,
+    purpose: int,
+    chain_ids: Tensor | None,
+    diverged: Tensor | None,
+) -> Callable[[Tensor, int, float, float, float], None]:
+    """:func:`langevin_step_` of a row-major x on the CPU, to be called again and again with what a step changes."""
+    n, d = x.shape[0], math.prod(x.shape[1:])
+    law = (prior_precision, ADD[add], CLIP[clip], clip_on == "update", bound, low, high, seed & MASK64)
+    ends = (block, purpose, address(chain_ids), 0, 0, address(diverged), [], torch.get_num_threads())
+    written = [x] if diverged is None else [x, diverged]
+
+    def step(grad: Tensor, t: int, step_size: float, noise_std: float, temperature: float) -> None:
+        rows = grad.contiguous()
+        operands = (x.data_ptr(), rows.data_ptr(), GRAD_TYPES[rows.dtype], 0, 0, 0, n, d)
+        _C.langevin_step(*operands, step_size, noise_std, 1.0 / temperature, *law, t, *ends)
+        torch.autograd.graph.increment_version(written)
+
+    return step
+
+
+def langevin_ratio(
+    x: Tensor,
+    grad: Tensor,
+    proposal: Tensor,
+    proposal_grad: Tensor,
+    *,
+    step_size: float,
+    noise_std: float,
+    inverse_temperature: float = 1.0,
+    prior_precision: float = 0.0,
+    clip: str | None = None,
+    clip_on: str = "grad",
+    bound: float = 0.0,
+) -> Tensor:
+    """Twin of :func:`hatebm.reference.langevin_ratio`."""
+    n, d = x.shape[0], math.prod(x.shape[1:])
+    tensors = [v.contiguous() for v in (x, grad, proposal, proposal_grad)]
+    out = torch.empty(n, dtype=torch.float64, device=x.device)
+    arguments = (
+        *(v.data_ptr() for v in tensors),
+        *(GRAD_TYPES[grad.dtype], n, d),
+        *(step_size, inverse_temperature, prior_precision, CLIP[clip], clip_on == "update", bound),
+        *ratio_coefficients(noise_std, prior_precision),
+        out.data_ptr(),
+    )
+    if x.device.type == "cpu":
+        _C.langevin_ratio(*arguments, torch.get_num_threads())
+    else:
+        room = (3 if clip == "norm" else 1) * _C.cuda.workspace(n, d)
+        sums = torch.empty(room, dtype=torch.float64, device=x.device) if room else None
+        _C.cuda.langevin_ratio(*arguments, address(sums), *stream(x))
+    return out
+
+
+def metropolis(
+    log_ratio: Tensor,
+    *,
+    seed: int | Tensor,
+    step: int | Tensor,
+    block: int = 0,
+    purpose: int = 0,
+    chain_ids: Tensor | None = None,
+) -> Tensor:
+    """Twin of :func:`hatebm.reference.metropolis`."""
+    log_ratio = log_ratio.contiguous()
+    accept = torch.empty_like(log_ratio, dtype=torch.bool)
+    arguments = (log_ratio.data_ptr(), accept.data_ptr(), len(log_ratio))
+    if log_ratio.device.type == "cpu":
+        place = (int(seed) & MASK64, int(step), block, purpose, address(chain_ids))
+        _C.metropolis(*arguments, *place, torch.get_num_threads())
+    else:
+        (seed, seed_at), (step, step_at) = number(seed), number(step)
+        place = (seed & MASK64, step, block, purpose, address(chain_ids))
+        _C.cuda.metropolis(*arguments, *place, *stream(log_ratio), seed_at, step_at)
+    return accept
+
+
+def normal(
+    shape: tuple[int, ...],
+    *,
+    seed: int | Tensor,
+    step: int | Tensor,
+    block: int = 0,
+    purpose: int = 0,
+    chain_ids: Tensor | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Twin of :func:`hatebm.reference.normal`."""
+    out = torch.empty(shape, dtype=torch.float32, device=device)
+    size = (out.data_ptr(), shape[0], math.prod(shape[1:]))
+    if out.device.type == "cpu":
+        place = (int(seed) & MASK64, int(step), block, purpose, address(chain_ids))
+        _C.normal(*size, *place, torch.get_num_threads())
+    else:
+        (seed, seed_at), (step, step_at) = number(seed), number(step)
+        place = (seed & MASK64, step, block, purpose, address(chain_ids))
+        _C.cuda.normal(*size, *place, *stream(out), seed_at, step_at)
+    return out
+
+
+def philox(counter: Tensor, key: Tensor) -> Tensor:
+    """Twin of :func:`hatebm.reference.philox`."""
+    shape = torch.broadcast_shapes(counter.shape[:-1], key.shape[:-1])
+    counter = counter.expand(*shape, 4).contiguous()
+    key = key.expand(*shape, 2).contiguous()
+    words = torch.empty_like(counter)
+    addresses = (counter.data_ptr(), key.data_ptr(), words.data_ptr(), math.prod(shape))
+    if counter.device.type == "cpu":
+        _C.philox(*addresses)
+    else:
+        _C.cuda.philox(*addresses, *stream(counter))
+    return words
+
+
+def residual_add(gz: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
+    """Twin of :func:`hatebm.reference.residual_add`."""
+    if gz.stride() != y.stride() or not _is_dense(gz):
+        gz, y = gz.contiguous(), y.contiguous()
+    out = torch.empty_like(gz) if out is None else out
+    addresses = (gz.data_ptr(), y.data_ptr(), out.data_ptr(), gz.numel())
+    if gz.device.type == "cpu":
+        _C.residual_add(*addresses, torch.get_num_threads())
+    else:
+        _C.cuda.residual_add(*addresses, *stream(gz))
+    return out
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.stride() == torch.empty_like(tensor).stride()
+
+
+def _layout(operands: tuple[Tensor | None, ...]) -> list[list[int]]:
+    """Empty when every tensor is row-major; else the sample's sizes and each tensor's strides, the chain's first.
+
+    Neighbouring dimensions that lie as one in every tensor are merged.
+    """
+    for operand in operands:
+        if operand is not None and not operand.is_contiguous():
+            break
+    else:
+        return []
+    x = operands[0]
+    dims = []  # (size, stride in each tensor)
+    for k in range(1, x.dim()):
+        if x.shape[k] == 1:
+            continue
+        strides = tuple(0 if v is None else v.stride(k) for v in operands)
+        if dims and all(outer == inner * x.shape[k] for outer, inner in zip(dims[-1][1], strides, strict=True)):
+            dims[-1] = (dims[-1][0] * x.shape[k], strides)
+        else:
+            dims.append((x.shape[k], strides))
+    dims = dims or [(1, (0,) * len(operands))]
+    chains = [[] if v is None else [v.stride(0)] for v in operands]
+    return [
+        [size for size, _ in dims],
+        *(chain and chain + [strides[i] for _, strides in dims] for i, chain in enumerate(chains)),
+    ]
