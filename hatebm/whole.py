@@ -97,10 +97,10 @@ class WholeRuns:
         self.blocks, self.state, self.watch = blocks, state, watch
         given = potential.energy
         energy = given if hasattr(given, "advance_") else perceptron_of(given)
-        self.energy = energy if _has_kernel(form, blocks, potential, state) else None
+        self.taken, self.refusal = 0, "" if energy is None else _obstacle(form, blocks, potential, state)
+        self.energy = None if self.refusal else energy
         twin = getattr(self.energy, "in_kernel", lambda x, backend: None)(state[0], blocks.backend)
         potential.prepared = potential.prepared if twin is None else twin
-        self.taken, self.refusal = 0, ""
         self.longest = min(STRETCH, max(16, 2**22 // max(state[0].numel(), 1)))
 
     def __call__(self, t: int, n_steps: int) -> int:
@@ -119,14 +119,33 @@ class WholeRuns:
         return steps.n_steps
 
 
-def _has_kernel(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor]) -> bool:
-    energy, x = potential.energy, state[0]
-    plain = len(state) == 1 and not (form.corrected or form.friction) and blocks.laws[0].reflect is None
-    own = blocks.given is None and blocks.masks[0] is None and potential.grad_fn is None
-    here = x.dtype == torch.float32 and not x.requires_grad
-    built = kernels_for(blocks.backend, x.device) is not None and not isinstance(blocks.seed, Tensor)
-    fits = plain and own and here and built and not potential.changes and not potential.kwargs(0)
-    return fits and not _is_listened_to(energy)
+def _obstacle(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor]) -> str:
+    """Why no kernel takes the steps of this chain, whatever its energy; empty where one may."""
+    x, law = state[0], blocks.laws[0]
+    if form.corrected:
+        asked = "correct='mala'" if form.leapfrog_steps is None else "leapfrog_steps"
+        return f"{asked} tests each proposal"
+    if form.friction:
+        return "friction moves it by velocities"
+    if len(state) > 1:
+        return f"a state of {len(state)} blocks"
+    if blocks.masks[0] is not None:
+        return "a mask holds elements"
+    if law.reflect is not None:
+        return "walls that reflect"
+    if blocks.given is not None:
+        return "noise from outside"
+    if potential.grad_fn is not None:
+        return "the gradient is grad_fn's"
+    if potential.changes or potential.kwargs(0):
+        return "the energy takes keyword arguments"
+    if x.dtype != torch.float32:
+        return "a float64 state"
+    if isinstance(blocks.seed, Tensor):
+        return "a seed in a tensor"
+    if kernels_for(blocks.backend, x.device) is None:
+        return f"backend {blocks.backend!r} has no kernel for {x.device}"
+    return "hooks, or a forward of its own" if _is_listened_to(potential.energy) else ""
 
 
 def _is_listened_to(energy: Any) -> bool:
