@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from hatebm.library import LIBRARY, is_traced
-
-NEVER = (1 << 63) - 1
+from hatebm.native.chains import NEVER
 
 
 class ChainDiverged(RuntimeError):  # noqa: N818 (the public name)

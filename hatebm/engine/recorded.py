@@ -10,7 +10,8 @@ from hatebm.blocks import Blocks
 from hatebm.checks import GRAD_DTYPES
 from hatebm.engine.prepare import prepare
 from hatebm.gradient import Potential
-from hatebm.health import NEVER, Watch
+from hatebm.health import Watch
+from hatebm.native.chains import NEVER
 from hatebm.ops import langevin_step_
 from hatebm.transitions import Overdamped
 
