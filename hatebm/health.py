@@ -31,7 +31,7 @@ class ChainDiverged(RuntimeError):  # noqa: N818 (the public name)
 def report_diverged(first: Tensor, chain_ids: Tensor | None) -> None:
     """Raise :class:`ChainDiverged` for the chains that broke first, if any did."""
     first = first.cpu()
-    step = int(first.min()) if len(first) else NEVER
+    step = int(first.min()) if first.numel() else NEVER
     if step != NEVER:
         broken = (first == step).nonzero().flatten()
         raise ChainDiverged(step, (broken if chain_ids is None else chain_ids.cpu()[broken]).tolist())
@@ -46,20 +46,26 @@ torch.library.register_fake("hatebm::report_diverged_", lambda x, first, chain_i
 class Watch:
     """For each chain the first step at which something was not finite, as a tensor on the chains' device.
 
-    ``first`` is None, and nothing is seen, when nobody wants to know. Where proposals may be ``refused``, an energy of
-    +inf is no fault.
+    Nothing is seen when nobody wants to know. Where proposals may be ``refused``, an energy of +inf is no fault.
     """
 
     def __init__(self, n: int, device: torch.device, wanted: bool = True, refused: bool = False) -> None:
-        self.refused = refused
-        self.first = torch.full((n,), NEVER, dtype=torch.int64, device=device) if wanted else None
+        self.n, self.device, self.wanted, self.refused = n, device, wanted, refused
+        self._first: Tensor | None = None
         self.window = 32 if device.type == "cpu" else 256  # few stay in the caches, many launch less
         self.energies: list[Tensor] = []
         self.steps: list[int] = []
 
+    @property
+    def first(self) -> Tensor | None:
+        """(n,) int64, :data:`NEVER` where nothing was seen; None when nobody wants to know."""
+        if self._first is None and self.wanted:
+            self._first = torch.full((self.n,), NEVER, dtype=torch.int64, device=self.device)
+        return self._first
+
     def see_energy(self, t: int, energies: Tensor | None) -> None:
         """Keep the energies of step t until there are enough of them to look at in one go."""
-        if self.first is None or energies is None:
+        if not self.wanted or energies is None:
             return
         self.energies.append(energies)
         self.steps.append(t)
@@ -68,22 +74,22 @@ class Watch:
 
     def see_first(self, first: Tensor) -> None:
         """Keep the first bad step of each chain in a run of steps, :data:`NEVER` where there is none."""
-        if self.first is not None:
-            self.first = torch.minimum(self.first, first)
+        if self.wanted:
+            self._first = first.clone() if self._first is None else torch.minimum(self._first, first)
 
     def check(self, t: int, state: list[Tensor], chain_ids: Tensor | None) -> None:
         """Look at the state after the last step t, and raise :class:`ChainDiverged` if a chain broke.
 
         The one place that waits for the device.
         """
-        if self.first is None:
+        if not self.wanted:
             return
         self._look()
         for x in state:
             if surely_finite(x):
                 continue
             broken = ~x.reshape(len(x), x[:1].numel()).isfinite().all(1)
-            self.first = torch.where(broken, self.first.clamp(max=t), self.first)
+            self._first = torch.where(broken, self.first.clamp(max=t), self.first)
         if is_traced(self.first):
             torch.ops.hatebm.report_diverged_(state[0], self.first, chain_ids)
         else:
@@ -92,17 +98,16 @@ class Watch:
     def _look(self) -> None:
         if not self.steps:
             return
-        n = len(self.first)
-        energies = torch.stack([e if e.dim() else e.expand(n) for e in self.energies])
+        energies = torch.stack([e if e.dim() else e.expand(self.n) for e in self.energies])
         steps, self.energies, self.steps = self.steps, [], []
         if surely_finite(energies):
             return
         steps = torch.tensor(steps, device=energies.device)[:, None]
         broken = ~(energies > -math.inf) if self.refused else ~energies.isfinite()
         when = torch.where(broken, steps, NEVER).amin(0)
-        self.first = torch.minimum(self.first, when)
+        self.see_first(when)
 
 
 def surely_finite(x: Tensor) -> bool:
     """Whether a look at the sum is enough: a NaN or Inf goes through it. Nobody waits for a device."""
-    return x.device.type == "cpu" and not is_traced(x) and math.isfinite(x.detach().sum())
+    return x.is_cpu and not is_traced(x) and math.isfinite(x.detach().sum())

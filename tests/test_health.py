@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import hatebm
+from hatebm.health import NEVER, Watch
 
 
 def broken_at(step, chain, value, in_energy):
@@ -54,3 +55,17 @@ def test_the_first_bad_step_is_found_in_any_window(step):
     with pytest.raises(hatebm.ChainDiverged) as error:
         hatebm.langevin(broken_at(step, 1, math.nan, True), torch.ones(3, 2), 100, step_size=0.1, clamp=(0, 1), seed=0)
     assert (error.value.step, error.value.chains) == (step, [1])
+
+
+def test_what_a_kernel_saw_is_the_watch_s_own_and_the_earliest_counts():
+    watch = Watch(3, torch.device("cpu"))
+    seen = torch.tensor([5, NEVER, 7])
+    watch.see_first(seen)
+    seen.fill_(0)  # a graph writes where it wrote before
+    watch.see_first(torch.tensor([NEVER, 2, 6]))
+    assert watch.first.tolist() == [5, 2, 6]
+    watch.see_energy(1, torch.tensor([1.0, math.nan, 1.0]))
+    with pytest.raises(hatebm.ChainDiverged, match="step 1 in chain 1;"):
+        watch.check(8, [torch.zeros(3, 1)], None)
+    assert Watch(3, torch.device("cpu")).first.tolist() == [NEVER] * 3
+    assert Watch(3, torch.device("cpu"), wanted=False).first is None

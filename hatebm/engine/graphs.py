@@ -111,7 +111,7 @@ class GraphRuns:
     def _captured(self, t: int) -> tuple[int, "Graph | str"]:
         """How many steps were taken on the way, and the graph, or why there is none."""
         blocks, state, watch = self.blocks, self.state, self.watch
-        tensors = Tensors(blocks, state, watch.first is not None)
+        tensors = Tensors(blocks, state, watch.wanted)
         tensors.load(blocks, state, t)
         step = Step(tensors, blocks, self.potential, t)
         step()  # what is made at a first call is made: kernels, the libraries' handles, a module's caches
@@ -145,7 +145,7 @@ class GraphRuns:
             (law.noise_at, law.clamp_at, tuple(law.reflect or ()), *settings.items())
             for law, settings in zip(blocks.laws, blocks.settings, strict=True)
         ]
-        given = (blocks.chain_ids is None, *(mask is None for mask in blocks.masks), self.watch.first is None)
+        given = (blocks.chain_ids is None, *(mask is None for mask in blocks.masks), self.watch.wanted)
         here = tuple((x.shape, x.stride(), x.device) for x in self.state)
         law = (blocks.joint, blocks.backend, tuple(blocks.at(t)[0]), tuple(laws))
         return found, storage(self.function), here, law, given, self.precision, settings_of_torch()
