@@ -11,6 +11,7 @@ from hatebm.checks import require
 from hatebm.native.extension import unavailable
 
 BACKENDS = ("reference", "cpu", "cuda", "triton")
+CHOICE = f"one of {BACKENDS} or None"
 
 
 def backends() -> dict[str, bool | str]:
@@ -21,7 +22,7 @@ def backends() -> dict[str, bool | str]:
 @functools.cache
 def module_for(op: str, backend: str | None, device: torch.device, dtype: torch.dtype = torch.float32) -> ModuleType:
     chosen = backend or _fastest(device, dtype)
-    require(chosen in BACKENDS, op, "backend", f"one of {BACKENDS} or None", backend)
+    require(chosen in BACKENDS, op, "backend", CHOICE, backend)
     if chosen == "reference":
         return reference
     require(dtype != torch.float64, op, "backend", "'reference' or None for a float64 state", backend)

@@ -45,7 +45,7 @@ class Blocks:
         self.joint = dynamics.blocks == "joint"
         self.laws = dynamics.for_blocks(count)
         self.settings = [law.settings() for law in self.laws]
-        self._constant = not any(law.is_scheduled for law in self.laws)
+        self.constant = not any(law.is_scheduled for law in self.laws)
         self._now: tuple[list[Now], list[list[int]]] | None = None
         self.masks, self.given, self.backend = masks, noise, backend
         self.seed, self.chain_ids = 0, None
@@ -53,7 +53,7 @@ class Blocks:
 
     def at(self, t: int) -> tuple[list[Now], list[list[int]]]:
         """The numbers of every block at step t, and the groups of blocks that move together."""
-        if self._now is None or not self._constant:
+        if self._now is None or not self.constant:
             now = [Now(*law.at(t)) for law in self.laws]
             moving = [k for k, block in enumerate(now) if block.moves]
             self._now = now, [moving] if self.joint and moving else [[k] for k in moving]

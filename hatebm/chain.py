@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hatebm.backend import BACKENDS
+from hatebm.backend import CHOICE
 from hatebm.blocks import Blocks
 from hatebm.checks import STEPS, check_state, checked_chain_ids, checked_draw, checked_mask, is_count, require
 from hatebm.composition import check_bounded, negations_in
@@ -87,13 +87,13 @@ class Chain:
     ) -> None:
         name = "langevin"
         require(dynamics is None or not law, name, "dynamics", f"given alone, without {sorted(law)}", dynamics)
-        require(isinstance(dynamics, Dynamics | None), name, "dynamics", "a Dynamics", dynamics, TypeError)
+        require(dynamics is None or isinstance(dynamics, Dynamics), name, "dynamics", "a Dynamics", dynamics, TypeError)
         require(energy is not None or grad_fn is not None, name, "energy", "a callable, or grad_fn one", energy)
         for label, function in (("energy", energy), ("grad_fn", grad_fn), ("noise", noise)):
             require(function is None or callable(function), name, label, "callable", function, TypeError)
         given = energy_kwargs is None or isinstance(energy_kwargs, dict) or callable(energy_kwargs)
         require(given, name, "energy_kwargs", "a dict, or a callable of the step", energy_kwargs, TypeError)
-        require(isinstance(backend, str | None), name, "backend", f"one of {BACKENDS} or None", backend)
+        require(backend is None or isinstance(backend, str), name, "backend", CHOICE, backend)
         require(mode in MODES, name, "mode", f"one of {MODES}", mode)
         require(nan in ("raise", "ignore"), name, "nan", "'raise' or 'ignore'", nan)
         known = isinstance(compile, str | bool) and compile in COMPILE
@@ -282,7 +282,7 @@ def _checked_state(x: State) -> list[Tensor]:
         text = "a tensor outside torch.func's transforms: run all chains in one call, a chain_ids for each"
         require(not wrapped, "langevin", "x", text, "one inside torch.func.vmap or grad")
         check_state("langevin", block.detach())
-        same = len(block) == len(blocks[0]) and block.device == blocks[0].device
+        same = block.shape[0] == blocks[0].shape[0] and block.device == blocks[0].device
         require(same, "langevin", "x", "blocks with one number of chains on one device", block)
     with torch.inference_mode(False):
         return [block.clone() if torch.is_grad_enabled() else block.detach().clone() for block in blocks]

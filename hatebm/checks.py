@@ -54,10 +54,12 @@ def checked_box(op: str, name: str, box: Any) -> tuple[float, float] | None:
 
 def checked_mask(op: str, mask: Any, state: Sequence[Tensor]) -> list[Tensor | None]:
     """For each block where it may move, shaped like the block; None for everywhere."""
+    if mask is None:
+        return [None] * len(state)
     masks = mask if isinstance(mask, tuple) else (mask,)
-    require(len(masks) == len(state) or mask is None, op, "mask", f"a tuple of {len(state)}, one per block", mask)
+    require(len(masks) == len(state), op, "mask", f"a tuple of {len(state)}, one per block", mask)
     found = []
-    for part, x in zip(masks if mask is not None else [None] * len(state), state, strict=True):
+    for part, x in zip(masks, state, strict=True):
         if part is not None:
             fits = isinstance(part, Tensor) and part.dtype == torch.bool and part.device == x.device
             require(fits, op, "mask", f"a bool tensor on {x.device}, True where the state moves", part, TypeError)
@@ -144,7 +146,7 @@ def checked_draw(
             if value.dtype != torch.int64 or value.numel() != 1 or value.device != device:
                 require(False, op, name, f"an int or a one-element int64 tensor on {device}", value)
         else:
-            whole = isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
+            whole = type(value) is int or (isinstance(value, int | torch.SymInt) and not isinstance(value, bool))
             require(whole, op, name, "an int or a one-element int64 tensor", value, TypeError)
             if not low <= value < high:
                 require(False, op, name, f"in [{low}, {high})", value)

@@ -224,8 +224,8 @@ def check_bounded(
 
 def negations_in(modules: Sequence[nn.Module]) -> list[Negate]:
     """Every negation that counts, once."""
-    parts = dict.fromkeys(part for module in modules for part in module.modules())
-    return [part for part in parts if isinstance(part, Negate) and part.weight]
+    parts = (part for module in modules for part in module.modules())
+    return list(dict.fromkeys(part for part in parts if isinstance(part, Negate) and part.weight))
 
 
 @contextmanager

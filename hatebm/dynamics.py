@@ -12,6 +12,7 @@ from hatebm.native.extension import ADD
 
 Schedule = float | list[float] | torch.Tensor | Callable[[int], float]
 SCHEDULED = ("step_size", "noise_std", "eps", "temperature")
+CONSTANT = (int, float, type(None))  # a tuple, which isinstance takes faster than a union
 OPEN = {"low": -math.inf, "high": math.inf}  # a box without walls, as the backends take it
 CHOICES = {
     "noise_at": ("after", "before"),
@@ -78,7 +79,7 @@ class Dynamics:
     @property
     def is_scheduled(self) -> bool:
         """Whether one block's numbers may be others at another step."""
-        return any(not isinstance(getattr(self, name), int | float | None) for name in SCHEDULED)
+        return any(not isinstance(getattr(self, name), CONSTANT) for name in SCHEDULED)
 
     def for_blocks(self, count: int) -> tuple["Dynamics", ...]:
         """The law of each of ``count`` blocks."""
@@ -113,14 +114,15 @@ class Dynamics:
 
     def check_length(self, end: int) -> None:
         """Raise unless every schedule that is a list or a tensor reaches step ``end`` - 1."""
-        for name in SCHEDULED:
+        for name in SCHEDULED if self.is_scheduled else ():
             values = getattr(self, name)
             if isinstance(values, list | torch.Tensor):
                 wanted = f"a schedule of at least {end} entries: it is indexed by the absolute step"
                 require(len(values) >= end, "Dynamics", name, wanted, f"{len(values)} entries")
 
     def _per_block(self) -> list[tuple[str, tuple]]:
-        return [(name, value) for name, value in vars(self).items() if _is_per_block(name, value)]
+        tuples = [(name, value) for name, value in vars(self).items() if isinstance(value, tuple)]
+        return [(name, value) for name, value in tuples if _is_per_block(name, value)]
 
     def _entry(self, k: int) -> "Dynamics":
         entry = object.__new__(Dynamics)

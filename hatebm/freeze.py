@@ -38,7 +38,8 @@ def frozen(modules: list[nn.Module], mode: str) -> Iterator[Callable[[], None]]:
     """
     parts = [part for module in modules for part in module.modules()]
     traced = torch.compiler.is_compiling()  # a traced gradient never reaches the parameters
-    parameters = [] if traced else [p for module in modules for p in module.parameters() if p.is_leaf]
+    held = [] if traced else [p for part in parts for p in part._parameters.values() if p is not None]
+    parameters = [p for p in held if p.is_leaf]
     if any(p.is_inference() for p in parameters):
         raise RuntimeError(
             "langevin: the energy's parameters were made under torch.inference_mode(), so no gradient can pass them; "
@@ -53,12 +54,17 @@ def frozen(modules: list[nn.Module], mode: str) -> Iterator[Callable[[], None]]:
 
     try:
         for part in parts if mode != "keep" else ():
-            part.training = mode == "train"
+            _set_training(part, mode == "train")
         for p in parameters:
             p.requires_grad_(False)
         with torch.inference_mode(False):
             yield thaw
     finally:
         for part, flag in zip(parts, training, strict=True):
-            part.training = flag
+            _set_training(part, flag)
         thaw()
+
+
+def _set_training(part: nn.Module, flag: bool) -> None:
+    if part.training is not flag:  # a module takes its time to set an attribute
+        part.training = flag

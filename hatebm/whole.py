@@ -9,6 +9,7 @@ with the kernel's gradient, for the steps that somebody looks at, or None.
 """
 
 import time
+from array import array
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from hatebm.backend import kernels_for
 from hatebm.blocks import Blocks
+from hatebm.dynamics import OPEN
 from hatebm.gradient import Potential
 from hatebm.health import Watch
 from hatebm.perceptron import perceptron_of
@@ -73,12 +75,14 @@ class Steps(NamedTuple):
 def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> Steps:
     """What a kernel is told of the next steps of a state of one block."""
     law, settings = blocks.laws[0], blocks.settings[0]
-    end = first_step + (n_steps if law.is_scheduled else 1)
-    numbers = [(s, n, 1.0 / temperature) for s, n, temperature in map(law.at, range(first_step, end))]
-    schedule = torch.tensor(numbers, dtype=torch.float32).T.expand(3, n_steps).contiguous()
-    walls = {} if law.clamp_at != "final" else {"low": -torch.inf, "high": torch.inf}
+    end = first_step + (1 if blocks.constant else n_steps)
+    step_size, noise_std, temperature = zip(*map(law.at, range(first_step, end)), strict=True)
+    schedule = array("f")
+    for numbers in (step_size, noise_std, [1.0 / t for t in temperature]):
+        schedule += array("f", numbers) * (n_steps if blocks.constant else 1)
+    walls = {} if law.clamp_at != "final" else OPEN
     return Steps(
-        schedule,
+        torch.frombuffer(schedule, dtype=torch.float32).view(3, n_steps),
         **settings | walls,
         clamp_noise=law.clamp_at == "noise+step",
         noise_at=law.noise_at,
@@ -99,7 +103,8 @@ class WholeRuns:
         energy = given if hasattr(given, "advance_") else perceptron_of(given)
         self.taken, self.refusal = 0, "" if energy is None else _obstacle(form, blocks, potential, state)
         self.energy = None if self.refusal else energy
-        twin = getattr(self.energy, "in_kernel", lambda x, backend: None)(state[0], blocks.backend)
+        has_twin = hasattr(type(self.energy), "in_kernel")  # a module takes its time to miss an attribute
+        twin = self.energy.in_kernel(state[0], blocks.backend) if has_twin else None
         potential.prepared = potential.prepared if twin is None else twin
         self.longest = min(STRETCH, max(16, 2**22 // max(state[0].numel(), 1)))
 
@@ -107,7 +112,7 @@ class WholeRuns:
         """Advance the state by at most ``n_steps`` from step t; returns by how many, 0 where a step is a step."""
         if self.energy is None or n_steps == 0:
             return 0
-        steps = steps_of(self.blocks, t, min(n_steps, self.longest), self.watch.first is not None)
+        steps = steps_of(self.blocks, t, min(n_steps, self.longest), self.watch.wanted)
         if reason := self.energy.can_advance(self.state[0], steps):
             self.energy, self.refusal = None, reason
             return 0
@@ -150,6 +155,8 @@ def _obstacle(form: Form, blocks: Blocks, potential: Potential, state: list[Tens
 
 def _is_listened_to(energy: Any) -> bool:
     """Whether a call of a module is more than its class says: hooks, or a forward of its own."""
-    parts = list(energy.modules()) if isinstance(energy, nn.Module) else []
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(part, name) for part in parts for name in hooks) or any("forward" in vars(p) for p in parts)
+    for part in energy.modules() if isinstance(energy, nn.Module) else ():
+        hooks = part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+        if hooks or "forward" in vars(part):
+            return True
+    return False

@@ -66,13 +66,13 @@ class Analytic(nn.Module, ABC):
     def unfit(self, x: Tensor) -> str | None:
         """Why the explicit float32 formula does not take x; None where it does."""
         numbers = list(self.buffers())
-        tensors = (x, *numbers)
-        if torch.compiler.is_compiling() or any(is_traced(v) or _is_wrapped(v) for v in tensors):
+        if torch.compiler.is_compiling() or any(is_traced(v) or _is_wrapped(v) for v in (x, *numbers)):
             return "a tensor that torch traces or transforms"
-        here = x.device.type in ("cpu", "cuda") and all(v.device == x.device for v in tensors)
+        device = x.device
+        here = device.type in ("cpu", "cuda") and all(v.device == device for v in numbers)
         if x.dtype != torch.float32 or not here:
             return f"{describe(x)}, not float32 on the CPU or a GPU beside the energy's own numbers"
-        if x.device.type == "cuda" and (reason := self._unfit_for_gpus(x)):
+        if device.type == "cuda" and (reason := self._unfit_for_gpus(x)):
             return reason
         return "a buffer that wants a gradient" if any(v.requires_grad for v in numbers) else None
 
@@ -85,7 +85,7 @@ class Analytic(nn.Module, ABC):
 
     def can_advance(self, x: Tensor, steps: Steps) -> str | None:
         """Why whole runs of these steps are not for the kernel; None where they are."""
-        d = x[:1].numel()
+        d = _size(x)
         if "kind" not in vars(type(self)):
             return "a class of your own, whose forward may say more"
         if not 0 < d <= LONGEST:
@@ -94,7 +94,7 @@ class Analytic(nn.Module, ABC):
 
     def advance_(self, x: Tensor, steps: Steps) -> Tensor:
         """Take the steps in place, in one kernel; (n,) the first bad step of each chain."""
-        d = x[:1].numel()
+        d = _size(x)
         kernels = module_for("whole_chains_", steps.backend, x.device)
         return kernels.whole_chains_(self.formula(d), self.reach(d), x, steps)
 
@@ -133,6 +133,11 @@ class _Gradient(torch.autograd.Function):
             rows = ctx.saved_tensors[0] if again else ctx.saved_tensors[0].detach().requires_grad_()
             gradient = torch.autograd.grad(ctx.energy.plain(rows).sum(), rows, create_graph=True)[0]
             return torch.autograd.grad(gradient, rows, upstream, create_graph=again)[0], None
+
+
+def _size(x: Tensor) -> int:
+    """How many elements a chain has; 0 where there is no chain."""
+    return x.numel() // (x.shape[0] or 1)
 
 
 def _is_wrapped(v: Tensor) -> bool:

@@ -45,8 +45,12 @@ class DoubleWell(Analytic):
 
     def _numbers(self) -> Tensor:
         """height, 1 / separation and 4 height / separation, (3,) float32."""
-        height, separation = self.height.double(), self.separation.double()
-        return torch.stack([height, 1 / separation, 4 * height / separation]).float()
+        height, separation = self.height, self.separation
+        if height.is_cpu:
+            height, separation = float(height), float(separation)
+            return torch.tensor([height, 1 / separation, 4 * height / separation], dtype=torch.float32, device="cpu")
+        height, separation = height.double(), separation.double()  # nobody waits for a GPU's
+        return torch.stack([height, separation.reciprocal(), 4 * height / separation]).float()
 
 
 class Funnel(Analytic):

@@ -35,9 +35,9 @@ def whole_chains_(formula: Any, reach: tuple[float, ...], x: Tensor, steps: Any)
     :class:`hatebm.whole.Steps`.
     """
     rows = x.contiguous()
-    first_bad = torch.empty(len(x), dtype=torch.int64, device=x.device)
+    first_bad = x.new_empty(x.shape[0], dtype=torch.int64)
     schedule = schedule_of(steps, x.device)
-    arguments = (_numbers(formula, reach), rows.data_ptr(), len(x), *_law(steps, schedule), first_bad.data_ptr())
+    arguments = (_numbers(formula, reach), rows.data_ptr(), x.shape[0], *_law(steps, schedule), first_bad.data_ptr())
     if x.device.type == "cpu":
         _C.whole(*arguments, torch.get_num_threads())
     else:
@@ -136,8 +136,9 @@ def schedule_of(steps: Any, device: torch.device) -> Tensor:
 
 def _law(steps: Any, schedule: Tensor) -> tuple:
     """A run of steps as it crosses."""
+    rows, row = schedule.data_ptr(), 4 * steps.n_steps
     return (
-        *(steps.n_steps, *(row.data_ptr() for row in schedule.unbind()), steps.prior_precision),
+        *(steps.n_steps, rows, rows + row, rows + 2 * row, steps.prior_precision),
         *(ADD[steps.add], CLIP[steps.clip], steps.clip_on == "update", steps.bound, steps.low, steps.high),
         *(steps.noise_at == "before", steps.clamp_noise, steps.seed & MASK64, steps.first_step),
         address(steps.chain_ids),
