@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import hatebm
-from hatebm.health import NEVER, Watch
+from hatebm.health import Watch
+from hatebm.native.chains import NEVER
 
 
 def broken_at(step, chain, value, in_energy):
