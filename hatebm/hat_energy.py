@@ -42,18 +42,22 @@ class HatEnergy(nn.Module):
         """Energies of (z, y); keyword arguments go to the hat."""
         return self.hat(self.generated(z) + y, **kwargs)
 
-    def generated(self, z: Tensor) -> Tensor:
-        """G(z); within a run the one of the last evaluation, where nothing has changed since."""
+    def generated(self, z: Tensor, generator: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """G(z); within a run the one of the last evaluation, where nothing has changed since.
+
+        ``generator`` is G in another form, for first derivatives alone.
+        """
+        generator = self.generator if generator is None else generator
         if not self._may_keep(z):
             self._kept = None
-            return self.generator(z)
+            return generator(z)
         memory, before = (z.data_ptr(), z.shape, z.stride()), self._kept
         made_of = (memory, z._version, _precision(z), *((w.data_ptr(), w._version) for w in self._weights()))
         followed = z.requires_grad or (before is not None and before.followed and before.made_of[0] == memory)
         if before is None or before.made_of != made_of or (followed and not before.followed):
             with torch.set_grad_enabled(followed):
                 leaf = z.detach().requires_grad_(followed)
-                self._kept = Kept(made_of, followed, leaf, self.generator(leaf))
+                self._kept = Kept(made_of, followed, leaf, generator(leaf))
         return _Through.apply(z, self)
 
     def __getstate__(self) -> dict[str, Any]:

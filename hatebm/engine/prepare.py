@@ -31,13 +31,13 @@ class Prepared(NamedTuple):
 
 
 def prepare(energy: Energy, state: Sequence[Tensor]) -> Prepared:
-    r"""The energy to call in a run that begins at ``state``: the same function, faster where that can be had.
+    r"""The energy, or generator, to call in a run that begins at ``state``: the same function, faster where it can be.
 
     Call it when modules are in the run's mode and frozen. What comes back reads the weights when it is called, and
     gives first derivatives in the state alone.
 
     Args:
-        energy: module, (n, \*sample) to (n,), (n, 1) or a scalar; all else is left alone.
+        energy: module, (n, \*sample) to (n,), (n, 1) or a scalar, or to images (n, c, h, w); all else is left alone.
         state: the blocks, (n, \*sample).
     """
     try:
@@ -111,7 +111,7 @@ def _new_program(energy: nn.Module, state: Sequence[Tensor]) -> Program:
         program = Program(compiled(graph), None, False, ())
     if not _agrees(energy, program, probe, want, TOLERANCE):
         raise Refused("its rewritten form does not run, or gave other energies or gradients")
-    size = rules.part_size(energy, work.largest, n) if on_cpu else None
+    size = rules.part_size(energy, work.largest, n) if on_cpu and work.result_dim < 4 else None
     notes = [f"{count} {name}" for name, count in made.items()]
     notes += ["channels_last"] * program.channels_last
     if size is not None:
@@ -162,10 +162,11 @@ def _hat(energy: HatEnergy, state: Sequence[Tensor]) -> Prepared:
         raise Refused("it has hooks")
     if len(state) != 2:
         raise Refused("it wants two blocks")
-    inner = prepare(energy.hat, [state[1]])
-    if inner.energy is energy.hat:
-        return Prepared(energy, inner.notes)
-    return Prepared(lambda z, y: inner.energy(energy.generated(z) + y), inner.notes)
+    hat, generator = prepare(energy.hat, [state[1]]), prepare(energy.generator, [state[0]])
+    notes = (*hat.notes, *generator.notes)
+    if hat.energy is energy.hat and generator.energy is energy.generator:
+        return Prepared(energy, notes)
+    return Prepared(lambda z, y: hat.energy(energy.generated(z, generator.energy) + y), notes)
 
 
 def _composition(energy: Composition, state: Sequence[Tensor]) -> Prepared:

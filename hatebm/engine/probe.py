@@ -28,9 +28,21 @@ def probe_state(state: Sequence[Tensor]) -> list[Tensor]:
 
 
 def outcome(module: nn.Module, function: Callable[..., Tensor], state: Sequence[Tensor]) -> Outcome:
-    r"""Energies and gradients of function(module, \*state) with the module's tensors copied to the state's type."""
+    r"""Energies and gradients of function(module, \*state) with the module's tensors copied to the state's type.
+
+    Images (n, c, h, w) in place of energies stand for their products with fixed normals.
+    """
+
+    def energies(*blocks: Tensor) -> Tensor:
+        found = call(function, *blocks)
+        if found.dim() != 4:
+            return found
+        generator = torch.Generator().manual_seed(1)
+        normals = torch.randn(found.shape[1:], generator=generator, dtype=torch.float64).to(found)
+        return (found * normals).flatten(1).sum(1)
+
     with on_copies(module, state[0].dtype) as call:
-        return energy_and_gradient(lambda *blocks: call(function, *blocks), state, range(len(state)), {})
+        return energy_and_gradient(energies, state, range(len(state)), {})
 
 
 @contextmanager

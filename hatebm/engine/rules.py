@@ -28,19 +28,21 @@ def bound_on_work(module: nn.Module, pixels: int) -> int:
 class Work(fx.Interpreter):
     """Runs a graph on n chains and notes each node's ``shape``; of one chain, what the choices here go by.
 
-    ``total`` is the multiply-adds of 2-d convolutions, ``largest`` the bytes of the largest tensor. ``reduces`` says
-    that images of some size are pooled or strided over: then channels_last wins 1.1 to 1.5 over the layout of PyTorch's
-    own, at 16 to 256 channels, while convolutions that keep the size lose up to 1.4 by it.
+    ``total`` is the multiply-adds of 2-d convolutions, ``largest`` the bytes of the largest tensor, ``result_dim`` the
+    dimensions of what comes out. ``reduces`` says that images of some size are pooled or strided over: then
+    channels_last wins 1.1 to 1.5 over the layout of PyTorch's own, at 16 to 256 channels, while convolutions that keep
+    the size lose up to 1.4 by it.
     """
 
     def __init__(self, module: nn.Module, graph: fx.Graph, n: int) -> None:
         super().__init__(module, graph=graph)
-        self.n, self.total, self.largest, self.reduces = n, 0.0, 0.0, False
+        self.n, self.total, self.largest, self.result_dim, self.reduces = n, 0.0, 0.0, 0, False
 
     def run_node(self, node: fx.Node) -> Any:
         """One node."""
         result = super().run_node(node)
         shape = node.meta["shape"] = tuple(result.shape) if isinstance(result, Tensor) else None
+        self.result_dim = len(shape or ())
         if shape is None or shape[:1] != (self.n,):
             return result
         self.largest = max(self.largest, 4 * result.numel() / self.n)
