@@ -24,6 +24,15 @@ struct DecisionArgs : Decisions {
     int threads;
 };
 
+struct ActivationArgs {
+    Activation kind;
+    float parameter;
+    int64_t count;
+    const float* x;
+    float *values, *slopes;
+    int threads;
+};
+
 struct WholeArgs : Whole {
     int threads;
 };
@@ -43,7 +52,7 @@ struct CpuKernels {
     void (*look)(const LookArgs&);
     void (*mlp_chains)(const MlpArgs&);
     void (*mlp_look)(const MlpLookArgs&);
-    void (*activation)(Activation, float parameter, int64_t count, float* values, float* slopes);
+    void (*activation)(const ActivationArgs&);
     void (*filter_weight)(const FilterWeight&, int threads);
     void (*filter)(const FilterArgs&);
 };
@@ -59,7 +68,7 @@ struct CpuKernels {
     void look(const LookArgs&);                                                                      \
     void mlp_chains(const MlpArgs&);                                                                 \
     void mlp_look(const MlpLookArgs&);                                                               \
-    void activation(Activation, float parameter, int64_t count, float* values, float* slopes);       \
+    void activation(const ActivationArgs&);                                                          \
     void filter_weight(const FilterWeight&, int threads);                                            \
     void filter(const FilterArgs&);                                                                  \
     }

@@ -3,39 +3,12 @@
 
 #include <vector>
 
+#include "activation_cpu.h"
 #include "panel_step_cpu.h"
 #include "parallel.h"
 
 namespace hatebm::HATEBM_ISA {
 namespace {
-
-// Replaces each of `count` values by what `kind` makes of it, and writes the slopes there.
-template <Activation kind>
-void activate(float parameter, int64_t count, float* values, float* slopes) {
-    for (int64_t i = 0; i < count; i += lanes) {
-        Float x;
-        load(values + i, x);
-        const Activated<Float> y = activated<kind>(x, parameter);
-        store(values + i, y.value);
-        store(slopes + i, y.slope);
-    }
-}
-
-using Activate = void (*)(float parameter, int64_t count, float* values, float* slopes);
-
-Activate activate_of(Activation kind) {
-    switch (kind) {
-        case Activation::relu: return activate<Activation::relu>;
-        case Activation::leaky_relu: return activate<Activation::leaky_relu>;
-        case Activation::silu: return activate<Activation::silu>;
-        case Activation::softplus: return activate<Activation::softplus>;
-        case Activation::tanh: return activate<Activation::tanh>;
-        case Activation::gelu: return activate<Activation::gelu>;
-        case Activation::gelu_tanh: return activate<Activation::gelu_tanh>;
-        case Activation::elu: return activate<Activation::elu>;
-    }
-    return nullptr;
-}
 
 // A hidden layer as the products read it.
 struct Hidden {
@@ -240,16 +213,6 @@ void mlp_look(const MlpLookArgs& a) {
     for_panels(net, a.n, threads, [&](auto vectors, Desk& desk, int64_t first, int64_t chains) {
         look_at_panel<vectors()>(a, net, desk, first, chains);
     });
-}
-
-void activation(Activation kind, float parameter, int64_t count, float* values, float* slopes) {
-    alignas(64) float value[lanes], slope[lanes];
-    for (int64_t i = 0; i < count; i += lanes) {
-        const int64_t left = count - i < lanes ? count - i : lanes;
-        for (int64_t k = 0; k < lanes; ++k) value[k] = k < left ? values[i + k] : 0;
-        activate_of(kind)(parameter, lanes, value, slope);
-        for (int64_t k = 0; k < left; ++k) values[i + k] = value[k], slopes[i + k] = slope[k];
-    }
 }
 
 }  // namespace hatebm::HATEBM_ISA

@@ -93,8 +93,9 @@ void mlp_look(uintptr_t x, int64_t n, const std::vector<Layer>& layers, uintptr_
     chosen->mlp_look({at<float>(x), n, given.data(), static_cast<int>(given.size()), at<float>(energies), at<float>(gradients), threads});
 }
 
-void activation(int kind, float parameter, int64_t count, uintptr_t values, uintptr_t slopes) {
-    chosen->activation(static_cast<Activation>(kind), parameter, count, at<float>(values), at<float>(slopes));
+void activation(int kind, float parameter, int64_t count, uintptr_t x, uintptr_t values, uintptr_t slopes, int threads) {
+    py::gil_scoped_release release;
+    chosen->activation({static_cast<Activation>(kind), parameter, count, at<float>(x), at<float>(values), at<float>(slopes), threads});
 }
 
 void filter_weight(int filter, bool adjoint, uintptr_t weight, int64_t outputs, int64_t inputs, uintptr_t prepared, int threads) {

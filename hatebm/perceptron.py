@@ -105,7 +105,7 @@ def layers_of(module: nn.Sequential) -> list[Layer] | None:
     parts = list(_parts(module)) if type(module) is nn.Sequential else []
     parts = parts[_is_flatten(parts[:1], 1) : len(parts) - _is_flatten(parts[-1:], 0)]
     linear, between = parts[::2], parts[1::2]
-    kinds = [_activation(part) for part in between]
+    kinds = [activation_of(part) for part in between]
     if len(linear) < 2 or len(between) != len(linear) - 1 or None in kinds:
         return None
     if not all(type(part) is nn.Linear and _is_plain(part.weight) and _is_plain(part.bias) for part in linear):
@@ -125,7 +125,7 @@ def _parts(module: nn.Module) -> Iterator[nn.Module]:
             yield part
 
 
-def _activation(part: nn.Module) -> tuple[str, float] | None:
+def activation_of(part: nn.Module) -> tuple[str, float] | None:
     """The kernel's name of an activation, and its number."""
     kind = type(part)
     if kind in (nn.ReLU, nn.SiLU, nn.Tanh):

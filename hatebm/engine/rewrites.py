@@ -4,12 +4,13 @@
 - A 1x1 convolution commutes with an average pool and with an upsampling: it runs at the smaller size.
 - A pool of a sum is the sum of the pools, which brings the two above through a shortcut.
 - On the CPU a 3x3 convolution, and a 4x4 one of stride 2, is made by minimal filtering: 9 or 25 multiplications for 36
-  or 64, see :mod:`hatebm.engine.winograd`.
+  or 64, see :mod:`hatebm.engine.winograd`, and a smooth activation comes with its slope in one pass.
 
 Each new node stands where the convolution stood, so that it reads what the convolution read, whatever is written in
 place in between.
 """
 
+import math
 import operator
 
 import torch
@@ -18,9 +19,11 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
 
+from hatebm.engine.activations import PLAIN, activated
 from hatebm.engine.tracing import is_hooked
 from hatebm.engine.winograd import can_filter, pays
 from hatebm.nets.layers import conv_then_pool
+from hatebm.perceptron import activation_of
 
 ADDITIONS = (operator.add, operator.iadd, torch.add)
 POOL_DEFAULTS = {"stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True, "divisor_override": None}
@@ -28,6 +31,10 @@ STEADY = (_SpectralNorm, _WeightNorm)  # parametrizations that in eval mode are 
 KEPT = "folded kernels kept for the run"  # of our own networks, which fold themselves
 FILTERED = "convolutions by minimal filtering"
 SMOOTH = ("nearest", "bilinear")
+FUNCTIONS = {F.silu: ("silu", 0.0), F.gelu: ("gelu", 0.0), F.softplus: ("softplus", 0.0), F.elu: ("elu", 1.0)} | {
+    torch.tanh: ("tanh", 0.0)
+}
+WORTH_A_CALL = 1024  # elements of a chain
 
 
 def rewritten(module: nn.Module, graph: fx.Graph, *, filters: bool) -> dict[str, int]:
@@ -51,6 +58,7 @@ def rewritten(module: nn.Module, graph: fx.Graph, *, filters: bool) -> dict[str,
     if filters:
         rewrites[FILTERED] = lambda node: _filter(graph, parts, kernels, node)
         rewrites["relus taken along"] = lambda node: _rectify(graph, parts, node)
+        rewrites["activations with their slopes"] = lambda node: _activate(graph, parts, node)
     made = dict.fromkeys(rewrites, 0)
     changed = True
     while changed:
@@ -167,6 +175,27 @@ def _rectify(graph: fx.Graph, parts: dict[str, nn.Module], node: fx.Node) -> boo
     node.args = (kernels, module, _input(relu), True)
     graph.erase_node(relu)
     return True
+
+
+def _activate(graph: fx.Graph, parts: dict[str, nn.Module], node: fx.Node) -> bool:
+    found, shape = _smooth_activation(parts, node), node.meta.get("shape")
+    if found is None or shape is None or math.prod(shape[1:]) < WORTH_A_CALL:
+        return False
+    with graph.inserting_before(node):
+        _replace(graph, node, graph.call_function(activated, (_input(node), *found)))
+    return True
+
+
+def _smooth_activation(parts: dict[str, nn.Module], node: fx.Node) -> tuple[str, float] | None:
+    """The name of an activation that leaves its argument as it is, and its number."""
+    if node.op == "call_module" and not is_hooked(parts[node.target]):
+        module = parts[node.target]
+        found = None if getattr(module, "inplace", False) else activation_of(module)
+    elif node.op == "call_function" and not (set(node.kwargs) - {"input", "inplace"} or node.kwargs.get("inplace")):
+        found = FUNCTIONS.get(node.target) if len(node.args) + ("input" in node.kwargs) == 1 else None
+    else:
+        found = None
+    return found if found and found[0] in PLAIN else None
 
 
 def _has_filter(module: nn.Conv2d, stride: int, shape: tuple[int, ...]) -> bool:
