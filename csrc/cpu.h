@@ -3,6 +3,7 @@
 
 #include "args.h"
 #include "mlp_cpu.h"
+#include "stem_cpu.h"
 #include "whole.h"
 #include "winograd_cpu.h"
 
@@ -55,6 +56,7 @@ struct CpuKernels {
     void (*activation)(const ActivationArgs&);
     void (*filter_weight)(const FilterWeight&, int threads);
     void (*filter)(const FilterArgs&);
+    void (*stem)(const StemArgs&, bool pulled_back);
 };
 
 #define HATEBM_DECLARE(isa)                                                                          \
@@ -71,6 +73,7 @@ struct CpuKernels {
     void activation(const ActivationArgs&);                                                          \
     void filter_weight(const FilterWeight&, int threads);                                            \
     void filter(const FilterArgs&);                                                                  \
+    void stem(const StemArgs&, bool pulled_back);                                                    \
     }
 HATEBM_DECLARE(baseline)
 #ifdef HATEBM_X86

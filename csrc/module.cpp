@@ -12,7 +12,7 @@ namespace {
 
 #define HATEBM_KERNELS(isa) \
     {#isa, isa::langevin_step, isa::langevin_ratio, isa::metropolis, isa::normal, isa::residual_add, \
-     isa::whole, isa::look, isa::mlp_chains, isa::mlp_look, isa::activation, isa::filter_weight, isa::filter}
+     isa::whole, isa::look, isa::mlp_chains, isa::mlp_look, isa::activation, isa::filter_weight, isa::filter, isa::stem}
 
 std::vector<CpuKernels> available_kernels() {  // the fastest first
     std::vector<CpuKernels> kernels;
@@ -115,6 +115,13 @@ void filter(int kind, uintptr_t x, uintptr_t prepared, uintptr_t bias, uintptr_t
                     rows, columns, inputs, out_rows, out_columns, outputs, rectified, at<float>(gate), threads});
 }
 
+void stem(bool pulled_back, uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t y, int64_t n, int64_t rows,
+          int64_t columns, int inputs, int64_t outputs, int threads) {
+    py::gil_scoped_release release;
+    const StemArgs args{at<float>(x), at<float>(weight), at<float>(bias), at<float>(y), n, rows, columns, inputs, outputs, threads};
+    chosen->stem(args, pulled_back);
+}
+
 // (m, 4) counters and (m, 2) keys to (m, 4) words, each word in an int64
 void philox_words(uintptr_t counters, uintptr_t keys, uintptr_t words, int64_t m) {
     for (int64_t i = 0; i < m; ++i) {
@@ -141,6 +148,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("activation", &activation);
     m.def("filter_weight", &filter_weight);
     m.def("filter", &filter);
+    m.def("stem", &stem);
     m.def("philox", &philox_words);
     m.def("whole", taking_numbers(&whole));
     m.def("look", taking_numbers(&look));

@@ -1,0 +1,59 @@
+"""3x3 convolutions of images with at most four channels, as networks begin with them, on the CPU."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from hatebm.native.extension import _C, has_vectors, unavailable
+
+MOST_INPUTS = 4
+CHANNELS = 16  # the outputs are a multiple of it
+
+
+def can_begin(weight: tuple[int, ...], stride: int) -> bool:
+    """Whether the kernels take a convolution of this weight (out, in, side, side), with padding 1."""
+    outputs, inputs, *sides = weight
+    fits = inputs <= MOST_INPUTS and outputs % CHANNELS == 0 and (sides, stride) == ([3, 3], 1)
+    return fits and not unavailable("cpu") and has_vectors()
+
+
+class Stem:
+    """A 3x3 convolution with padding 1, prepared for one run: `stem(x)` is `conv2d(x, weight, bias, 1, 1)`.
+
+    Args:
+        weight: (out, in, 3, 3) float32 on the CPU.
+        bias: (out,), or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.outputs, self.inputs = weight.shape[:2]
+        self.bias = None if bias is None else bias.detach().contiguous()
+        self.weight = weight.detach().permute(2, 3, 1, 0).contiguous()
+
+    def __call__(self, x: Tensor, rectified: bool = False) -> Tensor:
+        """x: (n, in, rows, columns) in any layout; the result is channels_last, with a first derivative in x alone."""
+        return _Begun.apply(x.relu() if rectified else x, self)
+
+    def run(self, x: Tensor, outputs: int, *, pulled_back: bool) -> Tensor:
+        """The convolution, or what pulls a gradient back through it; both channels_last."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        n, _, rows, columns = x.shape
+        y = torch.empty((n, outputs, rows, columns), memory_format=torch.channels_last)
+        bias = 0 if self.bias is None or pulled_back else self.bias.data_ptr()
+        sizes = (n, rows, columns, self.inputs, self.outputs)
+        _C.stem(pulled_back, x.data_ptr(), self.weight.data_ptr(), bias, y.data_ptr(), *sizes, torch.get_num_threads())
+        return y
+
+
+class _Begun(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, stem: Stem) -> Tensor:
+        ctx.stem = stem
+        return stem.run(x, stem.outputs, pulled_back=False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.stem.run(grad, ctx.stem.inputs, pulled_back=True), None
