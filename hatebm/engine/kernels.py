@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hatebm.engine.stem import Stem, can_begin
 from hatebm.engine.winograd import Filter, can_filter, pays
 from hatebm.nets.layers import pooled_kernel
 
@@ -15,7 +16,7 @@ class Kept(NamedTuple):
 
     made_of: tuple
     weight: Tensor
-    filter: Filter | None
+    own: Filter | Stem | None  # our kernels of it
 
 
 class Kernels:
@@ -42,19 +43,24 @@ class Kernels:
 
     def _convolved(self, conv: nn.Conv2d, x: Tensor, stride: int, *, folded: bool, rectified: bool) -> Tensor:
         plain = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        filters = self.channels_last and plain and pays(stride, *x.shape[2:])
-        kept = self._prepared(conv, stride, folded, filters)
-        if kept.filter is not None:
-            return kept.filter(x, rectified)
+        filters = plain and pays(stride, *x.shape[2:])
+        kept = self._prepared(conv, stride, folded, self.channels_last and plain, filters)
+        if kept.own is not None:
+            return kept.own(x, rectified)
         return F.conv2d(F.relu(x) if rectified else x, kept.weight, conv.bias, stride=stride, padding=1)
 
-    def _prepared(self, conv: nn.Conv2d, stride: int, folded: bool, filters: bool) -> Kept:
-        made_of = (filters, *((id(w), w.data_ptr(), w._version) for w in (*conv.parameters(), *conv.buffers())))
+    def _prepared(self, conv: nn.Conv2d, stride: int, folded: bool, own: bool, filters: bool) -> Kept:
+        made_of = (own, filters, *((id(w), w.data_ptr(), w._version) for w in (*conv.parameters(), *conv.buffers())))
         kept = self._kept.get((id(conv), folded))
         if kept is None or kept.made_of != made_of:
             with torch.no_grad(), torch.autocast(conv.weight.device.type, enabled=False):
                 weight = pooled_kernel(conv.weight) if folded else conv.weight
-                suits = filters and weight.dtype == torch.float32 and can_filter(tuple(weight.shape), stride)
-                filter = Filter(weight, conv.bias, stride) if suits else None
-            kept = self._kept[id(conv), folded] = Kept(made_of, weight, filter)
+                shape = tuple(weight.shape)
+                made = None
+                if own and weight.dtype == torch.float32:
+                    if can_begin(shape, stride):
+                        made = Stem(weight, conv.bias)
+                    elif filters and can_filter(shape, stride):
+                        made = Filter(weight, conv.bias, stride)
+            kept = self._kept[id(conv), folded] = Kept(made_of, weight, made)
         return kept

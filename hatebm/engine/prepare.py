@@ -13,7 +13,7 @@ from hatebm.composition import Composition, Mixture, Negate, Product
 from hatebm.engine import rules
 from hatebm.engine.probe import COARSE, TOLERANCE, Outcome, joined, on_copies, outcome, probe_state, same
 from hatebm.engine.program import Bound, Program, compiled, described
-from hatebm.engine.rewrites import FILTERED, KEPT, rewritten
+from hatebm.engine.rewrites import BEGUN, FILTERED, KEPT, rewritten
 from hatebm.engine.tracing import Refused, is_hooked, signature, traced
 from hatebm.hat_energy import HatEnergy
 from hatebm.library import is_traced
@@ -103,7 +103,7 @@ def _new_program(energy: nn.Module, state: Sequence[Tensor]) -> Program:
     if n * work.total < rules.WORTH:
         raise Refused("its convolutions are too small to pay" if work.total else "it has no convolution")
     made = rewritten(energy, graph, filters=on_cpu)
-    channels_last = on_cpu and (work.reduces or FILTERED in made)
+    channels_last = on_cpu and (work.reduces or FILTERED in made or BEGUN in made)
     program = Program(compiled(graph), None, channels_last, ())
     if channels_last and not _agrees(energy, program, [x.float() for x in probe], want, COARSE):
         graph, work, want = _followed(energy, probe)

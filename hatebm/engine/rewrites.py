@@ -4,7 +4,8 @@
 - A 1x1 convolution commutes with an average pool and with an upsampling: it runs at the smaller size.
 - A pool of a sum is the sum of the pools, which brings the two above through a shortcut.
 - On the CPU a 3x3 convolution, and a 4x4 one of stride 2, is made by minimal filtering: 9 or 25 multiplications for 36
-  or 64, see :mod:`hatebm.engine.winograd`, and a smooth activation comes with its slope in one pass.
+  or 64, see :mod:`hatebm.engine.winograd`; one of at most four channels has kernels of its own; and a smooth activation
+  comes with its slope in one pass.
 
 Each new node stands where the convolution stood, so that it reads what the convolution read, whatever is written in
 place in between.
@@ -12,6 +13,7 @@ place in between.
 
 import math
 import operator
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
 
 from hatebm.engine.activations import PLAIN, activated
+from hatebm.engine.stem import can_begin
 from hatebm.engine.tracing import is_hooked
 from hatebm.engine.winograd import can_filter, pays
 from hatebm.nets.layers import conv_then_pool
@@ -29,11 +32,12 @@ ADDITIONS = (operator.add, operator.iadd, torch.add)
 POOL_DEFAULTS = {"stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True, "divisor_override": None}
 STEADY = (_SpectralNorm, _WeightNorm)  # parametrizations that in eval mode are functions of their tensors
 KEPT = "folded kernels kept for the run"  # of our own networks, which fold themselves
-FILTERED = "convolutions by minimal filtering"
+FILTERED, BEGUN = "convolutions by minimal filtering", "convolutions of few channels"
 SMOOTH = ("nearest", "bilinear")
 FUNCTIONS = {F.silu: ("silu", 0.0), F.gelu: ("gelu", 0.0), F.softplus: ("softplus", 0.0), F.elu: ("elu", 1.0)} | {
     torch.tanh: ("tanh", 0.0)
 }
+Suits = Callable[[nn.Conv2d, int, tuple[int, ...]], bool]
 WORTH_A_CALL = 1024  # elements of a chain
 
 
@@ -56,7 +60,8 @@ def rewritten(module: nn.Module, graph: fx.Graph, *, filters: bool) -> dict[str,
         KEPT: lambda node: _keep(graph, parts, kernels, node),
     }
     if filters:
-        rewrites[FILTERED] = lambda node: _filter(graph, parts, kernels, node)
+        rewrites[FILTERED] = lambda node: _filter(graph, parts, kernels, node, _has_filter)
+        rewrites[BEGUN] = lambda node: _filter(graph, parts, kernels, node, _is_stem)
         rewrites["relus taken along"] = lambda node: _rectify(graph, parts, node)
         rewrites["activations with their slopes"] = lambda node: _activate(graph, parts, node)
     made = dict.fromkeys(rewrites, 0)
@@ -154,12 +159,12 @@ def _keep(graph: fx.Graph, parts: dict[str, nn.Module], kernels: fx.Node, node: 
     return True
 
 
-def _filter(graph: fx.Graph, parts: dict[str, nn.Module], kernels: fx.Node, node: fx.Node) -> bool:
+def _filter(graph: fx.Graph, parts: dict[str, nn.Module], kernels: fx.Node, node: fx.Node, suits: Suits) -> bool:
     shape = node.meta.get("shape")
     kernel = next((k for k, stride in ((3, 1), (4, 2)) if _is_convolution(parts, node, (k, k), stride)), None)
     if kernel is None or shape is None or len(shape) != 4 or not _is_steady(parts[node.target]):
         return False
-    if not _has_filter(parts[node.target], kernel - 2, shape):
+    if not suits(parts[node.target], kernel - 2, shape):
         return False
     with graph.inserting_before(node):
         attribute = graph.create_node("get_attr", node.target)
@@ -202,6 +207,10 @@ def _has_filter(module: nn.Conv2d, stride: int, shape: tuple[int, ...]) -> bool:
     """Whether minimal filtering pays for a convolution of this stride with results of this shape."""
     weight = (module.out_channels, module.in_channels, stride + 2, stride + 2)
     return module.groups == 1 and can_filter(weight, stride) and pays(stride, *(stride * k for k in shape[2:]))
+
+
+def _is_stem(module: nn.Conv2d, stride: int, shape: tuple[int, ...]) -> bool:
+    return module.groups == 1 and can_begin(tuple(module.weight.shape), stride)
 
 
 def _is_pooled_by_filter(parts: dict[str, nn.Module], node: fx.Node) -> bool:
