@@ -1,5 +1,7 @@
 """Which convolutions of a network the engine makes by minimal filtering, and what it takes along."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -32,8 +34,8 @@ class Wide(nn.Module):
     def __init__(self, *layers):
         super().__init__()
         self.body = nn.Sequential(*layers)
-        for layer in layers:
-            if getattr(layer, "bias", None) is not None:
+        for layer, after in pairwise(layers):
+            if isinstance(layer, nn.Conv2d) and isinstance(after, nn.ReLU | nn.LeakyReLU):
                 nn.init.constant_(layer.bias[::2], 6)
                 nn.init.constant_(layer.bias[1::2], -6)
 
