@@ -53,6 +53,8 @@ def _prepared(energy: Energy, state: Sequence[Tensor]) -> Prepared:
     if type(energy) in (Product, Mixture, Negate):
         return _composition(energy, state)
     pixels = [len(x) * math.prod(x.shape[2:]) for x in state if x.dim() == 4]
+    if not pixels and not _has_convolution(energy):
+        raise Refused("it has no convolution")
     if len(pixels) == len(state) and rules.bound_on_work(energy, sum(pixels)) < rules.WORTH:
         raise Refused("its convolutions are too small to pay" if _has_convolution(energy) else "it has no convolution")
     key = _key(energy, state)
