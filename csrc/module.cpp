@@ -107,12 +107,13 @@ void filter_weight(int filter, bool adjoint, uintptr_t weight, int64_t outputs, 
 using ImageSize = std::tuple<int64_t, int64_t, int64_t>;  // rows, columns, channels
 
 void filter(int kind, uintptr_t x, uintptr_t prepared, uintptr_t bias, uintptr_t y, int64_t n, const ImageSize& from,
-            const ImageSize& to, bool rectified, uintptr_t gate, int threads) {
+            const ImageSize& to, bool rectified, uintptr_t gate, uintptr_t slopes, int threads) {
     const auto [rows, columns, inputs] = from;
     const auto [out_rows, out_columns, outputs] = to;
     py::gil_scoped_release release;
     chosen->filter({static_cast<Filter>(kind), at<float>(x), at<float>(prepared), at<float>(bias), at<float>(y), n,
-                    rows, columns, inputs, out_rows, out_columns, outputs, rectified, at<float>(gate), threads});
+                    rows, columns, inputs, out_rows, out_columns, outputs, rectified, at<float>(gate),
+                    at<float>(slopes), threads});
 }
 
 void stem(bool pulled_back, uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t y, int64_t n, int64_t rows,

@@ -291,10 +291,15 @@ struct Block {
                     for (int c = 0; c < side; ++c) {
                         float* y = pixels[r * side + c] + i;
                         Float value = s[c] + bias;
-                        if (a.gate && pixels[r * side + c] != nowhere) {
-                            Float gate;
-                            load(a.gate + (y - a.y), gate);
-                            value = where_greater(gate, Float(0.0f), value, Float(0.0f));
+                        const bool inside = pixels[r * side + c] != nowhere;
+                        Float before;
+                        if (a.gate && inside) {
+                            load(a.gate + (y - a.y), before);
+                            value = where_greater(before, Float(0.0f), value, Float(0.0f));
+                        }
+                        if (a.slopes && inside) {
+                            load(a.slopes + (y - a.y), before);
+                            value = value * before;
                         }
                         store(y, value);
                     }

@@ -26,8 +26,8 @@ struct FilterArgs {
     float* y;                           // (n, out_rows, out_columns, outputs)
     int64_t n, rows, columns, inputs;   // both channel counts multiples of `filter_channels`
     int64_t out_rows, out_columns, outputs;
-    bool rectified;     // max(x, 0) in place of x
-    const float* gate;  // like y, or null: y is 0 where it is not above 0
+    bool rectified;              // max(x, 0) in place of x
+    const float *gate, *slopes;  // like y, or null: y is 0 where the one is not above 0, and multiplied with the other
     int threads;
 };
 

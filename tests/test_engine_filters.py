@@ -21,7 +21,7 @@ from hatebm import Chain
 from hatebm.native.extension import _C, has_vectors
 
 pytestmark = pytest.mark.skipif(_C is None or not has_vectors(), reason="no SIMD build of the kernels")
-FILTERED, ALONG = "convolutions by minimal filtering", "relus taken along"
+FILTERED, ALONG = "convolutions by minimal filtering", "activations taken along"
 
 
 def conv(inputs=64, outputs=64, side=3, stride=1, **how):
@@ -44,24 +44,25 @@ class Wide(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("layers", "filters", "relus"),
+    ("layers", "filters", "along"),
     [
         (lambda: (conv(), nn.ReLU(), conv()), 2, 1),
-        (lambda: (nn.ReLU(), conv(), nn.Tanh(), conv(side=4, stride=2)), 2, 1),
+        (lambda: (nn.ReLU(), conv(), nn.Tanh(), conv(side=4, stride=2)), 2, 2),
         (lambda: (nn.ReLU(), conv(), nn.AvgPool2d(2)), 1, 1),
         (lambda: (conv(), nn.ReLU(inplace=True), conv()), 2, 0),
         (lambda: (conv(), nn.LeakyReLU(), conv()), 2, 0),
+        (lambda: (conv(), nn.SiLU(), conv(), nn.GELU(), nn.AvgPool2d(2), conv()), 3, 1),
         (lambda: (conv(outputs=40), nn.ReLU(), conv(inputs=40, outputs=64), conv()), 1, 0),
         (lambda: (conv(groups=2), conv()), 1, 0),
         (lambda: (conv(padding_mode="circular"), conv()), 1, 0),
         (lambda: (conv(bias=False), conv(side=4, stride=2, bias=False)), 2, 0),
     ],
 )
-def test_convolutions_that_are_filtered_and_their_relus(layers, filters, relus):
+def test_convolutions_that_are_filtered_and_their_activations(layers, filters, along):
     net, x = seeded(lambda: Wide(*layers())), images(8)
     energy, notes = prepared(net, x)
     assert f"{filters} {FILTERED}" in notes
-    assert (f"{relus} {ALONG}" in notes) == (relus > 0) == (ALONG in notes)
+    assert (f"{along} {ALONG}" in notes) == (along > 0) == (ALONG in notes)
     assert apart(energy, net, x) < ROUNDING
 
 

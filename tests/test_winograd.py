@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hatebm.engine import winograd
+from hatebm.engine.activations import PLAIN, RELU
 from hatebm.engine.winograd import Filter
 from hatebm.native.extension import _C, has_vectors
 
@@ -43,10 +44,10 @@ def grad_of(function, x, g):
     sides=st.tuples(st.integers(1, 21), st.integers(1, 21)),
     channels=st.tuples(st.integers(1, 6), st.integers(1, 6)),
     has_bias=st.booleans(),
-    rectified=st.booleans(),
+    activation=st.sampled_from([None, RELU, ("silu", 0.0), ("elu", 0.7)]),
     seed=st.integers(0, 1000),
 )
-def test_a_filter_and_its_gradient_are_those_of_the_convolution(stride, n, sides, channels, has_bias, rectified, seed):
+def test_a_filter_and_its_gradient_are_those_of_the_convolution(stride, n, sides, channels, has_bias, activation, seed):
     rows, columns = (max(side, stride) for side in sides)
     inputs, outputs = (16 * c for c in channels)
     weight, bias = layer(stride, inputs, outputs)
@@ -56,11 +57,11 @@ def test_a_filter_and_its_gradient_are_those_of_the_convolution(stride, n, sides
     wide = None if bias is None else bias.double()
 
     def exact(v):
-        v = F.relu(v.double()) if rectified else v.double()
+        v = v.double() if activation is None else PLAIN[activation[0]](v.double(), activation[1])
         return F.conv2d(v, weight.double(), wide, stride=stride, padding=1)
 
     def own(v):
-        return made(v, rectified)
+        return made(v, activation)
 
     assert apart(own(x), exact(x)) < ROUNDING
     g = normal(*exact(x).shape, seed=seed + 1)
@@ -116,9 +117,9 @@ def test_the_bits_depend_on_neither_threads_nor_instruction_set_nor_layout(strid
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_nan_is_seen_and_stays_in_its_image(stride, rectified):
     made, x = Filter(*layer(stride), stride), normal(3, 32, 8, 8)
-    clean = made(x, rectified)
+    clean = made(x, RELU if rectified else None)
     x[1, 5, 3, 3] = torch.nan
-    seen = made(x, rectified)
+    seen = made(x, RELU if rectified else None)
     assert seen[1].isnan().any()
     assert torch.equal(seen[[0, 2]], clean[[0, 2]])
 

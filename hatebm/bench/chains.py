@@ -52,10 +52,10 @@ TARGETS = {
     "mlp-128": Target("MLP 100-200-200-1, batch 128", mlp, (128, 100), 100, 100),
     "mlp-1024": Target("MLP 100-200-200-1, batch 1024", mlp, (1024, 100), 50, 100),
     "double-well": Target(
-        "double well, d = 2, batch 1024", lambda: double_well, (1024, 2), 200, 200, DIFFUSION, energies.DoubleWell
+        "double well, d = 2, batch 1024", lambda: double_well, (1024, 2), 1000, 1000, DIFFUSION, energies.DoubleWell
     ),
     "gaussian-50": Target(
-        "Gaussian, d = 50, batch 1024", lambda: Gaussian(50), (1024, 50), 100, 200, DIFFUSION, own_gaussian
+        "Gaussian, d = 50, batch 1024", lambda: Gaussian(50), (1024, 50), 200, 200, DIFFUSION, own_gaussian
     ),
 }
 

@@ -20,7 +20,7 @@ from hatebm.hat_energy import HatEnergy
 from hatebm.systems.hat.synthesis import residual_chain
 
 LATENT, WIDTHS, BATCH = 128, (64,) * 4, 8
-CPU_STEPS, GPU_STEPS = 5, 50
+CPU_STEPS, GPU_STEPS = 20, 50
 TOLERANCES = {HALF: HALF_TOLERANCE}
 ASIDE = {OFFICIAL: "another chain: z and y in turns"}
 Gradient = Callable[[Tensor], Tensor]

@@ -11,6 +11,8 @@ from torch.autograd.function import once_differentiable
 from hatebm.native.chains import ACTIVATIONS
 from hatebm.native.extension import _C
 
+Activation = tuple[str, float]  # a name, and the depth of elu
+RELU: Activation = ("relu", 0.0)
 PLAIN: dict[str, Callable[[Tensor, float], Tensor]] = {
     "silu": lambda x, _: F.silu(x),
     "softplus": lambda x, _: F.softplus(x),
@@ -18,6 +20,7 @@ PLAIN: dict[str, Callable[[Tensor, float], Tensor]] = {
     "gelu": lambda x, _: F.gelu(x),
     "gelu_tanh": lambda x, _: F.gelu(x, approximate="tanh"),
     "elu": lambda x, alpha: F.elu(x, alpha),
+    "relu": lambda x, _: F.relu(x),
 }
 
 
@@ -28,14 +31,20 @@ def activated(x: Tensor, name: str, parameter: float) -> Tensor:
     return _Activated.apply(x, name, parameter)
 
 
+def values_and_slopes(x: Tensor, name: str, parameter: float) -> tuple[Tensor, Tensor]:
+    """Both for every element of a float32 tensor on the CPU; x itself where it is dense gives their layout."""
+    values = torch.empty_like(x)
+    x = x if x.stride() == values.stride() else torch.empty_like(values).copy_(x)
+    slopes = torch.empty_like(values)
+    addresses = (x.data_ptr(), values.data_ptr(), slopes.data_ptr())
+    _C.activation(ACTIVATIONS.index(name), parameter, x.numel(), *addresses, torch.get_num_threads())
+    return values, slopes
+
+
 class _Activated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, name: str, parameter: float) -> Tensor:
-        values = torch.empty_like(x)  # dense, in the order of x where that is dense
-        x = x if x.stride() == values.stride() else torch.empty_like(values).copy_(x)
-        slopes = torch.empty_like(values)
-        addresses = (x.data_ptr(), values.data_ptr(), slopes.data_ptr())
-        _C.activation(ACTIVATIONS.index(name), parameter, x.numel(), *addresses, torch.get_num_threads())
+        values, slopes = values_and_slopes(x, name, parameter)
         ctx.save_for_backward(slopes)
         return values
 

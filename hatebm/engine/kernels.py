@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hatebm.engine.activations import PLAIN, Activation
 from hatebm.engine.stem import Stem, can_begin
 from hatebm.engine.winograd import Filter, can_filter, pays
 from hatebm.nets.layers import pooled_kernel
@@ -30,24 +31,29 @@ class Kernels:
         self.channels_last = channels_last
         self._kept: dict[tuple[int, bool], Kept] = {}
 
-    def pooled(self, conv: nn.Conv2d, x: Tensor, rectified: bool = False) -> Tensor:
+    def pooled(self, conv: nn.Conv2d, x: Tensor, activation: Activation | None = None) -> Tensor:
         """`avg_pool2d(conv(x), 2)` of a 3x3 convolution with padding 1; see :func:`hatebm.nets.layers.conv_then_pool`.
 
-        x: (n, c, h, w), or max(x, 0) in its place; result: (n, conv.out_channels, h // 2, w // 2).
+        x: (n, c, h, w), or its activation in its place; result: (n, conv.out_channels, h // 2, w // 2).
         """
-        return self._convolved(conv, x, 2, folded=True, rectified=rectified)
+        return self._convolved(conv, x, 2, folded=True, activation=activation)
 
-    def filtered(self, conv: nn.Conv2d, x: Tensor, rectified: bool = False) -> Tensor:
-        """`conv(x)`, or `conv(relu(x))`, of a convolution with padding 1: 3x3, or 4x4 of stride 2."""
-        return self._convolved(conv, x, conv.stride[0], folded=False, rectified=rectified)
+    def filtered(self, conv: nn.Conv2d, x: Tensor, activation: Activation | None = None) -> Tensor:
+        """`conv(x)`, or that of an activation of x, of a convolution with padding 1: 3x3, or 4x4 of stride 2."""
+        return self._convolved(conv, x, conv.stride[0], folded=False, activation=activation)
 
-    def _convolved(self, conv: nn.Conv2d, x: Tensor, stride: int, *, folded: bool, rectified: bool) -> Tensor:
+    def _convolved(
+        self, conv: nn.Conv2d, x: Tensor, stride: int, *, folded: bool, activation: Activation | None
+    ) -> Tensor:
         plain = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
         filters = plain and pays(stride, *x.shape[2:])
         kept = self._prepared(conv, stride, folded, self.channels_last and plain, filters)
-        if kept.own is not None:
-            return kept.own(x, rectified)
-        return F.conv2d(F.relu(x) if rectified else x, kept.weight, conv.bias, stride=stride, padding=1)
+        if isinstance(kept.own, Filter):
+            return kept.own(x, activation)
+        x = x if activation is None else PLAIN[activation[0]](x, activation[1])
+        if isinstance(kept.own, Stem):
+            return kept.own(x)
+        return F.conv2d(x, kept.weight, conv.bias, stride=stride, padding=1)
 
     def _prepared(self, conv: nn.Conv2d, stride: int, folded: bool, own: bool, filters: bool) -> Kept:
         made_of = (own, filters, *((id(w), w.data_ptr(), w._version) for w in (*conv.parameters(), *conv.buffers())))

@@ -21,7 +21,7 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
 
-from hatebm.engine.activations import PLAIN, activated
+from hatebm.engine.activations import PLAIN, RELU, activated
 from hatebm.engine.stem import can_begin
 from hatebm.engine.tracing import is_hooked
 from hatebm.engine.winograd import can_filter, pays
@@ -62,8 +62,8 @@ def rewritten(module: nn.Module, graph: fx.Graph, *, filters: bool) -> dict[str,
     if filters:
         rewrites[FILTERED] = lambda node: _filter(graph, parts, kernels, node, _has_filter)
         rewrites[BEGUN] = lambda node: _filter(graph, parts, kernels, node, _is_stem)
-        rewrites["relus taken along"] = lambda node: _rectify(graph, parts, node)
         rewrites["activations with their slopes"] = lambda node: _activate(graph, parts, node)
+        rewrites["activations taken along"] = lambda node: _take_along(graph, parts, node)
     made = dict.fromkeys(rewrites, 0)
     changed = True
     while changed:
@@ -172,13 +172,19 @@ def _filter(graph: fx.Graph, parts: dict[str, nn.Module], kernels: fx.Node, node
     return True
 
 
-def _rectify(graph: fx.Graph, parts: dict[str, nn.Module], node: fx.Node) -> bool:
+def _take_along(graph: fx.Graph, parts: dict[str, nn.Module], node: fx.Node) -> bool:
     filters = node.op == "call_method" and (node.target == "filtered" or _is_pooled_by_filter(parts, node))
-    if not filters or len(node.args) != 3 or not _is_relu(parts, node.args[2]) or len(node.args[2].users) != 1:
+    if not filters or len(node.args) != 3 or len(node.args[2].users) != 1:
         return False
-    kernels, module, relu = node.args
-    node.args = (kernels, module, _input(relu), True)
-    graph.erase_node(relu)
+    kernels, module, before = node.args
+    if _is_relu(parts, before):
+        activation = RELU
+    elif before.op == "call_function" and before.target is activated:
+        activation = before.args[1:]
+    else:
+        return False
+    node.args = (kernels, module, _input(before), activation)
+    graph.erase_node(before)
     return True
 
 
@@ -200,7 +206,7 @@ def _smooth_activation(parts: dict[str, nn.Module], node: fx.Node) -> tuple[str,
         found = FUNCTIONS.get(node.target) if len(node.args) + ("input" in node.kwargs) == 1 else None
     else:
         found = None
-    return found if found and found[0] in PLAIN else None
+    return found if found and found[0] in PLAIN and found != RELU else None
 
 
 def _has_filter(module: nn.Conv2d, stride: int, shape: tuple[int, ...]) -> bool:

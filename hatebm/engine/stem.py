@@ -32,9 +32,9 @@ class Stem:
         self.bias = None if bias is None else bias.detach().contiguous()
         self.weight = weight.detach().permute(2, 3, 1, 0).contiguous()
 
-    def __call__(self, x: Tensor, rectified: bool = False) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         """x: (n, in, rows, columns) in any layout; the result is channels_last, with a first derivative in x alone."""
-        return _Begun.apply(x.relu() if rectified else x, self)
+        return _Begun.apply(x, self)
 
     def run(self, x: Tensor, outputs: int, *, pulled_back: bool) -> Tensor:
         """The convolution, or what pulls a gradient back through it; both channels_last."""

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hatebm.native.extension import _C, has_vectors, unavailable
+from hatebm.engine.activations import RELU, Activation, values_and_slopes
+from hatebm.native.extension import _C, address, has_vectors, unavailable
 
 CHANNELS = 16  # both counts are multiples of it
 PANEL = 32  # output channels whose weights lie side by side
@@ -39,7 +40,8 @@ def pays(stride: int, rows: int, columns: int) -> bool:
 class Filter:
     """A convolution with padding 1, prepared for one run: `filter(x)` is `conv2d(x, weight, bias, stride, 1)`.
 
-    With ``rectified`` it is that of max(x, 0), which then takes no pass over the images of its own.
+    With an activation it is that of the activation of x, whose slopes then take no pass over the gradient of their own;
+    a relu takes none over the images either.
 
     Args:
         weight: (out, in, 3, 3), or (out, in, 4, 4) for a stride of 2; float32 on the CPU.
@@ -54,9 +56,9 @@ class Filter:
         self.forward = prepared(weight, self.kinds[0], False)
         self.backward = prepared(weight, self.kinds[1], True)
 
-    def __call__(self, x: Tensor, rectified: bool = False) -> Tensor:
+    def __call__(self, x: Tensor, activation: Activation | None = None) -> Tensor:
         """x: (n, in, rows, columns) in any layout; the result is channels_last, with a first derivative in x alone."""
-        return _Filtered.apply(x, self, rectified)
+        return _Filtered.apply(x, self, activation)
 
 
 def prepared(weight: Tensor, kind: str, adjoint: bool) -> Tensor:
@@ -79,34 +81,41 @@ def filtered(
     *,
     rectified: bool = False,
     gate: Tensor | None = None,
+    slopes: Tensor | None = None,
 ) -> Tensor:
     """Run a prepared filter: (n, in, rows, columns) to (n, *size), both channels_last.
 
     Args:
         rectified: whether max(x, 0) stands in place of x.
-        gate: like the result, which is 0 where this is not above 0.
+        gate: like the result and channels_last too; the result is 0 where this is not above 0.
+        slopes: likewise; the result is multiplied with them.
     """
     x = x.contiguous(memory_format=torch.channels_last)
     n, inputs, rows, columns = x.shape
     y = torch.empty((n, *size), memory_format=torch.channels_last)
-    gate = None if gate is None else gate.contiguous(memory_format=torch.channels_last)
-    addresses = (x.data_ptr(), weight.data_ptr(), 0 if bias is None else bias.data_ptr(), y.data_ptr())
+    addresses = (x.data_ptr(), weight.data_ptr(), address(bias), y.data_ptr())
     sizes = ((rows, columns, inputs), (*size[1:], size[0]))
-    gated = (rectified, 0 if gate is None else gate.data_ptr())
+    gated = (rectified, address(gate), address(slopes))
     _C.filter(FILTERS.index(kind), *addresses, n, *sizes, *gated, torch.get_num_threads())
     return y
 
 
 class _Filtered(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, filter: Filter, rectified: bool) -> Tensor:
-        ctx.filter, ctx.size = filter, tuple(x.shape[2:])
-        ctx.save_for_backward(*[x] * rectified)
+    def forward(ctx: Any, x: Tensor, filter: Filter, activation: Activation | None) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        ctx.filter, ctx.size, ctx.rectified = filter, tuple(x.shape[2:]), activation == RELU
+        if ctx.rectified:
+            ctx.save_for_backward(x)
+        elif activation is not None:
+            x, slopes = values_and_slopes(x, *activation)
+            ctx.save_for_backward(slopes)
         size = (filter.outputs, *(length // filter.stride for length in ctx.size))
-        return filtered(x, filter.kinds[0], filter.forward, filter.bias, size, rectified=rectified)
+        return filtered(x, filter.kinds[0], filter.forward, filter.bias, size, rectified=ctx.rectified)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        filter, gate = ctx.filter, next(iter(ctx.saved_tensors), None)
-        return filtered(grad, filter.kinds[1], filter.backward, None, (filter.inputs, *ctx.size), gate=gate), None, None
+        filter, saved = ctx.filter, next(iter(ctx.saved_tensors), None)
+        after = {"gate" if ctx.rectified else "slopes": saved}
+        return filtered(grad, filter.kinds[1], filter.backward, None, (filter.inputs, *ctx.size), **after), None, None
