@@ -11,9 +11,10 @@ from torch import Tensor, fx, nn
 
 from hatebm.composition import Composition, Mixture, Negate, Product
 from hatebm.engine import rules
+from hatebm.engine.own_kernels import BEGUN, FILTERED
 from hatebm.engine.probe import COARSE, TOLERANCE, Outcome, joined, on_copies, outcome, probe_state, same
 from hatebm.engine.program import Bound, Program, compiled, described
-from hatebm.engine.rewrites import BEGUN, FILTERED, KEPT, rewritten
+from hatebm.engine.rewrites import KEPT, rewritten
 from hatebm.engine.tracing import Refused, is_hooked, signature, traced
 from hatebm.hat_energy import HatEnergy
 from hatebm.library import is_traced

@@ -3,42 +3,27 @@
 - A 3x3 convolution before a 2x2 average pool is one 4x4 convolution of stride 2: 16 multiplications for 36.
 - A 1x1 convolution commutes with an average pool and with an upsampling: it runs at the smaller size.
 - A pool of a sum is the sum of the pools, which brings the two above through a shortcut.
-- On the CPU a 3x3 convolution, and a 4x4 one of stride 2, is made by minimal filtering: 9 or 25 multiplications for 36
-  or 64, see :mod:`hatebm.engine.winograd`; one of at most four channels has kernels of its own; and a smooth activation
-  comes with its slope in one pass.
+- What has a kernel of our own on the CPU is given to it, see :mod:`hatebm.engine.own_kernels`.
 
 Each new node stands where the convolution stood, so that it reads what the convolution read, whatever is written in
 place in between.
 """
 
-import math
 import operator
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
-from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
 
-from hatebm.engine.activations import PLAIN, RELU, activated
-from hatebm.engine.stem import can_begin
+from hatebm.engine.nodes import input_of, is_convolution, is_steady, replace_node
+from hatebm.engine.own_kernels import FILTERED, is_pooled_by_filter, own_kernels
 from hatebm.engine.tracing import is_hooked
-from hatebm.engine.winograd import can_filter, pays
 from hatebm.nets.layers import conv_then_pool
-from hatebm.perceptron import activation_of
 
 ADDITIONS = (operator.add, operator.iadd, torch.add)
 POOL_DEFAULTS = {"stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True, "divisor_override": None}
-STEADY = (_SpectralNorm, _WeightNorm)  # parametrizations that in eval mode are functions of their tensors
 KEPT = "folded kernels kept for the run"  # of our own networks, which fold themselves
-FILTERED, BEGUN = "convolutions by minimal filtering", "convolutions of few channels"
 SMOOTH = ("nearest", "bilinear")
-FUNCTIONS = {F.silu: ("silu", 0.0), F.gelu: ("gelu", 0.0), F.softplus: ("softplus", 0.0), F.elu: ("elu", 1.0)} | {
-    torch.tanh: ("tanh", 0.0)
-}
-Suits = Callable[[nn.Conv2d, int, tuple[int, ...]], bool]
-WORTH_A_CALL = 1024  # elements of a chain
 
 
 def rewritten(module: nn.Module, graph: fx.Graph, *, filters: bool) -> dict[str, int]:
@@ -60,10 +45,7 @@ def rewritten(module: nn.Module, graph: fx.Graph, *, filters: bool) -> dict[str,
         KEPT: lambda node: _keep(graph, parts, kernels, node),
     }
     if filters:
-        rewrites[FILTERED] = lambda node: _filter(graph, parts, kernels, node, _has_filter)
-        rewrites[BEGUN] = lambda node: _filter(graph, parts, kernels, node, _is_stem)
-        rewrites["activations with their slopes"] = lambda node: _activate(graph, parts, node)
-        rewrites["activations taken along"] = lambda node: _take_along(graph, parts, node)
+        rewrites |= own_kernels(graph, parts, kernels)
     made = dict.fromkeys(rewrites, 0)
     changed = True
     while changed:
@@ -74,7 +56,7 @@ def rewritten(module: nn.Module, graph: fx.Graph, *, filters: bool) -> dict[str,
                     made[name] += 1
                     changed = True
     if filters:
-        made[FILTERED] += sum(_is_pooled_by_filter(parts, node) for node in graph.nodes)
+        made[FILTERED] += sum(is_pooled_by_filter(parts, node) for node in graph.nodes)
     return {name: count for name, count in made.items() if count}
 
 
@@ -101,7 +83,7 @@ def _split(graph: fx.Graph, parts: dict[str, nn.Module], pool: fx.Node) -> bool:
             pools.append(graph.node_copy(pool, lambda node, term=term: term if node is source else node))
             pools[-1].meta["shape"] = pool.meta.get("shape")
         total = graph.call_function(operator.add, tuple(pools))
-    _replace(graph, pool, total)
+    replace_node(graph, pool, total)
     graph.erase_node(source)
     return True
 
@@ -112,8 +94,8 @@ def _fold(graph: fx.Graph, parts: dict[str, nn.Module], kernels: fx.Node, pool: 
         return False
     with graph.inserting_before(conv):
         module = graph.create_node("get_attr", conv.target)
-        folded = graph.call_method("pooled", (kernels, module, _input(conv)))
-    _replace(graph, pool, folded)
+        folded = graph.call_method("pooled", (kernels, module, input_of(conv)))
+    replace_node(graph, pool, folded)
     graph.erase_node(conv)
     return True
 
@@ -122,7 +104,7 @@ def _pool_first(graph: fx.Graph, parts: dict[str, nn.Module], pool: fx.Node) -> 
     conv = _pooled(parts, pool)
     if conv is None or not _is_pointwise(parts, conv):
         return False
-    source = _input(conv)
+    source = input_of(conv)
     with graph.inserting_before(conv):
         smaller = graph.node_copy(pool, lambda node: source if node is conv else node)
     conv.replace_input_with(source, smaller)
@@ -134,12 +116,12 @@ def _pool_first(graph: fx.Graph, parts: dict[str, nn.Module], pool: fx.Node) -> 
 
 
 def _upsample_last(parts: dict[str, nn.Module], conv: fx.Node) -> bool:
-    if not _is_convolution(parts, conv, (1, 1)) or not isinstance(_input(conv), fx.Node):
+    if not is_convolution(parts, conv, (1, 1)) or not isinstance(input_of(conv), fx.Node):
         return False
-    larger = _input(conv)
+    larger = input_of(conv)
     if not _is_upsampling(parts, larger) or len(larger.users) != 1:
         return False
-    source, shape = _input(larger), conv.meta.get("shape")
+    source, shape = input_of(larger), conv.meta.get("shape")
     conv.replace_all_uses_with(larger)
     conv.replace_input_with(larger, source)
     larger.prepend(conv)
@@ -152,83 +134,11 @@ def _keep(graph: fx.Graph, parts: dict[str, nn.Module], kernels: fx.Node, node: 
     if node.op != "call_function" or node.target is not conv_then_pool:
         return False
     module, x = node.args
-    if not (isinstance(module, fx.Node) and module.op == "get_attr" and _is_steady(parts[module.target])):
+    if not (isinstance(module, fx.Node) and module.op == "get_attr" and is_steady(parts[module.target])):
         return False
     with graph.inserting_before(node):
-        _replace(graph, node, graph.call_method("pooled", (kernels, module, x)))
+        replace_node(graph, node, graph.call_method("pooled", (kernels, module, x)))
     return True
-
-
-def _filter(graph: fx.Graph, parts: dict[str, nn.Module], kernels: fx.Node, node: fx.Node, suits: Suits) -> bool:
-    shape = node.meta.get("shape")
-    kernel = next((k for k, stride in ((3, 1), (4, 2)) if _is_convolution(parts, node, (k, k), stride)), None)
-    if kernel is None or shape is None or len(shape) != 4 or not _is_steady(parts[node.target]):
-        return False
-    if not suits(parts[node.target], kernel - 2, shape):
-        return False
-    with graph.inserting_before(node):
-        attribute = graph.create_node("get_attr", node.target)
-        _replace(graph, node, graph.call_method("filtered", (kernels, attribute, _input(node))))
-    return True
-
-
-def _take_along(graph: fx.Graph, parts: dict[str, nn.Module], node: fx.Node) -> bool:
-    filters = node.op == "call_method" and (node.target == "filtered" or _is_pooled_by_filter(parts, node))
-    if not filters or len(node.args) != 3 or len(node.args[2].users) != 1:
-        return False
-    kernels, module, before = node.args
-    if _is_relu(parts, before):
-        activation = RELU
-    elif before.op == "call_function" and before.target is activated:
-        activation = before.args[1:]
-    else:
-        return False
-    node.args = (kernels, module, _input(before), activation)
-    graph.erase_node(before)
-    return True
-
-
-def _activate(graph: fx.Graph, parts: dict[str, nn.Module], node: fx.Node) -> bool:
-    found, shape = _smooth_activation(parts, node), node.meta.get("shape")
-    if found is None or shape is None or math.prod(shape[1:]) < WORTH_A_CALL:
-        return False
-    with graph.inserting_before(node):
-        _replace(graph, node, graph.call_function(activated, (_input(node), *found)))
-    return True
-
-
-def _smooth_activation(parts: dict[str, nn.Module], node: fx.Node) -> tuple[str, float] | None:
-    """The name of an activation that leaves its argument as it is, and its number."""
-    if node.op == "call_module" and not is_hooked(parts[node.target]):
-        module = parts[node.target]
-        found = None if getattr(module, "inplace", False) else activation_of(module)
-    elif node.op == "call_function" and not (set(node.kwargs) - {"input", "inplace"} or node.kwargs.get("inplace")):
-        found = FUNCTIONS.get(node.target) if len(node.args) + ("input" in node.kwargs) == 1 else None
-    else:
-        found = None
-    return found if found and found[0] in PLAIN and found != RELU else None
-
-
-def _has_filter(module: nn.Conv2d, stride: int, shape: tuple[int, ...]) -> bool:
-    """Whether minimal filtering pays for a convolution of this stride with results of this shape."""
-    weight = (module.out_channels, module.in_channels, stride + 2, stride + 2)
-    return module.groups == 1 and can_filter(weight, stride) and pays(stride, *(stride * k for k in shape[2:]))
-
-
-def _is_stem(module: nn.Conv2d, stride: int, shape: tuple[int, ...]) -> bool:
-    return module.groups == 1 and can_begin(tuple(module.weight.shape), stride)
-
-
-def _is_pooled_by_filter(parts: dict[str, nn.Module], node: fx.Node) -> bool:
-    if node.op != "call_method" or node.target != "pooled":
-        return False
-    return _has_filter(parts[node.args[1].target], 2, node.meta["shape"])
-
-
-def _replace(graph: fx.Graph, old: fx.Node, new: fx.Node) -> None:
-    new.meta["shape"] = old.meta.get("shape")
-    old.replace_all_uses_with(new)
-    graph.erase_node(old)
 
 
 def _pooled(parts: dict[str, nn.Module], pool: fx.Node) -> fx.Node | None:
@@ -243,13 +153,9 @@ def _pooled(parts: dict[str, nn.Module], pool: fx.Node) -> fx.Node | None:
         return None
     halves = given["kernel_size"] in (2, (2, 2), [2, 2]) and given["stride"] in (None, 2, (2, 2), [2, 2])
     plain = given["padding"] in (0, (0, 0), [0, 0]) and not given["ceil_mode"] and not given["divisor_override"]
-    source = _input(pool)
+    source = input_of(pool)
     fits = halves and plain and isinstance(source, fx.Node) and len(source.users) == 1
     return source if fits and len(source.meta.get("shape") or ()) == 4 else None
-
-
-def _input(node: fx.Node) -> fx.Node | None:
-    return node.args[0] if node.args else node.kwargs.get("input")
 
 
 def _pays(parts: dict[str, nn.Module], node: fx.Node) -> bool:
@@ -266,44 +172,11 @@ def _is_addition(node: fx.Node) -> bool:
 
 
 def _is_foldable(parts: dict[str, nn.Module], node: fx.Node) -> bool:
-    return _is_convolution(parts, node, (3, 3)) and parts[node.target].groups == 1 and _is_steady(parts[node.target])
+    return is_convolution(parts, node, (3, 3)) and parts[node.target].groups == 1 and is_steady(parts[node.target])
 
 
 def _is_pointwise(parts: dict[str, nn.Module], node: fx.Node) -> bool:
-    return _is_convolution(parts, node, (1, 1))
-
-
-def _is_convolution(parts: dict[str, nn.Module], node: fx.Node, kernel: tuple[int, int], stride: int = 1) -> bool:
-    """A call of a convolution that keeps the size, or halves it by its stride, and that nobody listens to."""
-    if node.op != "call_module" or not isinstance(_input(node), fx.Node) or is_hooked(parts[node.target]):
-        return False
-    module = parts[node.target]
-    if parametrize.type_before_parametrizations(module) is not nn.Conv2d:
-        return False
-    same = module.padding == "same" or module.padding == tuple((k - stride + 1) // 2 for k in kernel)
-    plain = module.stride == (stride, stride) and module.dilation == (1, 1) and module.padding_mode == "zeros"
-    return module.kernel_size == kernel and same and plain
-
-
-def _is_steady(module: nn.Module) -> bool:
-    """Whether the weight is a function of the module's tensors: one that a forward does not move."""
-    if is_hooked(module):
-        return False
-    if not parametrize.is_parametrized(module):
-        return True
-    steps = [step for chain in module.parametrizations.values() for step in chain]
-    return all(isinstance(step, STEADY) and not step.training for step in steps)
-
-
-def _is_relu(parts: dict[str, nn.Module], node: fx.Node) -> bool:
-    """A call of relu that leaves its argument as it is, and that nobody listens to."""
-    if node.op == "call_module":
-        module = parts[node.target]
-        return type(module) is nn.ReLU and not module.inplace and not is_hooked(module)
-    if node.op == "call_method":
-        return node.target == "relu"
-    plain = len(node.args) + ("input" in node.kwargs) == 1 and not node.kwargs.get("inplace")
-    return node.op == "call_function" and node.target in (F.relu, torch.relu) and plain
+    return is_convolution(parts, node, (1, 1))
 
 
 def _is_upsampling(parts: dict[str, nn.Module], node: fx.Node) -> bool:
@@ -313,7 +186,7 @@ def _is_upsampling(parts: dict[str, nn.Module], node: fx.Node) -> bool:
         settings = {"mode": "nearest"} | node.kwargs
     else:
         return False
-    before, after = getattr(_input(node), "meta", {}).get("shape"), node.meta.get("shape")
+    before, after = getattr(input_of(node), "meta", {}).get("shape"), node.meta.get("shape")
     if before is None or after is None or len(before) != 4:
         return False
     grows = all(a >= b for a, b in zip(after[2:], before[2:], strict=True))

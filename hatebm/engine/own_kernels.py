@@ -1,0 +1,104 @@
+"""Giving the nodes of a network to our own kernels on the CPU.
+
+A 3x3 convolution, and a 4x4 one of stride 2, is made by minimal filtering: 9 or 25 multiplications for 36 or 64, see
+:mod:`hatebm.engine.winograd`; one of at most four channels has kernels of its own; a smooth activation comes with its
+slope in one pass; and an activation before a filter takes no pass over the gradient.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from hatebm.engine.activations import PLAIN, RELU, activated
+from hatebm.engine.nodes import input_of, is_convolution, is_relu, is_steady, replace_node
+from hatebm.engine.stem import can_begin
+from hatebm.engine.tracing import is_hooked
+from hatebm.engine.winograd import can_filter, pays
+from hatebm.perceptron import activation_of
+
+FILTERED, BEGUN = "convolutions by minimal filtering", "convolutions of few channels"
+FUNCTIONS = {F.silu: ("silu", 0.0), F.gelu: ("gelu", 0.0), F.softplus: ("softplus", 0.0), F.elu: ("elu", 1.0)} | {
+    torch.tanh: ("tanh", 0.0)
+}
+Suits = Callable[[nn.Conv2d, int, tuple[int, ...]], bool]
+WORTH_A_CALL = 1024  # elements of a chain
+
+
+def own_kernels(graph: fx.Graph, parts: dict[str, nn.Module], kernels: fx.Node) -> dict[str, Callable[[fx.Node], bool]]:
+    """The rewrites by name: each takes a node and says whether it was rewritten."""
+    return {
+        FILTERED: lambda node: _place(graph, parts, kernels, node, _has_filter),
+        BEGUN: lambda node: _place(graph, parts, kernels, node, _is_stem),
+        "activations with their slopes": lambda node: _activate(graph, parts, node),
+        "activations taken along": lambda node: _take_along(graph, parts, node),
+    }
+
+
+def _place(graph: fx.Graph, parts: dict[str, nn.Module], kernels: fx.Node, node: fx.Node, suits: Suits) -> bool:
+    shape = node.meta.get("shape")
+    kernel = next((k for k, stride in ((3, 1), (4, 2)) if is_convolution(parts, node, (k, k), stride)), None)
+    if kernel is None or shape is None or len(shape) != 4 or not is_steady(parts[node.target]):
+        return False
+    if not suits(parts[node.target], kernel - 2, shape):
+        return False
+    with graph.inserting_before(node):
+        attribute = graph.create_node("get_attr", node.target)
+        replace_node(graph, node, graph.call_method("filtered", (kernels, attribute, input_of(node))))
+    return True
+
+
+def _take_along(graph: fx.Graph, parts: dict[str, nn.Module], node: fx.Node) -> bool:
+    filters = node.op == "call_method" and (node.target == "filtered" or is_pooled_by_filter(parts, node))
+    if not filters or len(node.args) != 3 or len(node.args[2].users) != 1:
+        return False
+    kernels, module, before = node.args
+    if is_relu(parts, before):
+        activation = RELU
+    elif before.op == "call_function" and before.target is activated:
+        activation = before.args[1:]
+    else:
+        return False
+    node.args = (kernels, module, input_of(before), activation)
+    graph.erase_node(before)
+    return True
+
+
+def _activate(graph: fx.Graph, parts: dict[str, nn.Module], node: fx.Node) -> bool:
+    found, shape = _smooth_activation(parts, node), node.meta.get("shape")
+    if found is None or shape is None or math.prod(shape[1:]) < WORTH_A_CALL:
+        return False
+    with graph.inserting_before(node):
+        replace_node(graph, node, graph.call_function(activated, (input_of(node), *found)))
+    return True
+
+
+def _smooth_activation(parts: dict[str, nn.Module], node: fx.Node) -> tuple[str, float] | None:
+    """The name of an activation that leaves its argument as it is, and its number."""
+    if node.op == "call_module" and not is_hooked(parts[node.target]):
+        module = parts[node.target]
+        found = None if getattr(module, "inplace", False) else activation_of(module)
+    elif node.op == "call_function" and not (set(node.kwargs) - {"input", "inplace"} or node.kwargs.get("inplace")):
+        found = FUNCTIONS.get(node.target) if len(node.args) + ("input" in node.kwargs) == 1 else None
+    else:
+        found = None
+    return found if found and found[0] in PLAIN and found != RELU else None
+
+
+def _has_filter(module: nn.Conv2d, stride: int, shape: tuple[int, ...]) -> bool:
+    """Whether minimal filtering pays for a convolution of this stride with results of this shape."""
+    weight = (module.out_channels, module.in_channels, stride + 2, stride + 2)
+    return module.groups == 1 and can_filter(weight, stride) and pays(stride, *(stride * k for k in shape[2:]))
+
+
+def _is_stem(module: nn.Conv2d, stride: int, shape: tuple[int, ...]) -> bool:
+    return module.groups == 1 and can_begin(tuple(module.weight.shape), stride)
+
+
+def is_pooled_by_filter(parts: dict[str, nn.Module], node: fx.Node) -> bool:
+    """Whether a node is a convolution folded with its pool that minimal filtering makes."""
+    if node.op != "call_method" or node.target != "pooled":
+        return False
+    return _has_filter(parts[node.args[1].target], 2, node.meta["shape"])
