@@ -32,7 +32,7 @@ def activated(x: Tensor, name: str, parameter: float) -> Tensor:
 
 
 def values_and_slopes(x: Tensor, name: str, parameter: float) -> tuple[Tensor, Tensor]:
-    """Both for every element of a float32 tensor on the CPU; x itself where it is dense gives their layout."""
+    """Both for every element of a float32 tensor on the CPU, in the layout of x where that is dense."""
     values = torch.empty_like(x)
     x = x if x.stride() == values.stride() else torch.empty_like(values).copy_(x)
     slopes = torch.empty_like(values)

@@ -16,8 +16,8 @@ from hatebm.native.extension import _C, address, has_vectors, unavailable
 
 CHANNELS = 16  # both counts are multiples of it
 PANEL = 32  # output channels whose weights lie side by side
-MOST_WEIGHTS = 512 * 512  # channels in times out: their prepared form is four or six times the weight, twice
-PAYS = 0.6  # of the multiplications of the convolution itself, which torch makes faster than ours are made
+MOST_WEIGHTS = 512 * 512  # channels in times out: beyond it few tiles fill a core's cache
+PAYS = 0.6  # share of the convolution's own multiplications, which torch makes at a higher rate
 FILTERS = ("same", "down", "up")
 
 
