@@ -73,9 +73,14 @@ class Watch:
             self._look()
 
     def see_first(self, first: Tensor) -> None:
-        """Keep the first bad step of each chain in a run of steps, :data:`NEVER` where there is none."""
-        if self.wanted:
-            self._first = first.clone() if self._first is None else torch.minimum(self._first, first)
+        """Keep the first bad step of each chain in a run of steps, :data:`NEVER` where there is none.
+
+        In place: steps of a run hold the address of what they write to.
+        """
+        if self._first is not None:
+            self._first.copy_(torch.minimum(self._first, first))
+        elif self.wanted:
+            self._first = first.clone()
 
     def check(self, t: int, state: list[Tensor], chain_ids: Tensor | None) -> None:
         """Look at the state after the last step t, and raise :class:`ChainDiverged` if a chain broke.

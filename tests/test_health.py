@@ -70,3 +70,13 @@ def test_what_a_kernel_saw_is_the_watch_s_own_and_the_earliest_counts():
         watch.check(8, [torch.zeros(3, 1)], None)
     assert Watch(3, torch.device("cpu")).first.tolist() == [NEVER] * 3
     assert Watch(3, torch.device("cpu"), wanted=False).first is None
+
+
+def test_what_a_step_writes_to_stays_where_it_is():
+    watch = Watch(3, torch.device("cpu"))
+    first = watch.first
+    watch.see_first(torch.tensor([NEVER, 7, NEVER]))
+    for t in range(40):
+        watch.see_energy(t, torch.tensor([0.0, 0.0, math.nan if t > 3 else 0.0]))
+    first[0] = 2  # as a ready step does, which holds the address
+    assert watch.first.tolist() == [2, 7, 4]
