@@ -10,8 +10,9 @@ from torch import Tensor
 
 from hatebm.chain import Chain
 from hatebm.checks import CHAINS, checked_box, checked_chain_ids, in_the_name_of, require
-from hatebm.freeze import bare, frozen, modules_of
+from hatebm.closure import modules_of
 from hatebm.gradient import Potential
+from hatebm.modes import bare, in_mode
 from hatebm.noise import Purpose, normal, uniform
 
 NAME = "ais"
@@ -133,7 +134,7 @@ def ais(
     path = _Path(energy, base, betas, temperature, trajectories, energy_kwargs, moves)
     steps, steered = _checked_eps(eps, len(betas) - 1)
 
-    with frozen(modules_of(path.potential.energy), mode):
+    with in_mode(modules_of(path.potential.energy), mode):
         start = base.checked(x) if reverse else path.start(shape, ids)
         if steered and pilot:
             few = torch.arange(CHAINS - pilot, CHAINS, device=device)

@@ -1,27 +1,31 @@
 """Chains that live: advance, save, restore, go on, bit for bit."""
 
-from collections.abc import Callable, Sequence
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hatebm.backend import CHOICE
 from hatebm.blocks import Blocks
 from hatebm.checks import STEPS, check_state, checked_chain_ids, checked_draw, checked_mask, is_count, require
+from hatebm.closure import modules_of
 from hatebm.composition import check_bounded, negations_in
 from hatebm.dynamics import Dynamics
 from hatebm.engine import Engine
-from hatebm.freeze import MODES, bare, frozen, modules_of
 from hatebm.gradient import Potential
-from hatebm.hat_energy import keeping
 from hatebm.health import Watch
 from hatebm.library import is_traced
+from hatebm.modes import MODES, bare, in_mode
 from hatebm.noise import Purpose
 from hatebm.transitions import checked_form, transition_of
 from hatebm.whole import WholeRuns
 
 State = Tensor | tuple[Tensor, ...]
+_lock, _running = threading.Lock(), weakref.WeakSet()
 COMPILE = {"auto": False, "off": False, False: False, "max": True, True: True}
 
 
@@ -41,7 +45,8 @@ class Chain:
         first_step: absolute index of the first step: schedules and noise go by it.
         energy_kwargs: keyword arguments of the energy, a dict or a callable of the step.
         grad_fn: the gradient itself (minus the score) in place of autograd: grad_fn(\*state, \*\*kwargs).
-        mode: "eval", "train" or "keep": in which mode modules run; put back afterwards.
+        mode: "eval", "train" or "keep": in which mode the modules run that the energy reaches (:mod:`hatebm.closure`);
+            put back afterwards.
         noise: callable of the step that returns the standard normals, a tuple for a tuple state.
         nan: "raise" :class:`hatebm.ChainDiverged` at the end of a run, or "ignore".
         correct: None, or "mala": a Metropolis test after each step makes exp(-E / T - prior_precision |x|^2 / 2) exact
@@ -104,7 +109,7 @@ class Chain:
         self._mask = mask
         masks = checked_mask(name, mask, self._state)
         energy, grad_fn = bare(energy), bare(grad_fn)
-        self._modules = modules_of(energy, grad_fn)
+        self._functions = energy, grad_fn
         energy = torch.compile(energy) if COMPILE[compile] and energy is not None else energy
         self._potential = Potential(energy, grad_fn, energy_kwargs, masks)
         self._blocks = Blocks(self.dynamics, len(self._state), masks, noise, backend)
@@ -149,8 +154,8 @@ class Chain:
                 where step t took its gradient, "grad_norm" of grad E / T + prior_precision * x there, and
                 "displacement", the distance moved; L2 norms over all blocks; and "accept", the share of accepted
                 proposals (0 or 1, with sequential blocks between), of a corrected chain.
-            grad_steps: the last so many steps keep the graph: of the energy's parameters, which are not frozen there,
-                and of x, when these are all steps.
+            grad_steps: the last so many steps keep the graph: of the energy's parameters, and of x, when these are all
+                steps.
 
         Raises:
             ChainDiverged: a NaN or Inf, with its step and chains; the chain is left as it was before the run.
@@ -167,15 +172,16 @@ class Chain:
             law.check_length(end)
         self._check_grad_steps(grad_steps, n_steps)
         kept: list[dict[str, Any]] = []
-        with frozen(self._modules, self._mode) as thaw, keeping(self._modules):
+        modules = modules_of(*self._functions)
+        with self._alone(), in_mode(modules, self._mode):
             whole = grad_steps == n_steps > 0
             state = [x.clone() if whole else x.detach().clone() for x in self._state]
             velocity = list(self._velocity)
             watch = Watch(len(state[0]), state[0].device, self._nan == "raise" and n_steps > 0, self._form.corrected)
             transition = transition_of(self._form, self._blocks, self._potential, watch, velocity)
             self._blocks.held = self._state
-            self._check_bounded()
-            self._engine.begin(self._potential, self._modules, self.step, state)
+            self._check_bounded(modules)
+            self._engine.begin(self._potential, modules, self.step, state)
             alone = self._auto and not grad_steps and not is_traced(state[0])
             parts = (self._form, self._blocks, self._potential, state, watch)
             kernel = WholeRuns(*parts) if alone else None
@@ -188,8 +194,6 @@ class Chain:
                     t += taken
                     continue
                 self._potential.differentiable = t >= end - grad_steps
-                if t == end - grad_steps:
-                    thaw()
                 gather = return_info and t % every == 0
                 before = [x.detach().clone() for x in state] if gather else []
                 facts = transition(t, state, gather)
@@ -244,9 +248,26 @@ class Chain:
         blocks, moving = self._blocks, enumerate(self._state) if self._form.friction else ()
         return [blocks.refresh(self.step, k, torch.zeros_like(x), 1.0, None, Purpose.VELOCITY) for k, x in moving]
 
-    def _check_bounded(self) -> None:
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """A chain goes one step after another: no second thread, nor its own callback, may run it meanwhile."""
+        if torch.compiler.is_compiling():
+            yield
+            return
+        with _lock:
+            if self in _running:
+                raise RuntimeError("run: the chain runs already, in another thread or below its own callback")
+            _running.add(self)
+        self._potential.kept = {}
+        try:
+            yield
+        finally:
+            self._potential.kept = None
+            _running.discard(self)
+
+    def _check_bounded(self, modules: Sequence[nn.Module]) -> None:
         """Before the first run: a negated expert may leave no density for a chain without a box."""
-        if self._explored or self._nan == "ignore" or not negations_in(self._modules) or is_traced(self._state[0]):
+        if self._explored or self._nan == "ignore" or not negations_in(modules) or is_traced(self._state[0]):
             return
         now, _ = self._blocks.at(self.step)
         priors = [law.prior_precision * block.temperature for law, block in zip(self._blocks.laws, now, strict=True)]

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from hatebm.checks import require
-from hatebm.freeze import frozen, modules_of
+from hatebm.closure import modules_of, owner_of
+from hatebm.modes import in_mode
 from hatebm.rays import Rays
 
 Energy = Callable[..., Tensor]
@@ -152,7 +154,8 @@ class Negate(Composition):
 
     def forward(self, *state: Tensor, **kwargs: Any) -> Tensor:
         energy, by = self.energies(state, kwargs)
-        return self.summed([energy, -self.weight * by])
+        left_out = not torch.compiler.is_compiling() and self in _here.left_out
+        return self.summed([energy, (0.0 if left_out else -self.weight) * by])
 
     def extra_repr(self) -> str:
         return f"weight={self.weight}"
@@ -164,7 +167,7 @@ class Expert(nn.Module):
     def __init__(self, function: Energy) -> None:
         super().__init__()
         self.function = function
-        self.owner = next(iter(modules_of(function)), None)
+        self.owner = owner_of(function)
 
     def forward(self, *state: Tensor, **kwargs: Any) -> Tensor:
         return self.function(*state, **kwargs)
@@ -200,7 +203,7 @@ def check_bounded(
     negations = negations_in(modules)
     if not negations or not sum(x.numel() for x in state):
         return
-    with frozen(modules, "eval"):
+    with in_mode(modules, "eval"):
         rays = Rays(energy, state, kwargs, precisions, masks)
         directions = rays.lowest()
         energies, falls = rays.along(directions)
@@ -224,20 +227,25 @@ def check_bounded(
 
 def negations_in(modules: Sequence[nn.Module]) -> list[Negate]:
     """Every negation that counts, once."""
-    parts = (part for module in modules for part in module.modules())
-    return list(dict.fromkeys(part for part in parts if isinstance(part, Negate) and part.weight))
+    return list(dict.fromkeys(part for part in modules if isinstance(part, Negate) and part.weight))
+
+
+class _Here(threading.local):
+    """The negated experts that this thread leaves out of account."""
+
+    left_out: Sequence[Negate] = ()
+
+
+_here = _Here()
 
 
 @contextmanager
 def _left_out(negations: Sequence[Negate]) -> Iterator[None]:
-    weights = [part.weight for part in negations]
+    _here.left_out = negations
     try:
-        for part in negations:
-            part.weight = 0.0
         yield
     finally:
-        for part, weight in zip(negations, weights, strict=True):
-            part.weight = weight
+        _here.left_out = ()
 
 
 def _name(function: Any) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.graph import _engine_run_backward
 
 from hatebm.checks import GRAD_DTYPES, check_like, require
+from hatebm.hat_energy import remembering
 
 
 class Potential:
@@ -16,7 +17,8 @@ class Potential:
 
     ``differentiable`` keeps the graph of the gradient; ``changes`` says that the energy is another one at each step;
     ``prepared`` is the energy in a form that serves first derivatives alone, without keyword arguments; ``within``
-    opens the context in which the gradient is to be taken, and then energies that decide are taken outside of it.
+    opens the context in which the gradient is to be taken, and then energies that decide are taken outside of it;
+    ``kept`` is where hat energies keep what they made within a run.
     """
 
     def __init__(
@@ -33,13 +35,14 @@ class Potential:
         self._ones = Ones()
         self.prepared: Callable[..., Tensor] | None = None
         self.within: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.kept: dict[Any, Any] | None = None
 
     def gradient(self, t: int, state: Sequence[Tensor], wanted: Sequence[int]) -> tuple[Tensor | None, list[Tensor]]:
         """The energies where they come along, (n,) or a scalar, and the gradient in the blocks ``wanted``."""
         kwargs = self.kwargs(t)
         if self.grad_fn is None:
             asked = (self._energy(kwargs), state, wanted, kwargs)
-            with self.within():
+            with self._remembering(), self.within():
                 energies, grads = energy_and_gradient(*asked, self.differentiable, self._ones)
         else:
             energies, grads = None, given_gradient(self.grad_fn, state, wanted, kwargs, self.differentiable)
@@ -57,9 +60,14 @@ class Potential:
     def energies(self, t: int, state: Sequence[Tensor]) -> Tensor:
         """One energy a chain, (n,), alone."""
         kwargs = self.kwargs(t)
-        with torch.no_grad():
+        with self._remembering(), torch.no_grad():
             energies = _checked_energies(self._energy(kwargs)(*state, **kwargs), len(state[0]))
         return _one_each(energies, len(state[0]))
+
+    def _remembering(self) -> AbstractContextManager[None]:
+        return (
+            nullcontext() if torch.compiler.is_compiling() else remembering(None if self.differentiable else self.kept)
+        )
 
     def _energy(self, kwargs: dict[str, Any]) -> Callable[..., Tensor]:
         plain = self.prepared is None or self.differentiable or kwargs
@@ -87,10 +95,11 @@ def energy_and_gradient(
     with torch.enable_grad():
         leaves = [_leaf(x, k in wanted, differentiable) for k, x in enumerate(state)]
         energies = _checked_energies(energy(*leaves, **kwargs), state[0].shape[0])
-        if not energies.requires_grad:
-            text = "a function of the state through autograd (not detached)"
-            require(False, "langevin", "energy", text, "a result without a graph")
-        grads = _gradient_of_sum(energies, tuple(leaves[k] for k in wanted), differentiable, ones or Ones())
+        at = tuple(leaves[k] for k in wanted)
+        grads = _gradient_of_sum(energies, at, differentiable, ones or Ones()) if energies.requires_grad else ()
+    if all(grad is None for grad in grads):
+        text = "a function of the state through autograd (not detached)"
+        require(False, "langevin", "energy", text, "a result without a graph")
     for k, grad in zip(wanted, grads, strict=True):
         if grad is None:
             text = "a function of every block that moves; a block of step size and noise 0 stays where it is"

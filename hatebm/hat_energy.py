@@ -1,7 +1,7 @@
 """The energy of a Hat EBM: a network on the sum of a generated image and a residual."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ class HatEnergy(nn.Module):
     A chain pays for what moves. With z frozen (its step and noise 0) G runs once a run; where z and y take turns
     (``blocks="sequential"``) a step costs one pass through G and one back, since the G(z) at which y moved is the one
     from which z goes on; jointly it is one pass each through G and H and back. G(z) is kept within a run alone, while
-    no weight of G changes or asks for a gradient, and G is in eval mode.
+    no weight of G changes and G is in eval mode, and not in steps that keep their graph.
 
     A prior on the residual, tau |y|^2 beside E / T, is ``prior_precision=(0, 2 * tau)`` in the law.
 
@@ -36,7 +36,6 @@ class HatEnergy(nn.Module):
         for name, part in (("hat", hat), ("generator", generator)):
             require(callable(part), "HatEnergy", name, "callable", part, TypeError)
         self.hat, self.generator = hat, generator
-        self._keeps, self._kept = False, None
 
     def forward(self, z: Tensor, y: Tensor, **kwargs: Any) -> Tensor:
         """Energies of (z, y); keyword arguments go to the hat."""
@@ -49,25 +48,20 @@ class HatEnergy(nn.Module):
         """
         generator = self.generator if generator is None else generator
         if not self._may_keep(z):
-            self._kept = None
             return generator(z)
-        memory, before = (z.data_ptr(), z.shape, z.stride()), self._kept
+        memory, before = (z.data_ptr(), z.shape, z.stride()), _here.kept.get(self)
         made_of = (memory, z._version, _precision(z), *((w.data_ptr(), w._version) for w in self._weights()))
         followed = z.requires_grad or (before is not None and before.followed and before.made_of[0] == memory)
         if before is None or before.made_of != made_of or (followed and not before.followed):
             with torch.set_grad_enabled(followed):
                 leaf = z.detach().requires_grad_(followed)
-                self._kept = Kept(made_of, followed, leaf, generator(leaf))
-        return _Through.apply(z, self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_keeps": False, "_kept": None}
+                before = _here.kept[self] = Kept(made_of, followed, leaf, generator(leaf))
+        return _Through.apply(z, self, before)
 
     def _may_keep(self, z: Tensor) -> bool:
-        if not self._keeps or is_traced(z) or z.is_inference() or not isinstance(self.generator, nn.Module):
+        if is_traced(z) or _here.kept is None or z.is_inference() or not isinstance(self.generator, nn.Module):
             return False
-        settled = not any(part.training for part in self.generator.modules())
-        return settled and not any(w.requires_grad for w in self._weights())
+        return not any(part.training for part in self.generator.modules())
 
     def _weights(self) -> list[Tensor]:
         return [*self.generator.parameters(), *self.generator.buffers()]
@@ -93,27 +87,36 @@ class _Through(torch.autograd.Function):
     """The image that is kept, as a function of a z with the values of its leaf."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, energy: HatEnergy) -> Tensor:
-        ctx.energy, ctx.kept = energy, energy._kept
+    def forward(ctx: Any, z: Tensor, energy: HatEnergy, kept: Kept) -> Tensor:
+        ctx.energy, ctx.kept = energy, kept
         ctx.save_for_backward(z)
-        return energy._kept.image.detach()
+        return kept.image.detach()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         if torch.is_grad_enabled():  # for a second derivative
             (z,) = ctx.saved_tensors
-            return torch.autograd.grad(ctx.energy.generator(z), z, grad, create_graph=True)[0], None
-        return torch.autograd.grad(ctx.kept.image, ctx.kept.leaf, grad, retain_graph=True)[0], None
+            return torch.autograd.grad(ctx.energy.generator(z), z, grad, create_graph=True)[0], None, None
+        return torch.autograd.grad(ctx.kept.image, ctx.kept.leaf, grad, retain_graph=True)[0], None, None
 
 
-@contextmanager
-def keeping(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Let every hat energy among the modules keep G(z) from one evaluation to the next."""
-    energies = [part for module in modules for part in module.modules() if isinstance(part, HatEnergy)]
-    try:
-        for energy in energies:
-            energy._keeps = True
-        yield
-    finally:
-        for energy in energies:
-            energy._keeps, energy._kept = False, None
+class _Here(threading.local):
+    """Where this thread keeps G(z) in the evaluation that it is in; None where none is kept."""
+
+    kept: dict[HatEnergy, Kept] | None = None
+
+
+_here = _Here()
+
+
+class remembering:  # noqa: N801 (read as a word of a with statement)
+    """Let the hat energies that this thread evaluates keep G(z) in a dict, and find it there; None: keep none."""
+
+    def __init__(self, kept: dict[HatEnergy, Kept] | None) -> None:
+        self.kept = kept
+
+    def __enter__(self) -> None:
+        self.before, _here.kept = _here.kept, self.kept
+
+    def __exit__(self, *_: object) -> None:
+        _here.kept = self.before

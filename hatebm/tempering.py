@@ -11,9 +11,10 @@ from torch import Tensor
 
 from hatebm.chain import Chain, State
 from hatebm.checks import in_the_name_of, require
+from hatebm.closure import modules_of
 from hatebm.dynamics import Dynamics
-from hatebm.freeze import bare, frozen, modules_of
 from hatebm.gradient import Potential
+from hatebm.modes import bare, in_mode
 from hatebm.noise import Purpose
 from hatebm.ops import metropolis
 from hatebm.transitions.adjusted import chosen
@@ -118,7 +119,7 @@ def tempering(
     end = first_step + n_steps
     cuts = [first_step, *range((first_step // swap_every + 1) * swap_every, end, swap_every), end]
     told, swaps = [], []
-    with frozen(modules_of(potential.energy), mode):
+    with in_mode(modules_of(potential.energy), mode):
         for t, stop in pairwise(cuts):
             if 0 < t < stop and t % swap_every == 0:
                 swaps += _exchanged(replicas, ladder, potential, t, first=1 - t // swap_every % 2)

@@ -146,7 +146,12 @@ def flags(net):
     return [m.training for m in net.modules()], [p.requires_grad for p in net.parameters()], torch.is_grad_enabled()
 
 
-WRAPS = {"module": lambda net: net, "method": lambda net: net.forward, "partial": functools.partial}
+WRAPS = {
+    "module": lambda net: net,
+    "method": lambda net: net.forward,
+    "partial": functools.partial,
+    "function": lambda net: lambda x: -net(x),
+}
 
 
 @pytest.mark.parametrize("raises", [False, True])
@@ -160,7 +165,7 @@ def test_everything_is_put_back_as_found(wrap, raises):
     seen, entry = [], x.clone()
 
     def note(module, args):
-        seen.append((net.training, any(p.requires_grad for p in net.parameters())))
+        seen.append((any(m.training for m in net.modules()), flags(net)[1] == before[1]))
         if raises and len(seen) == 2:
             raise KeyError("from the energy")
 
@@ -170,7 +175,7 @@ def test_everything_is_put_back_as_found(wrap, raises):
         out = hatebm.langevin(wrap(net), x, 3, eps=0.1, seed=0)
         assert not out.requires_grad
         assert out.grad_fn is None
-    assert set(seen) == {(False, False)}
+    assert set(seen) == {(False, True)}
     assert flags(net) == before
     assert torch.equal(net[0].weight.grad, torch.ones_like(net[0].weight))
     assert all(torch.equal(a, b) for a, b in zip(net.buffers(), buffers, strict=True))

@@ -38,7 +38,7 @@ class Gaussian(nn.Module):
 
 
 class Spy(nn.Module):
-    """Notes in which mode, and with which parameters frozen, it is called."""
+    """Notes in which mode it is called, and whether its parameters are as they were made."""
 
     def __init__(self):
         super().__init__()
@@ -48,7 +48,7 @@ class Spy(nn.Module):
         self.seen = []
 
     def forward(self, x, shift=0):
-        self.seen.append((self.training, self.norm.training, self.scale.requires_grad))
+        self.seen.append((self.training, self.norm.training, self.scale.requires_grad, self.held.requires_grad))
         return ((self.norm(x) - shift).square() * self.scale * self.held).sum(1)
 
     def energy(self, x):
@@ -261,16 +261,18 @@ def test_the_representation_names_the_experts():
     assert all(word in text for word in ("weight=0.5", "Gaussian.energy", "Gaussian(label=...)", "one_mode", "Product"))
 
 
-def test_a_chain_freezes_every_expert_and_puts_all_back():
-    spies = [Spy() for _ in range(3)]
+def test_a_chain_runs_every_expert_in_its_mode_and_puts_all_back():
+    spies = [Spy() for _ in range(4)]
     spies[1].eval()
-    energy = hatebm.product(spies[0], spies[1].energy, functools.partial(spies[2], shift=0.5))
+    energy = hatebm.product(
+        spies[0], spies[1].energy, functools.partial(spies[2], shift=0.5), lambda x: spies[3].energy(x)
+    )
     before = [m.training for m in energy.modules()]
     hatebm.langevin(energy, torch.randn(4, 2), 3, step_size=0.1, seed=0)
     for spy in spies:
-        assert set(spy.seen) == {(False, False, False)}
+        assert set(spy.seen) == {(False, False, True, False)}
         assert len(spy.seen) == 3
-        assert (spy.scale.requires_grad, spy.held.requires_grad) == (True, False)
+        assert spy.scale.grad is None
         assert spy.norm.num_batches_tracked == 0
     assert [m.training for m in energy.modules()] == before
 

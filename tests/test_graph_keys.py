@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import hatebm
+from hatebm.closure import seen, written
 from hatebm.engine.reads import reads, storage
-from hatebm.engine.sight import seen, written
 
 N, D = 6, 5
 FACTOR = 2.0

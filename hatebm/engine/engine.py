@@ -36,7 +36,7 @@ class Engine:
         potential.prepared, self._notes = self._prepared(potential, t, state)
         if self.precision != "float32":
             potential.within = functools.partial(reduced, self.precision, self.device)
-            settled = not any(part.training for module in modules for part in module.modules())
+            settled = not any(part.training for part in modules)
             if settled and self._error is None and potential.grad_fn is None and not potential.kwargs(t):
                 self._error = gradient_error(potential, self.precision, t, state)
         self._began = time.perf_counter()

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from hatebm import reference
 from hatebm.backend import module_for
 from hatebm.blocks import Blocks
+from hatebm.closure import modules_of
 from hatebm.dynamics import SCHEDULED
 from hatebm.engine.capture import Recorder, recorder_of
 from hatebm.engine.reads import reads, storage
 from hatebm.engine.recorded import Step, Tensors
-from hatebm.engine.sight import modules_seen
 from hatebm.engine.tracing import is_hooked
 from hatebm.engine.trial import agrees, observed
 from hatebm.gradient import Potential
@@ -161,7 +161,7 @@ class GraphRuns:
 def unfit(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor]) -> str | None:
     """Why no step of a chain can be captured; None where it may be tried."""
     function = potential.energy if potential.grad_fn is None else potential.grad_fn
-    parts = list(function.modules()) if isinstance(function, nn.Module) else modules_seen(function)
+    parts = modules_of(function)
     tensors = [v for part in parts for v in (*part.parameters(recurse=False), *part.buffers(recurse=False))]
     x = state[0]
     reasons = {

@@ -53,14 +53,15 @@ class Kernels:
         x = x if activation is None else PLAIN[activation[0]](x, activation[1])
         if isinstance(kept.own, Stem):
             return kept.own(x)
-        return F.conv2d(x, kept.weight, conv.bias, stride=stride, padding=1)
+        bias = None if conv.bias is None else conv.bias.detach()
+        return F.conv2d(x, kept.weight, bias, stride=stride, padding=1)
 
     def _prepared(self, conv: nn.Conv2d, stride: int, folded: bool, own: bool, filters: bool) -> Kept:
         made_of = (own, filters, *((id(w), w.data_ptr(), w._version) for w in (*conv.parameters(), *conv.buffers())))
         kept = self._kept.get((id(conv), folded))
         if kept is None or kept.made_of != made_of:
             with torch.no_grad(), torch.autocast(conv.weight.device.type, enabled=False):
-                weight = pooled_kernel(conv.weight) if folded else conv.weight
+                weight = pooled_kernel(conv.weight) if folded else conv.weight.detach()
                 shape = tuple(weight.shape)
                 made = None
                 if own and weight.dtype == torch.float32:

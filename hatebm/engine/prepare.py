@@ -2,6 +2,7 @@
 
 import copy
 import math
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,15 +13,16 @@ from torch import Tensor, fx, nn
 from hatebm.composition import Composition, Mixture, Negate, Product
 from hatebm.engine import rules
 from hatebm.engine.own_kernels import BEGUN, FILTERED
-from hatebm.engine.probe import COARSE, TOLERANCE, Outcome, joined, on_copies, outcome, probe_state, same
+from hatebm.engine.probe import COARSE, TOLERANCE, Outcome, copied, joined, outcome, probe_state, same
 from hatebm.engine.program import Bound, Program, compiled, described
 from hatebm.engine.rewrites import KEPT, rewritten
-from hatebm.engine.tracing import Refused, is_hooked, signature, traced
+from hatebm.engine.tracing import NothingDrawn, Refused, is_hooked, signature, traced
 from hatebm.hat_energy import HatEnergy
 from hatebm.library import is_traced
 
 Energy = Callable[..., Tensor]
 KINDS_KEPT = 8  # of state and mode, for each network
+_lock = threading.RLock()  # one thread at a time makes a program, and tracing is for one alone
 _programs: weakref.WeakKeyDictionary[nn.Module, dict[Any, Program]] = weakref.WeakKeyDictionary()
 
 
@@ -34,7 +36,7 @@ class Prepared(NamedTuple):
 def prepare(energy: Energy, state: Sequence[Tensor]) -> Prepared:
     r"""The energy, or generator, to call in a run that begins at ``state``: the same function, faster where it can be.
 
-    Call it when modules are in the run's mode and frozen. What comes back reads the weights when it is called, and
+    Call it when modules are in the run's mode. What comes back reads the weights when it is called, and
     gives first derivatives in the state alone.
 
     Args:
@@ -42,7 +44,8 @@ def prepare(energy: Energy, state: Sequence[Tensor]) -> Prepared:
         state: the blocks, (n, \*sample).
     """
     try:
-        return _prepared(energy, state)
+        with _lock:
+            return _prepared(energy, state)
     except Refused as reason:
         return Prepared(energy, (f"{described(energy)} left alone: {reason}",))
 
@@ -132,10 +135,12 @@ def _followed(energy: nn.Module, probe: Sequence[Tensor]) -> tuple[fx.Graph, rul
     """The graph with the shapes of its nodes on the probe, what it costs, and what comes out."""
     graph = traced(energy, len(probe))
     try:
-        want = outcome(energy, nn.Module.__call__, probe)
-        work = rules.Work(energy, graph, len(probe[0]))
-        with on_copies(energy, torch.float64) as call, torch.no_grad():
-            call(lambda module, *blocks: work.run(*blocks), *probe)
+        want, double = outcome(energy, nn.Module.__call__, probe), copied(energy, torch.float64)
+        work = rules.Work(double, graph, len(probe[0]))
+        with NothingDrawn(), torch.no_grad():
+            work.run(*probe)
+    except Refused:
+        raise
     except Exception as error:
         raise Refused(f"it could not be checked in float64 ({type(error).__name__})") from error
     return graph, work, want

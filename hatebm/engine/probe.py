@@ -1,12 +1,12 @@
 """A few chains on copies of the weights: in float64, where a rewrite is right or wrong beyond any rounding."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from hatebm.engine.tracing import NothingDrawn
+from hatebm.engine.twin import twin
 from hatebm.gradient import energy_and_gradient
 
 CHAINS = 3  # as a whole, and as a part of two and a part of one
@@ -31,37 +31,22 @@ def outcome(module: nn.Module, function: Callable[..., Tensor], state: Sequence[
     r"""Energies and gradients of function(module, \*state) with the module's tensors copied to the state's type.
 
     Images (n, c, h, w) in place of energies stand for their products with fixed normals.
+
+    Raises:
+        Refused: a function that draws random numbers, since another order of evaluation would draw others.
     """
+    own = copied(module, state[0].dtype)
 
     def energies(*blocks: Tensor) -> Tensor:
-        found = call(function, *blocks)
+        found = function(own, *blocks)
         if found.dim() != 4:
             return found
         generator = torch.Generator().manual_seed(1)
         normals = torch.randn(found.shape[1:], generator=generator, dtype=torch.float64).to(found)
         return (found * normals).flatten(1).sum(1)
 
-    with on_copies(module, state[0].dtype) as call:
+    with NothingDrawn():
         return energy_and_gradient(energies, state, range(len(state)), {})
-
-
-@contextmanager
-def on_copies(module: nn.Module, dtype: torch.dtype) -> Iterator[Callable[..., Any]]:
-    r"""Yields call(function, \*args), which is function(module, \*args) while the module's tensors are copies.
-
-    Random numbers start alike for each call, and the generators are put back at the end.
-    """
-    named = (*module.named_parameters(), *module.named_buffers())
-    cuda = sorted({tensor.device for _, tensor in named if tensor.device.type == "cuda"}, key=str)
-    copies = {f"module.{name}": _copied(tensor, dtype) for name, tensor in named}
-
-    def call(function: Callable[..., Any], *args: Any) -> Any:
-        torch.manual_seed(0)
-        fresh = {name: tensor.clone() for name, tensor in copies.items()}
-        return torch.func.functional_call(_Called(module, function), fresh, args)
-
-    with torch.random.fork_rng(devices=cuda):
-        yield call
 
 
 def same(one: Outcome, other: Outcome, tolerance: float = TOLERANCE) -> bool:
@@ -78,17 +63,10 @@ def joined(parts: Sequence[Outcome], sizes: Sequence[int]) -> Outcome | None:
     return torch.cat(energies), [torch.cat(grads) for grads in zip(*(g for _, g in parts), strict=True)]
 
 
-def _copied(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.detach().to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
+def copied(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The module on copies of its tensors, the floating-point ones in another type."""
 
+    def copy(tensor: Tensor) -> Tensor:
+        return tensor.detach().to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
 
-class _Called(nn.Module):
-    """A function of a module, as a module."""
-
-    def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.module, self.function = module, function
-
-    def forward(self, *args: Any) -> Any:
-        r"""function(module, \*args)."""
-        return self.function(self.module, *args)
+    return twin(module, copy)

@@ -6,11 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from hatebm.closure import PURE, is_from
 from hatebm.engine.tracing import OPAQUE, plain, signature
 
 CODE = (type, types.ModuleType, types.FunctionType)
-# Packages whose code computes from what it is given.
-PURE = ("torch", "hatebm", "builtins", "math", "operator", "functools", "itertools", "typing", "collections")
 
 
 def storage(module: nn.Module) -> tuple:
@@ -26,12 +25,6 @@ def reads(module: nn.Module) -> Any:
     if found is None or not all(_is_followed(part, named) for part in module.modules()):
         return None
     return found, tuple(named.items())
-
-
-def is_from(thing: Any, rooms: tuple[str, ...]) -> bool:
-    """Whether a module, a class or a function belongs to one of these packages."""
-    name = thing.__name__ if isinstance(thing, types.ModuleType) else getattr(thing, "__module__", None)
-    return str(name).split(".")[0] in rooms
 
 
 def _is_followed(part: nn.Module, named: dict[types.CodeType, tuple]) -> bool:

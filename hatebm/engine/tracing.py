@@ -1,14 +1,17 @@
 """Following a module's forward with torch.fx, without a trace left on it."""
 
 import random
+import threading
 import types
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import hatebm.nets.energy
+from hatebm.engine.twin import twin
 from hatebm.nets.layers import conv_then_pool
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -22,13 +25,26 @@ class Refused(Exception):  # noqa: N818 (no error: a reason)
 
 
 class BlockTracer(fx.Tracer):
-    """Calls a forward with one placeholder per block of the state, all its other arguments at their defaults."""
+    """Calls a forward with one placeholder per block of the state, all its other arguments at their defaults.
+
+    torch.fx changes how modules are called for every thread: what other threads call meanwhile is left as it is.
+    """
 
     proxy_buffer_attributes = True  # else a number read from a buffer would stay as it was
 
     def __init__(self, n_blocks: int) -> None:
         super().__init__(autowrap_modules=(hatebm.nets.energy,), autowrap_functions=(conv_then_pool,))
-        self.n_blocks = n_blocks
+        self.n_blocks, self.thread = n_blocks, threading.get_ident()
+
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
+        """A part that is called."""
+        mine = threading.get_ident() == self.thread
+        return super().call_module(m, forward, args, kwargs) if mine else forward(*args, **kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        """A tensor or a part that is named."""
+        mine = threading.get_ident() == self.thread
+        return super().getattr(attr, attr_val, parameter_proxy_cache) if mine else attr_val
 
     def create_args_for_root(self, root_fn: Callable, is_module: bool, concrete_args: Any = None) -> tuple:
         """The module itself and its placeholders."""
@@ -43,25 +59,44 @@ def traced(module: nn.Module, n_blocks: int) -> fx.Graph:
         Refused: a forward that torch.fx cannot follow, or that does more than compute.
     """
     _refuse_strangers(module)
-    parts = list(module.modules())
-    before = [_shallow(part) for part in parts]
-    torch_state, python_state = torch.get_rng_state(), random.getstate()
+    root = twin(module, lambda tensor: tensor)
+    before, python_state = [_shallow(part) for part in root.modules()], random.getstate()
     try:
-        tracer = BlockTracer(n_blocks)
-        graph = tracer.trace(module)
+        with NothingDrawn():
+            graph = BlockTracer(n_blocks).trace(root)
+    except Refused:
+        raise
     except Exception as error:
         first_line = next(iter(str(error).splitlines()), "")
         raise Refused(f"torch.fx cannot follow its forward ({type(error).__name__}: {first_line})") from error
-    finally:
-        wrote = [_restore(part, old) for part, old in zip(parts, before, strict=True)]
-        drew = not torch.equal(torch_state, torch.get_rng_state()) or random.getstate() != python_state
-        torch.set_rng_state(torch_state)
+    if random.getstate() != python_state:
         random.setstate(python_state)
-    if drew:
         raise Refused("its forward draws random numbers")
-    if any(wrote):
+    if any(_is_changed(vars(part), old) for part, old in zip(root.modules(), before, strict=True)):
         raise Refused("its forward writes to the module, or makes tensors of its own")
     return graph
+
+
+class NothingDrawn(TorchDispatchMode):
+    """In this thread a draw from torch's own generators raises :class:`Refused` before it is made."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # what says so to torch._dynamo imports it, which takes a second
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        """An operation of torch."""
+        if torch.Tag.nondeterministic_seeded in func.tags and _draws(func, args, kwargs or {}):
+            raise Refused("its forward draws random numbers")
+        return func(*args, **kwargs or {})
+
+
+def _draws(func: Any, args: tuple, kwargs: dict[str, Any]) -> bool:
+    """Each of these does, but one with a generator of its own, and an attention without dropout."""
+    names = [argument.name for argument in func._schema.arguments]
+    values = {argument.name: argument.default_value for argument in func._schema.arguments}
+    values |= dict(zip(names, args, strict=False)) | kwargs
+    return values.get("generator") is None and values.get("dropout_p") != 0
 
 
 def is_hooked(module: nn.Module) -> bool:
@@ -118,22 +153,14 @@ def _shallow(module: nn.Module) -> dict[str, Any]:
     return {key: value.copy() if isinstance(value, containers) else value for key, value in vars(module).items()}
 
 
-def _restore(module: nn.Module, before: dict[str, Any]) -> bool:
-    now, wrote = vars(module), False
-    for key in [key for key in now if key not in before]:
-        del now[key]
-        wrote = True
-    for key, old in before.items():
-        new = now.get(key, OPAQUE)
-        if isinstance(old, dict | list | set) and type(new) is type(old):
-            if len(new) != len(old) or any(a is not b for a, b in zip(_items(new), _items(old), strict=True)):
-                new.clear()
-                new.extend(old) if isinstance(new, list) else new.update(old)
-                wrote = True
-        elif new is not old:
-            now[key] = old
-            wrote = True
-    return wrote
+def _is_changed(now: dict[str, Any], before: dict[str, Any]) -> bool:
+    return now.keys() != before.keys() or any(not _is_same(now[key], old) for key, old in before.items())
+
+
+def _is_same(new: Any, old: Any) -> bool:
+    if not isinstance(old, dict | list | set) or type(new) is not type(old):
+        return new is old
+    return len(new) == len(old) and all(a is b for a, b in zip(_items(new), _items(old), strict=True))
 
 
 def _items(container: dict | list | set) -> list[Any]:

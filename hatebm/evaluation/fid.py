@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from hatebm.checks import is_count, require
+from hatebm.closure import modules_of
 from hatebm.evaluation.frechet import square_root
 from hatebm.evaluation.kid import kernel_distance
 from hatebm.evaluation.moments import Moments, gaussian, jackknife
-from hatebm.freeze import bare, frozen, modules_of
+from hatebm.modes import bare, in_mode
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -100,7 +101,7 @@ def qualities(
     features = bare(features)
     drawn, real = defaultdict(lambda: Moments(groups)), Moments(1)
     kept: dict[str, list[Tensor]] = {"samples": [], "reference": []}
-    with frozen(modules_of(features), "eval"), torch.no_grad():
+    with in_mode(modules_of(features), "eval"), torch.no_grad():
         for parts in samples:
             for key, batch in parts.items():
                 found = _features("samples", batch, features)

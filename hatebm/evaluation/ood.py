@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from hatebm.checks import is_count, require
-from hatebm.freeze import bare, frozen, modules_of
+from hatebm.closure import modules_of
+from hatebm.modes import bare, in_mode
 
 CHUNK = 1 << 22  # counts held at once
 
@@ -102,7 +103,7 @@ def energy_score(energy: Callable[[Tensor], Tensor], pixels: Tensor, batch: int 
         (n,) on the device of the pixels.
     """
     energy = bare(energy)
-    with frozen(modules_of(energy), "eval"), torch.no_grad():
+    with in_mode(modules_of(energy), "eval"), torch.no_grad():
         return torch.cat([-energy(part) for part in pixels.split(batch)])
 
 
@@ -112,7 +113,7 @@ def score_norm(energy: Callable[[Tensor], Tensor], pixels: Tensor, batch: int = 
     Arguments and result as in `energy_score`; the parameters get no gradient.
     """
     energy, norms = bare(energy), []
-    with frozen(modules_of(energy), "eval"), torch.enable_grad():
+    with in_mode(modules_of(energy), "eval"), torch.enable_grad():
         for part in pixels.split(batch):
             x = part.detach().clone().requires_grad_()
             (gradient,) = torch.autograd.grad(energy(x).sum(), x)
