@@ -173,7 +173,7 @@ class Chain:
         self._check_grad_steps(grad_steps, n_steps)
         kept: list[dict[str, Any]] = []
         modules = modules_of(*self._functions)
-        with self._alone(), in_mode(modules, self._mode):
+        with self._alone("run"), in_mode(modules, self._mode):
             whole = grad_steps == n_steps > 0
             state = [x.clone() if whole else x.detach().clone() for x in self._state]
             velocity = list(self._velocity)
@@ -240,23 +240,24 @@ class Chain:
         seed, step = checked_draw(name, saved["seed"], saved["step"], 0, 0, device)
         masks = checked_mask(name, self._mask, state)
         default = torch.equal(ids.cpu(), torch.arange(len(state[0])))
-        self._state, self._velocity, self.step = state, velocity, step
-        self._blocks.seed, self._blocks.chain_ids = seed, None if default else ids
-        self._blocks.masks = self._potential.masks = masks
+        with self._alone(name):
+            self._state, self._velocity, self.step = state, velocity, step
+            self._blocks.seed, self._blocks.chain_ids = seed, None if default else ids
+            self._blocks.masks = self._potential.masks = masks
 
     def _fresh_velocity(self) -> list[Tensor]:
         blocks, moving = self._blocks, enumerate(self._state) if self._form.friction else ()
         return [blocks.refresh(self.step, k, torch.zeros_like(x), 1.0, None, Purpose.VELOCITY) for k, x in moving]
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """A chain goes one step after another: no second thread, nor its own callback, may run it meanwhile."""
+    def _alone(self, method: str) -> Iterator[None]:
+        """A chain goes one step after another: no second thread, nor its own callback, may move it meanwhile."""
         if torch.compiler.is_compiling():
             yield
             return
         with _lock:
             if self in _running:
-                raise RuntimeError("run: the chain runs already, in another thread or below its own callback")
+                raise RuntimeError(f"{method}: the chain runs already, in another thread or below its own callback")
             _running.add(self)
         self._potential.kept = {}
         try:

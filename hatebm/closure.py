@@ -21,8 +21,7 @@ PURE = ("torch", "hatebm", "builtins", "math", "operator", "functools", "itertoo
 FOREIGN = (*PURE, "numpy", "scipy", "einops", "triton", *sys.stdlib_module_names)  # packages that hold no user's module
 LEAVES = (Tensor, int, float, complex, str, bytes, types.BuiltinFunctionType, types.ModuleType, type(None))
 CONTAINERS = (dict, list, tuple, set, frozenset, deque)
-HOOKS = frozenset(("_forward_hooks", "_forward_pre_hooks"))
-BORN = frozenset(vars(nn.Module())) - HOOKS  # what every module holds
+BORN = frozenset(vars(nn.Module())) - {"_forward_hooks", "_forward_pre_hooks"}  # what every module holds
 FEW = 64  # items of a container whose every change is noticed
 MANY = 4096  # items of a container, and things in all, that are followed
 DEEP = 8  # from a function to what it names, from an object to what it holds
@@ -39,7 +38,8 @@ def modules_of(*functions: Callable[..., Any] | None) -> list[nn.Module]:
     if torch.compiler.is_compiling():
         roots = [owner for owner in map(owner_of, functions) if owner is not None]
     else:
-        roots = [thing for function in functions for thing, _ in _reached(function) if isinstance(thing, nn.Module)]
+        things = (thing for function in functions if function is not None for thing, _ in _reached(function))
+        roots = [thing for thing in things if isinstance(thing, nn.Module)]
     return list(dict.fromkeys(part for root in roots for part in root.modules()))
 
 
@@ -119,7 +119,8 @@ def _attributes(thing: Any) -> list[Space]:
     """What an object holds, and its class."""
     kind, own = type(thing), getattr(thing, "__dict__", {})
     if isinstance(thing, nn.Module):
-        if is_from(kind, ("torch",)) and "forward" not in own and not any(own[name] for name in HOOKS):
+        listened = own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own
+        if kind.__module__.startswith("torch.") and not listened:
             return []
         own = {name: value for name, value in own.items() if name not in BORN}
     slots = [base.__dict__.get("__slots__", ()) for base in kind.__mro__ if not is_from(base, FOREIGN)]
