@@ -173,7 +173,7 @@ class Chain:
         self._check_grad_steps(grad_steps, n_steps)
         kept: list[dict[str, Any]] = []
         modules = modules_of(*self._functions)
-        with self._alone("run"), in_mode(modules, self._mode):
+        with self._alone("run"), in_mode(modules, self._mode), self._engine.switches():
             whole = grad_steps == n_steps > 0
             state = [x.clone() if whole else x.detach().clone() for x in self._state]
             velocity = list(self._velocity)

@@ -17,7 +17,8 @@ class Potential:
 
     ``differentiable`` keeps the graph of the gradient; ``changes`` says that the energy is another one at each step;
     ``prepared`` is the energy in a form that serves first derivatives alone, without keyword arguments; ``within``
-    opens the context in which the gradient is to be taken, and then energies that decide are taken outside of it;
+    opens the context in which the gradient is to be taken, and then energies that decide are taken within
+    ``deciding``;
     ``kept`` is where hat energies keep what they made within a run.
     """
 
@@ -35,6 +36,7 @@ class Potential:
         self._ones = Ones()
         self.prepared: Callable[..., Tensor] | None = None
         self.within: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.deciding: Callable[[], AbstractContextManager[None]] = nullcontext
         self.kept: dict[Any, Any] | None = None
 
     def gradient(self, t: int, state: Sequence[Tensor], wanted: Sequence[int]) -> tuple[Tensor | None, list[Tensor]]:
@@ -60,7 +62,7 @@ class Potential:
     def energies(self, t: int, state: Sequence[Tensor]) -> Tensor:
         """One energy a chain, (n,), alone."""
         kwargs = self.kwargs(t)
-        with self._remembering(), torch.no_grad():
+        with self._remembering(), self.deciding(), torch.no_grad():
             energies = _checked_energies(self._energy(kwargs)(*state, **kwargs), len(state[0]))
         return _one_each(energies, len(state[0]))
 

@@ -3,22 +3,25 @@
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 Place = tuple[Any, str]  # an object and the name of its attribute
 
-_changed = threading.Condition()
-_holders: "list[Holder]" = []
-_waiting: set[int] = set()
-_found: dict[Place, Any] = {}  # what stood where somebody wrote
 
-
-class Holder(NamedTuple):
+@dataclass(eq=False)
+class Holder:
     """A thread that needs attributes to have a value."""
 
     thread: int
     places: frozenset[Place]
     value: Any
+
+
+_changed = threading.Condition()
+_holders: list[Holder] = []
+_waiting: dict[int, Holder] = {}  # by thread
+_found: dict[Place, Any] = {}  # what stood where somebody wrote
 
 
 @contextmanager
@@ -47,6 +50,12 @@ def held(places: Sequence[Place], value: Any) -> Iterator[None]:
                 _changed.notify_all()
 
 
+def standing(place: Place) -> Any:
+    """What an attribute is when nobody holds it."""
+    with _changed:
+        return _found.get(place, getattr(*place))
+
+
 def _write(place: Place, value: Any) -> None:
     found = getattr(*place)
     if found != value:
@@ -55,6 +64,7 @@ def _write(place: Place, value: Any) -> None:
 
 
 def _put_back(place: Place) -> None:
+    """Leave a place to those that still hold it, and to the caller after the last."""
     left = [holder.value for holder in _holders if place in holder.places]
     _write(place, left[-1] if left else _found[place])
     if getattr(*place) == _found[place]:
@@ -62,13 +72,23 @@ def _put_back(place: Place) -> None:
 
 
 def _wait_for_others(mine: Holder) -> None:
-    while others := {h.thread for h in _holders if h.value != mine.value and h.places & mine.places} - {mine.thread}:
-        holds = any(holder.thread == mine.thread for holder in _holders)
-        if holds and others & _waiting:
+    while others := _others(mine):
+        if _lead_to(mine.thread, others):
             names = sorted({name for _, name in mine.places})
             raise RuntimeError(f"langevin: two threads wait for each other, each to have {names} at a value of its own")
-        _waiting.add(mine.thread)
+        _waiting[mine.thread] = mine
         try:
             _changed.wait()
         finally:
-            _waiting.discard(mine.thread)
+            del _waiting[mine.thread]
+
+
+def _others(mine: Holder) -> set[int]:
+    """The threads that hold something of mine at another value."""
+    threads = {other.thread for other in _holders if other.value != mine.value and other.places & mine.places}
+    return threads - {mine.thread}
+
+
+def _lead_to(thread: int, others: set[int]) -> bool:
+    """Whether one of the others is the thread, or waits for one that leads to it."""
+    return thread in others or any(_lead_to(thread, _others(_waiting[other])) for other in others & _waiting.keys())

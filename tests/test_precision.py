@@ -1,6 +1,8 @@
 """Reduced precision where energies decide: gradients are in it, energies, and so every law, are not."""
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from targets import kolmogorov_p
 from torch import nn
 
 import hatebm
-from hatebm.engine.precision import reduced
+from hatebm.engine.precision import SWITCHES, TF32, as_set, reduced
 
 OFFSET = 300.0  # where neighbours in bfloat16 are 2 apart
 FORMS = {"mala": {"correct": "mala"}, "leapfrog": {"leapfrog_steps": 2}}
@@ -137,11 +139,31 @@ def test_other_precisions_are_refused(name, more):
 def test_tf32_changes_no_other_setting_of_cudnn():
     flags, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = flags.enabled, flags.benchmark, flags.deterministic, flags.allow_tf32, matmul.allow_tf32
+    names = matmul.fp32_precision, flags.conv.fp32_precision, flags.rnn.fp32_precision
     with reduced("tf32", torch.device("cuda")):
         assert (flags.enabled, flags.benchmark, flags.deterministic) == before[:3]
         assert flags.allow_tf32
         assert matmul.allow_tf32
     assert (flags.enabled, flags.benchmark, flags.deterministic, flags.allow_tf32, matmul.allow_tf32) == before
+    assert (matmul.fp32_precision, flags.conv.fp32_precision, flags.rnn.fp32_precision) == names
+
+
+def test_a_thread_in_tf32_and_one_without_take_turns():
+    device, names = torch.device("cuda"), lambda: SWITCHES[0].precision
+    before, together = names(), threading.Barrier(2)
+
+    def run(within, wanted):
+        together.wait(60)
+        for _ in range(200):
+            with within():
+                assert all(names() == wanted for _ in range(20))
+
+    with ThreadPoolExecutor(2) as pool:
+        quick = pool.submit(run, lambda: reduced("tf32", device), TF32)
+        exact = pool.submit(run, lambda: as_set(device), before)
+        for turn in (quick, exact):
+            turn.result(60)
+    assert names() == before
 
 
 def test_a_hat_energy_runs_under_settings_that_older_names_cannot_tell():

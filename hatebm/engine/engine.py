@@ -3,14 +3,16 @@
 import functools
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from hatebm.blocks import Blocks
 from hatebm.engine.graphs import GraphRuns
-from hatebm.engine.precision import check_precision, gradient_error, reduced
+from hatebm.engine.precision import as_set, check_precision, gradient_error, reduced
 from hatebm.engine.prepare import prepare
+from hatebm.engine.twin import twin
 from hatebm.gradient import Potential
 from hatebm.health import Watch
 from hatebm.transitions.form import Form
@@ -36,10 +38,16 @@ class Engine:
         potential.prepared, self._notes = self._prepared(potential, t, state)
         if self.precision != "float32":
             potential.within = functools.partial(reduced, self.precision, self.device)
+            potential.deciding = functools.partial(as_set, self.device)
             settled = not any(part.training for part in modules)
             if settled and self._error is None and potential.grad_fn is None and not potential.kwargs(t):
                 self._error = gradient_error(potential, self.precision, t, state)
         self._began = time.perf_counter()
+
+    def switches(self) -> AbstractContextManager[None]:
+        """What a run keeps other threads from switching, whose gradients come in the precision as it is."""
+        as_is = self.device.type != "cuda" or self.precision == "tf32" or torch.compiler.is_compiling()
+        return nullcontext() if as_is else as_set(self.device)
 
     def graphs(
         self, form: Form, blocks: Blocks, potential: Potential, state: list[Tensor], watch: Watch
@@ -68,6 +76,10 @@ class Engine:
     def _prepared(
         self, potential: Potential, t: int, state: list[Tensor]
     ) -> tuple[Callable[..., Tensor] | None, tuple[str, ...]]:
+        module = getattr(potential.energy, "_orig_mod", None) if self.compile in ("max", True) else None
+        if module is not None and not isinstance(module, torch.jit.ScriptModule):
+            alone = twin(module, Tensor.detach)  # compiled code computes the gradient of every weight that asks
+            return torch.compile(alone), (f"{type(module).__name__} through torch.compile",)
         if self.compile != "auto":
             return None, (f"the energy as it is: compile={self.compile!r}",)
         if potential.grad_fn is not None:

@@ -1,13 +1,15 @@
 """Reduced precision, for those who ask: the network in bfloat16 or TF32, the state and its update in float32."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
+from torch.backends import cuda, cudnn
 
 from hatebm.checks import require
 from hatebm.gradient import Potential, energy_and_gradient
+from hatebm.held import held, standing
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 COMPARED = 16  # chains at which the gradient's error is measured
@@ -31,13 +33,33 @@ def reduced(precision: str, device: torch.device) -> Iterator[None]:
         with torch.autocast(device.type, dtype=torch.bfloat16):
             yield
         return
-    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = products.allow_tf32, convolutions.allow_tf32
-    products.allow_tf32 = convolutions.allow_tf32 = True
-    try:
+    with held([SWITCHES], TF32):
         yield
-    finally:
-        products.allow_tf32, convolutions.allow_tf32 = before
+
+
+@contextmanager
+def as_set(device: torch.device) -> Iterator[None]:
+    """On CUDA, convolutions and matrix products in the precision that torch is set to, whatever other threads run."""
+    with held([SWITCHES], standing(SWITCHES)) if device.type == "cuda" else nullcontext():
+        yield
+
+
+class Backends:
+    """The precision of torch's matrix products, convolutions and recurrences on CUDA, which all threads share."""
+
+    @property
+    def precision(self) -> tuple[str, ...]:
+        """Of each, by the name that torch has had for it since 2.9."""
+        return tuple(switch.fp32_precision for switch in (cuda.matmul, cudnn.conv, cudnn.rnn))
+
+    @precision.setter
+    def precision(self, names: tuple[str, ...]) -> None:
+        cuda.matmul.allow_tf32, cudnn.allow_tf32 = (name == "tf32" for name in names[:2])  # older names, still read
+        for switch, name in zip((cuda.matmul, cudnn.conv, cudnn.rnn), names, strict=True):
+            switch.fp32_precision = name
+
+
+SWITCHES, TF32 = (Backends(), "precision"), ("tf32",) * 3
 
 
 def gradient_error(potential: Potential, precision: str, t: int, state: Sequence[Tensor]) -> float:
