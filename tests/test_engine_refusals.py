@@ -24,6 +24,7 @@ from engine_nets import (
 )
 from torch import nn
 
+import hatebm
 from hatebm.engine import prepare
 from hatebm.nets.energy import ResidualEnergy
 
@@ -144,6 +145,26 @@ def test_what_cannot_be_followed_is_left_alone_and_says_why(make, reason):
     assert re.search(reason, found.notes[0]), found.notes
     assert pickle_of(owner) == before
     assert torch.equal(torch.get_rng_state(), state)
+
+
+class Attends(nn.Module):
+    def forward(self, x):
+        pixels = x.flatten(2)
+        return F.scaled_dot_product_attention(pixels, pixels, pixels).view_as(x)
+
+
+def test_dropout_that_drops_is_left_to_its_own_order_of_draws():
+    net, x = seeded(lambda: Head(nn.Sequential(pooled(3, padding=1), nn.Dropout(0.5), Attends()))), images(8)
+    assert FOLDED in prepared(net, x)[1]
+    ends, states = [], []
+    for compile in ("auto", "off"):
+        torch.manual_seed(0)
+        chain = hatebm.Chain(net, x, eps=0.01, seed=0, mode="train", compile=compile)
+        ends.append(chain.run(2))
+        states.append(torch.get_rng_state())
+        assert ("draws random numbers" in chain.report()) == (compile == "auto")
+    assert torch.equal(*ends)
+    assert torch.equal(*states)
 
 
 def test_a_hooked_convolution_is_called_and_not_folded():

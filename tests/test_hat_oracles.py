@@ -10,7 +10,7 @@ from tiny import one_thread  # noqa: F401
 from torch import Tensor, nn
 
 import hatebm
-from hatebm.hat_energy import keeping
+from hatebm.hat_energy import remembering
 from hatebm.nets import ResidualEnergy
 from hatebm.systems.hat import JointConfig
 
@@ -38,7 +38,7 @@ def test_the_gradients_are_the_images_own_and_its_pullback_through_g(kept):
     hat, generator = nets()
     z, y = latents().requires_grad_(), residuals().requires_grad_()
     energy = hatebm.HatEnergy(hat, generator)
-    with keeping([energy] if kept else []):
+    with remembering({} if kept else None):
         grad_z, grad_y = torch.autograd.grad(energy(z, y).sum(), (z, y))
         again_z, again_y = torch.autograd.grad(energy(z, y).sum(), (z, y))
     with torch.no_grad():
