@@ -109,7 +109,7 @@ class Chain:
         self._mask = mask
         masks = checked_mask(name, mask, self._state)
         energy, grad_fn = bare(energy), bare(grad_fn)
-        self._functions = energy, grad_fn
+        self._reaching = energy, grad_fn, energy_kwargs
         energy = torch.compile(energy) if COMPILE[compile] and energy is not None else energy
         self._potential = Potential(energy, grad_fn, energy_kwargs, masks)
         self._blocks = Blocks(self.dynamics, len(self._state), masks, noise, backend)
@@ -172,7 +172,7 @@ class Chain:
             law.check_length(end)
         self._check_grad_steps(grad_steps, n_steps)
         kept: list[dict[str, Any]] = []
-        modules = modules_of(*self._functions)
+        modules = modules_of(*self._reaching)
         with self._alone("run"), in_mode(modules, self._mode), self._engine.switches():
             whole = grad_steps == n_steps > 0
             state = [x.clone() if whole else x.detach().clone() for x in self._state]

@@ -29,8 +29,8 @@ Sight = list[tuple[str, tuple]]
 Space = dict[Any, Any]
 
 
-def modules_of(*functions: Callable[..., Any] | None) -> list[nn.Module]:
-    """Every module that calls of the functions can reach, parts and all, each once.
+def modules_of(*functions: Any) -> list[nn.Module]:
+    """Every module that the functions, or containers of them, can reach, parts and all, each once.
 
     Where torch.compile traces the caller, which cannot look into a function, those given bare, as a method or a
     partial.

@@ -183,6 +183,17 @@ def test_and_runs_in_the_chains_mode_and_is_left_as_it_was(way):
     assert all(p.grad is None for p in net.parameters())
 
 
+@pytest.mark.parametrize(
+    "given", [lambda net: {"of": net}, lambda net: lambda t: {"of": net}], ids=["dict", "function"]
+)
+def test_keyword_arguments_of_the_energy_are_followed(given):
+    net, seen = drops(), []
+    net.register_forward_pre_hook(lambda *_: seen.append(net[1].training))
+    hatebm.langevin(lambda x, of: of(x), torch.randn(6, D), 1, eps=0.1, seed=0, energy_kwargs=given(net))
+    assert seen == [False]
+    assert net[1].training
+
+
 def test_what_is_not_reached_is_left_alone():
     other, net = drops(), drops()
     weak, seen = weakref.ref(other), []
