@@ -134,7 +134,7 @@ def ais(
     path = _Path(energy, base, betas, temperature, trajectories, energy_kwargs, moves)
     steps, steered = _checked_eps(eps, len(betas) - 1)
 
-    with in_mode(modules_of(path.potential.energy), mode):
+    with in_mode(modules_of(path.potential.energy, energy_kwargs), mode):
         start = base.checked(x) if reverse else path.start(shape, ids)
         if steered and pilot:
             few = torch.arange(CHAINS - pilot, CHAINS, device=device)

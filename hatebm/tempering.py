@@ -119,7 +119,7 @@ def tempering(
     end = first_step + n_steps
     cuts = [first_step, *range((first_step // swap_every + 1) * swap_every, end, swap_every), end]
     told, swaps = [], []
-    with in_mode(modules_of(potential.energy), mode):
+    with in_mode(modules_of(potential.energy, energy_kwargs), mode):
         for t, stop in pairwise(cuts):
             if 0 < t < stop and t % swap_every == 0:
                 swaps += _exchanged(replicas, ladder, potential, t, first=1 - t // swap_every % 2)
