@@ -16,6 +16,7 @@ import ninja
 import pybind11
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
@@ -28,6 +29,24 @@ if X86:
     }
 LIBRARY = "_C.so"
 ARCHITECTURES = "8.0;9.0;10.0;12.0+PTX"
+FINDER = "_editable_hatebm_before_namespaces"
+FINDER_SOURCE = f'''"""Finds hatebm in its clone where Python's finder takes a folder of that name for a namespace."""
+
+import sys
+from importlib.machinery import PathFinder
+
+
+class BeforeNamespaces:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name != "hatebm":
+            return None
+        found = PathFinder.find_spec(name)
+        return found if found is not None and found.origin else PathFinder.find_spec(name, [{str(ROOT)!r}])
+
+
+sys.meta_path.insert(0, BeforeNamespaces)
+'''
 
 
 def nvcc() -> str | None:
@@ -125,6 +144,20 @@ class NinjaBuild(build_ext):
         return "\n".join(lines) + "\n"
 
 
+class EditableFinder(build_py):
+    """Lets an editable install be found beside the clone, whose folder has the package's name and is none.
+
+    The finder that setuptools installs is asked last, after Python's own has taken that folder for a namespace.
+    """
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            site_packages = Path(self.get_finalized_command("install").install_lib)
+            site_packages.joinpath(f"{FINDER}.py").write_text(FINDER_SOURCE, encoding="utf-8")
+            site_packages.joinpath(f"{FINDER}.pth").write_text(f"import {FINDER}\n", encoding="utf-8")
+
+
 def quote(path: object) -> str:
     """A path as ninja reads it."""
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
@@ -154,5 +187,5 @@ setup(
     package_dir={"hatebm.kernels": "kernels"},
     package_data={"hatebm": ["py.typed"]},
     ext_modules=[Extension("hatebm._C", sources("*.cpp"), depends=sources("*.h") + sources("*.cu"))],
-    cmdclass={"build_ext": NinjaBuild},
+    cmdclass={"build_ext": NinjaBuild, "build_py": EditableFinder},
 )

@@ -1,0 +1,35 @@
+"""What an installed hatebm is found by."""
+
+import subprocess
+import sys
+
+LOOK = """
+import importlib.util
+import hatebm
+print(hatebm.__file__)
+print(getattr(hatebm, "mine", None) or hatebm.langevin.__module__)
+print(importlib.util.find_spec("hatebm.kernels"))
+"""
+
+
+def seen_by_a_script_in(folder):
+    folder.joinpath("script.py").write_text(LOOK)
+    ran = subprocess.run([sys.executable, "script.py"], cwd=folder, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.splitlines()
+
+
+def test_a_script_beside_the_clone_finds_the_package_and_not_the_clones_folder(tmp_path):
+    tmp_path.joinpath("hatebm", "kernels").mkdir(parents=True)
+    file, langevin, kernels = seen_by_a_script_in(tmp_path)
+    assert not file.startswith(str(tmp_path))
+    assert langevin == "hatebm.langevin"
+    assert "__init__.py" in kernels
+
+
+def test_a_package_of_ones_own_comes_first_as_with_any_install(tmp_path):
+    tmp_path.joinpath("hatebm").mkdir()
+    tmp_path.joinpath("hatebm", "__init__.py").write_text("mine = 'my own'\n")
+    file, mine, _ = seen_by_a_script_in(tmp_path)
+    assert file == str(tmp_path / "hatebm" / "__init__.py")
+    assert mine == "my own"
