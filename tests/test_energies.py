@@ -112,6 +112,37 @@ def test_mixtures_are_torchs():
     assert torch.allclose(Mixture(means, 0.5)(x), Mixture(means, [0.5] * 4, [2.0] * 4)(x))
 
 
+def nudged(matrix, ulps, seed=0):
+    """The matrix as other processors round it: each element off by up to so many ulps of the largest."""
+    off = torch.rand(matrix.shape, generator=torch.Generator().manual_seed(seed)).to(matrix) * 2 - 1
+    return matrix + off * ulps * torch.finfo(matrix.dtype).eps * matrix.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e12])
+def test_a_precision_is_symmetric_but_for_rounding(size, dtype):
+    matrix = (size * spread(20).double()).to(dtype)
+    got = Gaussian(torch.zeros(20), nudged(matrix, 0.5 if dtype is torch.bfloat16 else 64)).precision
+    assert torch.equal(got, got.T)
+    assert ((got - matrix).abs() <= 64 * torch.finfo(dtype).eps * matrix.abs().max()).all()
+    for factor in (torch.linalg.cholesky(matrix.double()), matrix.double().triu()):
+        with pytest.raises(ValueError, match="Gaussian: precision must be a symmetric matrix, to 1% of its largest"):
+            Gaussian(torch.zeros(20), factor.to(dtype))
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e4, 1e6])
+def test_the_inverse_of_a_covariance_is_a_precision(condition):
+    torch.manual_seed(0)
+    axes = torch.linalg.qr(torch.randn(30, 30, dtype=torch.float64))[0]
+    values = torch.logspace(0, -math.log10(condition), 30, dtype=torch.float64)
+    covariance = (axes * values @ axes.T).float()
+    precision = nudged(torch.linalg.inv(covariance), 0.01 * condition)  # how far off an inverse may come out
+    away, back = (Gaussian(torch.zeros(30), p) for p in (precision, precision.T))
+    x = torch.randn(5, 30)
+    for one, other in zip(away.look(x), back.look(x), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_wells_lie_where_they_are_said_to():
     energy = DoubleWell(height=3.0, separation=2.0)
     x = torch.tensor([[0.0, 2.0], [2.0, -2.0], [0.0, 0.0], [4.0, 2.0]])
