@@ -151,6 +151,6 @@ def checked_draw(
             if not low <= value < high:
                 require(False, op, name, f"in [{low}, {high})", value)
     require(0 <= block < 256, op, "block", "in [0, 256)", block)
-    require(0 <= purpose < 256, op, "purpose", "in [0, 256)", purpose)
+    require(0 <= int(purpose) < 256, op, "purpose", "in [0, 256)", purpose)
     wraps = not isinstance(seed, Tensor) and seed >= 1 << 63
     return seed - (1 << 64) if wraps else seed, step

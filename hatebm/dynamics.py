@@ -120,13 +120,16 @@ class Dynamics:
                 wanted = f"a schedule of at least {end} entries: it is indexed by the absolute step"
                 require(len(values) >= end, "Dynamics", name, wanted, f"{len(values)} entries")
 
+    def _values(self) -> list[tuple[str, Any]]:
+        return [(name, getattr(self, name)) for name in FIELDS]  # vars(self) is opaque to torch 2.10 when it compiles
+
     def _per_block(self) -> list[tuple[str, tuple]]:
-        tuples = [(name, value) for name, value in vars(self).items() if isinstance(value, tuple)]
+        tuples = [(name, value) for name, value in self._values() if isinstance(value, tuple)]
         return [(name, value) for name, value in tuples if _is_per_block(name, value)]
 
     def _entry(self, k: int) -> "Dynamics":
         entry = object.__new__(Dynamics)
-        for name, value in vars(self).items():
+        for name, value in self._values():
             object.__setattr__(entry, name, value[k] if _is_per_block(name, value) else value)
         return entry
 
@@ -154,6 +157,9 @@ class Dynamics:
         require(smooth, name, "noise_at", "'after' with friction", self.noise_at)
         fits = self.clamp_at != "noise+step" or self.noise_at == "before"
         require(fits, name, "clamp_at", "'step' or 'final' unless noise_at='before'", self.clamp_at)
+
+
+FIELDS = tuple(Dynamics.__dataclass_fields__)
 
 
 def _is_per_block(name: str, value: Any) -> bool:

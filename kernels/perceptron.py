@@ -16,7 +16,7 @@ from torch import Tensor
 from hatebm.kernels.activation import activated
 from hatebm.kernels.quads import EXACT, NUMBERS
 from hatebm.kernels.whole import chains_of_program, kicked, law_of, normals_of_chains, stepped
-from hatebm.native.chains import NEVER, mark_moved, schedule_of
+from hatebm.native.chains import ACTIVATIONS, NEVER, mark_moved, schedule_of
 
 CHAINS = 16  # of a program: as few as products of tiles take
 TILE = 64  # features that a product takes at a time
@@ -179,7 +179,7 @@ def sharing(rows: Tensor, layers: Sequence[Any]) -> tuple[tuple[int], dict[str, 
         **{"x": rows, "weights": tuple(layer.weight for layer in layers)},
         **{"biases": (*(layer.bias for layer in hidden), last), "work": rows.new_empty(len(rows), room)},
         **{"n": len(rows), "d": d, "room": room, "WIDTHS": widths, "AT": at, "DEPTH": len(hidden)},
-        **{"ACTIVATIONS": tuple(layer.activation for layer in hidden)},
+        **{"ACTIVATIONS": tuple(ACTIVATIONS.index(layer.activation) for layer in hidden)},
         **{"PARAMETERS": tuple(float(layer.parameter) for layer in hidden)},
         **{"CHAINS": CHAINS, "ELEMENTS": elements, "LEVELS": elements.bit_length() - 1, "TILE": TILE},
         **{"num_warps": 8},
