@@ -15,6 +15,7 @@ from hatebm.kernels.tree import fold_in_halves, norm_of
 from hatebm.native.chains import NEVER, mark_moved, schedule_of
 
 AT_ONCE = 128  # elements of a warp: a quad to each thread
+OPTIONS = EXACT if torch.version.hip else EXACT | {"maxnreg": 128}  # ptxas's own choice leaves words on the stack
 
 
 @triton.jit
@@ -185,6 +186,6 @@ def sharing(formula: Any, rows: Tensor) -> tuple[tuple[int], dict[str, Any]]:
         **{"n": n, "d": d, "components": formula.components, "KIND": formula.kind, "CHAINS": chains},
         **{"ELEMENTS": elements, "LEVELS": elements.bit_length() - 1},
         **{"num_warps": max(chains * elements // AT_ONCE, 1)},
-        **EXACT,
+        **OPTIONS,
     }
     return (triton.cdiv(n, chains),), arguments

@@ -36,7 +36,7 @@ RATIO = {
 LAW = {"NOISY": True, "PRIOR": True, "ADD": "sequential", "CLIP": "value", "CLIP_ON": "grad", "WIDE": False}
 
 
-def compile_triton(function, architecture, signature, constants, num_warps=4):
+def compile_triton(function, architecture, signature, constants, **options):
     """A kernel compiled ahead of time for aligned tensors; arguments without a type are constants, None if absent."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -49,7 +49,7 @@ def compile_triton(function, architecture, signature, constants, num_warps=4):
         constexprs={(i,): constants.get(name) for i, name in names.items() if name not in signature},
         attrs={(i,): [["tt.divisibility", 16]] for i, name in names.items() if name in aligned},
     )
-    options = {"num_warps": num_warps, "enable_fp_fusion": False}
+    options = {"enable_fp_fusion": False} | options
     return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
 
 
@@ -65,7 +65,7 @@ def compile_shared(function, architecture, kind, elements, signature, constants,
     sharing = samples.sharing(kind, elements)
     num_warps = sharing.pop("num_warps")
     settings = LAW | {"VECTOR": vector} | sharing | constants
-    return compile_triton(function, architecture, signature, settings, num_warps)
+    return compile_triton(function, architecture, signature, settings, num_warps=num_warps)
 
 
 def lanes(kernel, operation):

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from disassembly import MARKS, MULTIPLIES_A_QUAD, assert_no_spill, count, instructions, tool
+from disassembly import ARCHITECTURES, MARKS, MULTIPLIES_A_QUAD, assert_no_spill, count, instructions, tool
 from test_triton_code import compile_triton, launched  # noqa: F401
 
 from hatebm import Chain
@@ -34,7 +34,7 @@ def compile_whole(architecture, kind, elements, **law):
 
     tensors, sharing, warps = shared(kind, elements)
     constants = LAW | {"ADD": "sequential", "CLIP": None} | sharing | law
-    return compile_triton(whole.whole_steps, architecture, WHOLE | tensors, constants, warps)
+    return compile_triton(whole.whole_steps, architecture, WHOLE | tensors, constants, num_warps=warps, **whole.OPTIONS)
 
 
 @pytest.fixture
@@ -77,6 +77,12 @@ def test_every_law_compiles(disassembled, kind, elements, law):
     assert_exact(kernel.asm["ptx"])
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("kind", "elements"), [("mixture", 16), ("mixture", 256), ("full", 1024)])
+def test_laws_that_need_many_registers_stay_in_them(disassembled, architecture, kind, elements):
+    assert_no_spill(disassembled(compile_whole(architecture, kind, elements, CLIP="norm" if elements > 256 else None)))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_looks_compile(disassembled, kind):
     from hatebm.kernels import whole
@@ -88,7 +94,7 @@ def test_looks_compile(disassembled, kind):
         "d": "i32",
         "components": "i32",
     }
-    kernel = compile_triton(whole.look_at, 90, names | tensors, sharing, warps)
+    kernel = compile_triton(whole.look_at, 90, names | tensors, sharing, num_warps=warps, **whole.OPTIONS)
     assert_no_spill(disassembled(kernel))
     assert_exact(kernel.asm["ptx"])
 
