@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from importlib import metadata
 
 import pytest
 import tiny
@@ -49,7 +50,7 @@ def test_a_run_writes_a_row_for_each_iteration_and_its_configuration(straight):
     assert straight.metrics()[0].keys() >= {"energy_gap", "generator_loss", "displacement", "langevin_steps_per_s"}
     written = json.loads((straight.folder / "config.json").read_text())
     assert written["config"]["seed"] == 0
-    assert written["versions"]["torch"] == torch.__version__
+    assert written["versions"]["torch"] == metadata.version("torch")  # builds for CUDA call themselves 2.10.0+cu128
     assert Run.open(straight.folder) == straight
 
 
