@@ -3,39 +3,25 @@
 test_kernels.py runs this file in a process where TRITON_INTERPRET=1 was set before Triton was imported.
 """
 
+import interpreter
 import pytest
 import torch
-import triton
-import triton.language as tl
 from parity import LAWS, RATIOS, assert_same_bits, layouts, proposed, ratio, run
 
 import hatebm
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of inf - inf and 0 / 0
-
-
-@triton.jit
-def fma_of_one(a, b, c, out):
-    tl.store(out, tl.fma(tl.load(a), tl.load(b), tl.load(c)))
-
-
-@pytest.fixture(scope="module")
-def fused():
-    """Whether this interpreter rounds tl.fma once, as every GPU does."""
-    a, b, c, out = (torch.full((1,), v) for v in (1 + 2.0**-12, 1 + 2.0**-12, -1 - 2.0**-11, 0.0))
-    fma_of_one[(1,)](a, b, c, out)
-    return float(out) == 2.0**-24
+pytestmark = interpreter.MARKS
 
 
 @pytest.fixture
-def assert_same(fused):
+def assert_same():
     """Bit for bit, or within two units in the last place where the interpreter rounds twice."""
 
     def assert_close(got, want):
         for name in want:
             torch.testing.assert_close(got[name], want[name], rtol=3e-7, atol=3e-7, equal_nan=True)
 
-    return assert_same_bits if fused else assert_close
+    return assert_same_bits if interpreter.rounds_once() else assert_close
 
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)

@@ -1,5 +1,6 @@
 """Chains in the energy of a perceptron in Triton against the CPU's kernel, run by Triton's interpreter."""
 
+import interpreter
 import pytest
 import torch
 from test_mlp_energy import LAWS, gradient_in_float64, network
@@ -12,7 +13,7 @@ from hatebm.native.chains import NEVER
 from hatebm.perceptron import Perceptron, layers_of
 from hatebm.whole import steps_of
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of 0 / 0
+pytestmark = interpreter.MARKS
 
 
 @pytest.fixture(autouse=True)

@@ -1,26 +1,26 @@
 """Whole chains and energies in Triton against the CPU's kernels, run by Triton's interpreter: see test_kernels.py."""
 
+import interpreter
 import pytest
 import torch
-from interpreted_kernels import fused  # noqa: F401
 from test_energies import KINDS, of_kind
 from test_whole_chain import EVERY_LAW, outcome, start
 
 from hatebm import kernels, native
 from hatebm.energies import Mixture
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of inf - inf and 0 / 0
+pytestmark = interpreter.MARKS
 
 
 @pytest.fixture
-def assert_same(fused):  # noqa: F811
+def assert_same():
     """Bit for bit, or close where the interpreter rounds a fused product twice."""
 
     def same(got, want):
         assert type(got) is type(want)
         if isinstance(want, tuple):
             assert got == want
-        elif fused:
+        elif interpreter.rounds_once():
             assert torch.equal(got.isnan(), want.isnan())
             assert torch.equal(got.nan_to_num(7), want.nan_to_num(7))
         else:
