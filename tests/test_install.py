@@ -1,7 +1,11 @@
-"""What an installed hatebm is found by."""
+"""What an installed hatebm is found by, and the versions that it is tried with."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
 
 LOOK = """
 import importlib.util
@@ -33,3 +37,9 @@ def test_a_package_of_ones_own_comes_first_as_with_any_install(tmp_path):
     file, mine, _ = seen_by_a_script_in(tmp_path)
     assert file == str(tmp_path / "hatebm" / "__init__.py")
     assert mine == "my own"
+
+
+def test_the_oldest_torch_that_is_tried_is_the_oldest_that_the_metadata_take():
+    (least,) = re.findall(r'"torch>=([\d.]+)"', ROOT.joinpath("pyproject.toml").read_text())
+    (tried,) = re.findall(r"(?m)^torch==([\d.]+)$", ROOT.joinpath(".ci", "oldest.txt").read_text())
+    assert tried.removesuffix(".0") == least
