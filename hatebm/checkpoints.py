@@ -1,46 +1,76 @@
 """Checkpoints: tensors and a few words about them in one safetensors file, which appears whole or not at all."""
 
-import os
+import json
+import re
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from hatebm.errors import UsageError
+from hatebm.files import sweep, whole
 
 KEPT = 3
+NAME = re.compile(r"[0-9]{8,}\.safetensors")
 
 
-def save(folder: Path, iteration: int, tensors: dict[str, Tensor], about: dict[str, str]) -> Path:
+def save(folder: Path, iteration: int, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> Path:
     """Write the checkpoint of an iteration, then drop all but the newest few; returns its path.
 
-    The file is written beside its place and renamed into it, so a run killed at any moment leaves no broken checkpoint.
+    Nothing but checkpoints is dropped, and what a killed process left half written.
     """
-    from safetensors.torch import save as to_bytes
-
     folder.mkdir(exist_ok=True)
+    sweep(folder, ".safetensors")
     path = folder / f"{iteration:08d}.safetensors"
-    partial = folder / "partial"
-    with partial.open("wb") as file:
-        file.write(to_bytes({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=about))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write(path, tensors, about)
     for old in paths(folder)[:-KEPT]:
         old.unlink()
     return path
 
 
+def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+    """Write tensors, and words about them, with the checksum of all."""
+    from safetensors.torch import save as to_bytes
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    about = {**about, "checksum": checksum(tensors, about)}
+    with whole(path) as partial, partial.open("wb") as file:
+        file.write(to_bytes(tensors, metadata=about))
+
+
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and words of a checkpoint; raises UsageError when the file is not whole."""
+    """Tensors and words of a checkpoint; raises UsageError when the file is not whole or a bit of it has changed.
+
+    Files of version 0.1.0 carry no checksum and are taken as they are.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            about = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise UsageError(f"the checkpoint {path} cannot be read: {error}") from error
+    kept = about.pop("checksum", None)
+    if kept is not None and kept != checksum(tensors, about):
+        raise UsageError(f"the checkpoint {path} is damaged: its checksum differs")
+    return tensors, about
+
+
+def checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> str:
+    """CRC-32 of names, dtypes, shapes and bytes of tensors on the CPU, and of the words about them."""
+    value = zlib.crc32(json.dumps(sorted((about or {}).items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
+        value = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy(), value)
+    return f"{value:08x}"
 
 
 def paths(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest first."""
-    return sorted(folder.glob("*.safetensors"), key=lambda path: int(path.stem))
+    """The checkpoints in a folder, oldest first; other files beside them are nobody's."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if NAME.fullmatch(path.name) and path.is_file()]
+    return sorted(found, key=lambda path: int(path.stem))

@@ -141,7 +141,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--features", metavar="MODULE:NAME", help="for --fid: any feature module, by import path")
     command.add_argument("--ood", nargs="*", metavar="DATA", help="AUROC, AUPRC and FPR80 against permuted, random and "
                          "constant images, and against each data set or folder named")  # fmt: skip
-    command.add_argument("--data-root", metavar="DIR", help="where those of --ood are found (default: here)")
+    command.add_argument("--data", metavar="DIR", help="where the run's images are now, if their folder has moved")
+    command.add_argument("--data-root", metavar="DIR", help="where those of --ood are found (default: here); without "
+                         "--ood, where the files of the run's own data set are now")  # fmt: skip
     _add_machine(command)
 
     command = commands.add_parser(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hatebm.chain import Chain
+from hatebm.checks import describe
 from hatebm.config import Config
 from hatebm.data import Images
 from hatebm.errors import UsageError
@@ -63,6 +64,14 @@ class Part:
         named |= {f"{name}_optimizer.{i}.{key}": t for i, entry in moments.items() for key, t in entry.items()}
         if self.average is not None:
             named |= {f"{name}_average.{key}": tensor for key, tensor in self.average.state_dict().items()}
+        return named
+
+    def shapes(self, name: str, begun: bool) -> dict[str, Tensor]:
+        """Tensors like those that `tensors` gives, whose optimiser has taken its first step or not."""
+        named = {key: t for key, t in self.tensors(name).items() if not key.startswith(f"{name}_optimizer.")}
+        for i, parameter in enumerate(self.optimizer.param_groups[0]["params"] if begun else ()):
+            moments = {"step": torch.zeros((), dtype=torch.float32), "exp_avg": parameter, "exp_avg_sq": parameter}
+            named |= {f"{name}_optimizer.{i}.{key}": tensor for key, tensor in moments.items()}
         return named
 
     def restore(self, name: str, named: dict[str, Tensor]) -> None:
@@ -126,6 +135,11 @@ class Learner(ABC):
         return next(next(iter(self.parts.values())).network.parameters()).device
 
     @property
+    def frozen(self) -> dict[str, Tensor]:
+        """The tensors of networks that it stands on and that never change; a checkpoint keeps their checksum alone."""
+        return {}
+
+    @property
     def generator(self) -> nn.Module:
         """The generator as other systems take it over; raises UsageError where there is none."""
         raise UsageError(f"{type(self).__name__} has no generator")
@@ -177,7 +191,14 @@ class Learner(ABC):
         return named
 
     def restore(self, named: dict[str, Tensor], iteration: int) -> None:
-        """Take back what `tensors` gave; raises KeyError or RuntimeError when it is of another configuration."""
+        """Take back what `tensors` gave; raises ValueError, and changes nothing, when it is not all that.
+
+        Every tensor must be there, of the shape and the dtype that this configuration gives it, and finite.
+        """
+        wanted = dict(self.memory)
+        for name, part in self.parts.items():
+            wanted |= part.shapes(name, begun=iteration > 0)
+        _require_fit(named, wanted)
         for name, part in self.parts.items():
             part.restore(name, named)
         for name, tensor in self.memory.items():
@@ -188,6 +209,16 @@ class Learner(ABC):
 def adam(network: nn.Module, lr: float, beta1: float = 0.9, beta2: float = 0.999) -> torch.optim.Adam:
     """Adam with the small constant of Keras, under which the published numbers were found."""
     return torch.optim.Adam(network.parameters(), lr, betas=(beta1, beta2), eps=1e-7, fused=True)
+
+
+def _require_fit(named: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    for name in sorted(named.keys() ^ wanted.keys()):
+        raise ValueError(f"the tensor {name} is {'unknown' if name in named else 'missing'}")
+    for name, tensor in named.items():
+        if (tensor.shape, tensor.dtype) != (wanted[name].shape, wanted[name].dtype):
+            raise ValueError(f"the tensor {name} must be {describe(wanted[name])}, got {describe(tensor)}")
+        if not tensor.isfinite().all():
+            raise ValueError(f"the tensor {name} is not finite")
 
 
 def _below(prefix: str, named: dict[str, Tensor]) -> dict[str, Tensor]:

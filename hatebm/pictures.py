@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hatebm.files import whole
+
 BACKGROUND = 96
 CELL = 48  # about the side in pixels at which one small image is shown
 
@@ -29,7 +31,8 @@ def grid(images: Tensor, columns: int) -> Tensor:
 
 def save_grid(path: Path, images: Tensor, columns: int) -> None:
     """Write one grid of (n, channels, size, size) uint8 images."""
-    _picture(grid(images, columns)).save(path)
+    with whole(path) as partial:
+        _picture(grid(images, columns)).save(partial)
 
 
 def save_panels(path: Path, panels: dict[str, Tensor], columns: int) -> None:
@@ -44,14 +47,16 @@ def save_panels(path: Path, panels: dict[str, Tensor], columns: int) -> None:
         left, top = i % 2 * width, i // 2 * (height + header)
         draw.text((left + 6, top + 4), title, "black", font)
         canvas.paste(sheet, (left, top + header))
-    canvas.save(path)
+    with whole(path) as partial:
+        canvas.save(partial)
 
 
 def save_film(path: Path, frames: Sequence[Tensor], columns: int) -> None:
     """Write a looping GIF that rests on its last frame; frames: (n, channels, size, size) uint8 each."""
     first, *rest = (_picture(grid(frame, columns)) for frame in frames)
     durations = [120] * len(rest) + [1500]
-    first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
+    with whole(path) as partial:
+        first.save(partial, save_all=True, append_images=rest, duration=durations, loop=0)
 
 
 def save_strip(path: Path, frames: dict[int, Tensor]) -> None:
@@ -69,7 +74,8 @@ def save_strip(path: Path, frames: dict[int, Tensor]) -> None:
     for i, step in enumerate(frames):
         draw.text((column * (i + 0.5) + 2, header / 2), str(step), "black", font, anchor="mm")
     canvas.paste(sheet, (0, header))
-    canvas.save(path)
+    with whole(path) as partial:
+        canvas.save(partial)
 
 
 def save_curves(path: Path, rows: Sequence[dict], labels: dict[str, str]) -> None:
@@ -82,7 +88,8 @@ def save_curves(path: Path, rows: Sequence[dict], labels: dict[str, str]) -> Non
     figure = Figure(figsize=(7, 2.2 * len(labels)), layout="constrained")
     axes = figure.subplots(len(labels), sharex=True, squeeze=False)[:, 0]
     for axis, (metric, label) in zip(axes, labels.items(), strict=True):
-        steps, values = [row["step"] for row in rows], torch.tensor([row[metric] for row in rows])
+        seen = [row for row in rows if metric in row]
+        steps, values = [row["step"] for row in seen], torch.tensor([row[metric] for row in seen])
         axis.plot(steps, values, linewidth=0.5, color="0.7")
         axis.plot(steps, _running_mean(values), color="C0")
         settled = values[len(values) // 10 :]  # the first steps of an untrained energy would flatten all the rest
@@ -91,7 +98,8 @@ def save_curves(path: Path, rows: Sequence[dict], labels: dict[str, str]) -> Non
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
     axis.set_xlabel("iteration")
-    figure.savefig(path, dpi=110)
+    with whole(path) as partial:
+        figure.savefig(partial, dpi=110)
 
 
 def _running_mean(values: Tensor) -> Tensor:

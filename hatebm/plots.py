@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hatebm.files import whole
+
 INSIDE, OUTSIDE, INK = "#0072B2", "#D55E00", "0.25"  # Okabe & Ito: told apart by colour-blind readers too
 BINS = 60
 TAIL = 0.005  # share of the scores at either end that may lie beyond the axis, gathered in its last bins
@@ -34,7 +36,8 @@ def save_histogram(path: Path, scores: dict[str, Tensor], title: str = "", label
         axis.legend(frameon=False, fontsize=9)
         _tidy(axis)
     panels[-1].set_xlabel(label)
-    figure.savefig(path, dpi=110)
+    with whole(path) as partial:
+        figure.savefig(partial, dpi=110)
 
 
 def save_quality(
@@ -63,7 +66,8 @@ def save_quality(
     axis.set_ylabel(f"{label} (lower is better)")
     axis.legend(frameon=False, fontsize=9)
     _tidy(axis)
-    figure.savefig(path, dpi=110)
+    with whole(path) as partial:
+        figure.savefig(partial, dpi=110)
 
 
 def _range(a: Tensor, b: Tensor) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from hatebm import pictures, stages
 from hatebm.data import Images, to_bytes, to_pixels
 from hatebm.evaluation import Classifier, class_shares, frechet_distance, pixel_features
+from hatebm.files import write_text
 from hatebm.learner import Learner
 from hatebm.runs import Run
 
@@ -84,7 +85,7 @@ def write_results(run: Run, scores: list[Score]) -> None:
 
 def write_rows(path: Path, rows: list[dict]) -> None:
     """Write rows as JSON, in which a number that is not finite is null."""
-    path.write_text(json.dumps(_finite(rows), indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(_finite(rows), indent=2, allow_nan=False) + "\n")
 
 
 def _finite(value):
@@ -109,7 +110,7 @@ def write_pictures(run: Run, learner: Learner, images: Images) -> dict[str, str]
         pictures.save_strip(run.folder / "path.png", {step: x[:8] for step, x in list(path.items())[::2]})
         shown["path.gif"] = f"25 chains from step 0 to {last}"
         shown["path.png"] = f"8 chains from step 0 to {last}"
-    rows = run.metrics()
+    rows = run.metrics(learner.iteration) if run.metrics_file.exists() else []
     if rows:
         pictures.save_curves(run.folder / "curves.png", rows, learner.CURVES)
         shown["curves.png"] = f"{', '.join(learner.CURVES.values())} over the training"

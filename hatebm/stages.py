@@ -6,7 +6,6 @@ The generator of a run lies in its folder `generator`: a run of its own (trained
 
 import importlib
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +13,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hatebm import checkpoints
+from hatebm import checkpoints, files
 from hatebm.catalogue import SYSTEMS
 from hatebm.errors import UsageError
 from hatebm.learner import Learner
 from hatebm.nets.imported import generator_from, load_generator
-from hatebm.runs import Run
+from hatebm.runs import GENERATOR, Run
 
-FOLDER = "generator"
+WEIGHTS = "weights.safetensors"
+ABOUT = "generator.json"
+KINDS = {"file": str, "output_scale": float, "module": str}
 
 
 def fresh(run: Run, device: torch.device | str = "cpu") -> Learner:
@@ -29,7 +30,7 @@ def fresh(run: Run, device: torch.device | str = "cpu") -> Learner:
     system = SYSTEMS[run.system]
     if system.generator is None:
         return system.learner.create(run.config, device)
-    return system.learner.create(run.config, generator_in(run.folder / FOLDER), device)
+    return system.learner.create(run.config, generator_in(run.folder / GENERATOR), device)
 
 
 def load(run: Run, device: torch.device | str = "cpu") -> Learner:
@@ -39,18 +40,15 @@ def load(run: Run, device: torch.device | str = "cpu") -> Learner:
 
 def first_stage(run: Run) -> Run | None:
     """The run that trained this run's generator; None where it has none, or one that came without a run."""
-    return Run.open(run.folder / FOLDER) if (run.folder / FOLDER / "config.json").exists() else None
+    return Run.open(run.folder / GENERATOR) if (run.folder / GENERATOR / "config.json").exists() else None
 
 
 def generator_in(folder: Path) -> nn.Module:
     """The generator that lies in a folder, of whichever kind."""
     if (folder / "config.json").exists():
         return load(Run.open(folder)).generator
-    try:
-        about = json.loads((folder / "generator.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{folder} holds no generator: {error}") from None
-    weights, _ = checkpoints.load(folder / "weights.safetensors")
+    about = _about(folder / ABOUT)
+    weights, _ = checkpoints.load(folder / WEIGHTS)
     if "module" not in about:
         return generator_from(weights, about.get("output_scale"))
     generator = imported(about["module"])
@@ -59,6 +57,20 @@ def generator_in(folder: Path) -> nn.Module:
     except RuntimeError as error:
         raise UsageError(f"{about['module']} does not fit its weights in {folder}: {error}") from error
     return generator
+
+
+def _about(path: Path) -> dict:
+    """What generator.json says of a generator that came as a file or by import path."""
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path.parent} holds no generator: {error}") from None
+    if not isinstance(about, dict) or about.keys() not in ({"module"}, {"file", "output_scale"}):
+        raise UsageError(f"{path} must say the module or the file and output_scale of a generator, and no more")
+    for key, value in about.items():
+        if not isinstance(value, KINDS[key]):
+            raise UsageError(f"{path}: {key} must be a {KINDS[key].__name__}, got {value!r}")
+    return about
 
 
 def taken_over(source: str) -> tuple[nn.Module, Callable[[Path], None]]:
@@ -70,7 +82,7 @@ def taken_over(source: str) -> tuple[nn.Module, Callable[[Path], None]]:
     """
     given = Path(source)
     if (given / "config.json").is_file():
-        given = given / FOLDER if (given / FOLDER).is_dir() else given
+        given = given / GENERATOR if (given / GENERATOR).is_dir() else given
         return generator_in(given), lambda folder: _copy(given, folder)
     if given.is_file():
         generator = load_generator(given)
@@ -103,20 +115,21 @@ def _is_import_path(source: str) -> bool:
 
 def _copy(given: Path, folder: Path) -> None:
     """Copy the generator that lies in a folder; a run without what it needs to go on, for it is over."""
+    folder.mkdir()
     if not (given / "config.json").exists():
-        shutil.copytree(given, folder)
+        for name in (WEIGHTS, ABOUT):
+            files.copy(given / name, folder / name)
         return
     run = Run.open(given)
     newest = run.last_checkpoint()
-    (folder / "checkpoints").mkdir(parents=True)
-    shutil.copy2(newest, folder / "checkpoints")
-    replace(run, folder=folder, config=replace(run.config, iterations=int(newest.stem))).write_config()
+    copy = replace(run, folder=folder, config=replace(run.config, iterations=int(newest.stem)))
+    copy.checkpoints.mkdir()
+    files.copy(newest, copy.checkpoints / newest.name)
+    copy.write_config()
 
 
 def _write(generator: nn.Module, about: dict, folder: Path) -> None:
-    from safetensors.torch import save_file
-
     folder.mkdir()
-    own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in generator.state_dict().items()}
-    save_file(own, folder / "weights.safetensors")  # which refuses tensors that share memory, as tied weights do
-    (folder / "generator.json").write_text(json.dumps(about) + "\n")
+    own = {name: tensor.clone() for name, tensor in generator.state_dict().items()}  # tied weights share theirs
+    checkpoints.write(folder / WEIGHTS, own, {})
+    files.write_text(folder / ABOUT, json.dumps(about) + "\n")

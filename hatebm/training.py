@@ -1,6 +1,5 @@
 """Training: iterate a system, write metrics and checkpoints, stop cleanly."""
 
-import json
 import math
 import signal
 import threading
@@ -8,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from hatebm import metrics
 from hatebm.data import Images
 from hatebm.health import ChainDiverged
 from hatebm.learner import Learner
@@ -33,21 +33,22 @@ def train(
     Every iteration adds a row to metrics.jsonl and hands it to `on_iteration`; a symptom that the rows show goes to
     `on_advice`, once. A checkpoint is written at the start, every few seconds (seldom enough to cost a twentieth of the
     time at most) and at the end; SIGINT and SIGTERM end the current iteration and write one too. Raises
-    TrainingDiverged without touching the last good checkpoint.
+    TrainingDiverged without touching the last good checkpoint, and CannotWrite, naming the file.
     """
+    watched = Watched(run.config, run.metrics(learner.iteration))
     run.cut_metrics(learner.iteration)
-    watched = Watched(run.config, run.metrics())
     due = _save(run, learner)
-    with run.metrics_file.open("a") as metrics, _stop_on_signals() as stopped:
+    with metrics.appended(run.metrics_file) as rows, _stop_on_signals() as stopped:
         while learner.iteration < run.config.iterations and not stopped.is_set():
             row = _measured_iteration(run, learner, images)
-            metrics.write(json.dumps(row) + "\n")
-            metrics.flush()
+            rows.add(row)
             on_iteration(row)
             for advice in watched.see(row):
                 on_advice(f"iteration {row['step']}: {advice}")
             if time.monotonic() >= due:
+                rows.sync()
                 due = _save(run, learner)
+        rows.sync()
         _save(run, learner)
     return not stopped.is_set()
 

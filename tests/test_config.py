@@ -8,7 +8,7 @@ import pytest
 from hatebm.catalogue import SYSTEMS
 from hatebm.config import Config, dropped
 from hatebm.errors import UsageError
-from hatebm.runs import config_from_json
+from hatebm.formats import config_from_json
 from hatebm.systems.autoencoder import AutoencoderConfig
 from hatebm.systems.hat import JointConfig, SynthesisConfig
 from hatebm.systems.sngan import SNGANConfig

@@ -243,7 +243,7 @@ def test_changed_data_are_refused(tmp_path, monkeypatch):
         assert said in refusal(*command)
     assert hatebm("sample", folder, "--n", 2).code == 0
     shutil.rmtree(place)
-    assert "or the path of a folder of images" in refusal("evaluate", folder)
+    assert f"the images of {folder} are not in {place} any more; say with --data where" in refusal("evaluate", folder)
     assert Run.open(folder).config.iterations == 3
 
 

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LEVELS = [
-    {"checks", "errors"},
+    {"checks", "errors", "files"},
     {"native", "reference", "kernels"},
     {"backend", "library", "noise", "ops"},
     {
@@ -49,6 +49,9 @@ LEVELS = [
     {
         "catalogue",
         "checkpoints",
+        "fingerprint",
+        "formats",
+        "metrics",
         "progress",
         "results",
         "runs",

@@ -13,7 +13,8 @@ from tiny import one_thread  # noqa: F401
 
 from hatebm import checkpoints, stages
 from hatebm.errors import UsageError
-from hatebm.runs import Run, config_from_json
+from hatebm.formats import config_from_json
+from hatebm.runs import Run
 from hatebm.systems.hat import Synthesis, SynthesisConfig
 from hatebm.training import TrainingDiverged, train
 
@@ -134,9 +135,9 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
 
 
 def test_a_folder_that_exists_or_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="exists already; add --resume"):
         new_run(tmp_path)
-    (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot make the folder"):
         new_run(tmp_path / "file" / "run")
 

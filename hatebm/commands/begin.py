@@ -1,57 +1,76 @@
 """How a run of `hatebm train` begins: a new folder from what was asked for, or an old one that goes on."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from hatebm import data, stages
 from hatebm.catalogue import SYSTEMS
 from hatebm.commands.options import set_threads
+from hatebm.commands.relocate import first_stage_beside, known, place, relocated
 from hatebm.config import Config
 from hatebm.data import Images
 from hatebm.errors import UsageError
-from hatebm.runs import Run
+from hatebm.files import refuse_held
+from hatebm.fingerprint import Fingerprint
+from hatebm.learner import Learner
+from hatebm.runs import GENERATOR, Run, left_behind, refuse_taken
 from hatebm.settings import parse_settings
 
 DEFAULT = "hat-synthesis"
 FIRST = "generator."  # begins the keys of --set that are meant for the stage before
 
 
-def started(options: argparse.Namespace) -> tuple[Run, Images]:
-    """A new run and its data; the folder is made last, so a refused run leaves none behind."""
+Begun = tuple[Run, Images, dict[Path, Learner]]  # a run, its data, and those of its stages that have begun, by folder
+
+
+@contextmanager
+def begun(options: argparse.Namespace, device: torch.device) -> Iterator[Begun]:
+    """The run to train, no other training at work in its folder while the block runs.
+
+    A start that was killed before its config.json came is a start again, with --resume or without it.
+    """
+    resumes = options.resume and not (options.out is not None and left_behind(options.out))
+    with resumed(options, device) if resumes else started(options) as found:
+        yield found
+
+
+@contextmanager
+def started(options: argparse.Namespace) -> Iterator[Begun]:
+    """A new run; the folder is made last, so a refused run leaves none behind."""
     name = options.system or DEFAULT
     system, data_root = SYSTEMS[name], options.data_root or "."
     settings = _settings(options, name)
     published = _published(options.preset, system.published)
     source = _source(options, data_root)
     folder = options.out or _free_folder(f"{name}-{Path(source).resolve().name}")
-    if folder.exists():
-        raise UsageError(f"--out: {folder} exists already; add --resume to go on with it, or choose another folder")
+    refuse_taken(folder)
     size = settings.get("size", published.size if published else None)
     crop = settings.get("crop", published.crop if published else "center")
     images = data.load(source, size, data_root, crop)
     config = replace(published or system.preset(images.size, images.channels), **settings)
     if config.channels != images.channels:
         raise UsageError(f"--set: channels must be {images.channels} like the data, got {config.channels}")
-    place, root = _place(source, data_root), str(Path(data_root).resolve())
-    run = Run(folder, name, place, root, len(images.train), config)
+    where, root = place(source, data_root), str(Path(data_root).resolve())
+    run = Run(folder, name, where, root, len(images.train), config, Fingerprint.of(images))
     set_threads(options.threads, run)
     if system.generator is None:
         if options.generator is not None:
             raise UsageError(f"--generator: {name} trains its own generator, got {options.generator!r}")
         _first_settings(options, None)
         system.learner.create(config)
-        run.create()
+        put = None
     else:
         generator, put = _generator(options, run)
         system.learner.create(config, generator)
-        run.create()
-        put(folder / stages.FOLDER)
-    return run, images
+    with run.created(put), _held(stages.first_stage(run)):
+        yield run, images, {}
 
 
 def _generator(options: argparse.Namespace, run: Run) -> tuple[nn.Module, Callable[[Path], None]]:
@@ -69,39 +88,81 @@ def _generator(options: argparse.Namespace, run: Run) -> tuple[nn.Module, Callab
     for key in shared:
         if asked.get(key, settings[key]) != settings[key]:
             raise UsageError(f"--set: generator.{key} must be {settings[key]} like that of the run, got {asked[key]}")
-    run = replace(run, folder=run.folder / stages.FOLDER, system=name, config=replace(config, **settings))
+    run = replace(run, folder=run.folder / GENERATOR, system=name, config=replace(config, **settings))
     return system.learner.create(run.config).generator, lambda folder: run.create()
 
 
-def resumed(options: argparse.Namespace) -> tuple[Run, Images]:
-    """The run in --out and its data; its configuration stays, but --steps may move the end."""
+@contextmanager
+def resumed(options: argparse.Namespace, device: torch.device) -> Iterator[Begun]:
+    """The run in --out; its configuration stays, but --steps may move the end, and its data may lie elsewhere.
+
+    Nothing in the folder is changed before all of it has been found whole.
+    """
     if options.out is None:
         raise UsageError("--resume: say with --out which run to go on with")
-    run = Run.open(options.out)
-    if options.system not in (None, run.system):
-        raise UsageError(f"--resume: the run in {run.folder} is one of {run.system}, got {options.system}")
+    begun = Run.open(options.out)
+    refuse_held(begun.folder)
+    if options.system not in (None, begun.system):
+        raise UsageError(f"--resume: the run in {begun.folder} is one of {begun.system}, got {options.system}")
     if options.generator is not None:
-        raise UsageError(f"--generator: the run in {run.folder} has its generator, got {options.generator!r}")
-    settings = _settings(options, run.system)
-    published = _published(options.preset, SYSTEMS[run.system].published)
+        raise UsageError(f"--generator: the run in {begun.folder} has its generator, got {options.generator!r}")
+    settings = _settings(options, begun.system)
+    published = _published(options.preset, SYSTEMS[begun.system].published)
     asked = (vars(published) if published else {}) | settings
-    if options.data is not None:
-        asked["data"] = _place(options.data, options.data_root or ".")
-    if options.data_root is not None:
-        asked["data_root"] = str(Path(options.data_root).resolve())
-    begun = {**vars(run.config), "data": run.data, "data_root": run.data_root}
-    _refuse_change(run, {key: value for key, value in asked.items() if key != "iterations"}, begun)
-    before = stages.first_stage(run)
+    _refuse_change(begun, {key: value for key, value in asked.items() if key != "iterations"}, vars(begun.config))
+    run = relocated(begun, options.data, options.data_root)
+    before = first_stage_beside(run, begun)
     first = _first_settings(options, before.system if before else None)
     if before is not None:
-        _refuse_change(run, first, vars(before.config), "generator.")
+        _refuse_change(begun, first, vars(before.config), "generator.")
     images = run.images()
-    run = replace(run, config=replace(run.config, **settings))
+    run = known(replace(run, config=replace(run.config, **settings)), images)
     finished = int(run.last_checkpoint().stem) if run.has_checkpoint() else 0
     if run.config.iterations < finished:
         raise UsageError(f"--steps: the run has {finished} iterations already, got {run.config.iterations}")
-    run.write_config()
-    return run, images
+    set_threads(options.threads, run)
+    ready = _ready(before, run, device)
+    with run.held(), _held(before):
+        _refuse_overtaken(before, run, ready)
+        run.write_config()
+        if before not in (None, stages.first_stage(run)):
+            before.write_config()
+        yield run, images, ready
+
+
+def _held(run: Run | None) -> AbstractContextManager:
+    return nullcontext() if run is None else run.held()
+
+
+def _ready(before: Run | None, run: Run, device: torch.device) -> dict[Path, Learner]:
+    """The stages that have begun, as their newest checkpoints have them, up to the first that is not finished.
+
+    Raises UsageError where a checkpoint or the metrics up to it are not whole.
+    """
+    ready = {}
+    for stage in (run,) if before is None else (before, run):
+        if not stage.has_checkpoint():
+            if stage.metrics_file.exists() and stage.metrics_file.stat().st_size:
+                raise UsageError(
+                    f"{stage.metrics_file} has rows, but {stage.checkpoints} holds no checkpoint; put them back as "
+                    "they were, or begin anew in another folder"
+                )
+            break
+        learner = ready[stage.folder] = stages.load(stage, device)
+        goes_on = learner.iteration < stage.config.iterations
+        if goes_on or stage.metrics_file.exists():  # a generator that was taken over has none
+            stage.metrics(learner.iteration)
+        if goes_on:
+            break
+    return ready
+
+
+def _refuse_overtaken(before: Run | None, run: Run, ready: dict[Path, Learner]) -> None:
+    """Refuse where another training went on between our look at the folder and our hold on it."""
+    for stage in (run,) if before is None else (before, run):
+        newest = int(stage.last_checkpoint().stem) if stage.has_checkpoint() else None
+        if stage.folder in ready and ready[stage.folder].iteration != newest:
+            raise UsageError(f"--resume: another training has just gone on in {stage.folder}; try again")
 
 
 def _refuse_change(run: Run, asked: dict, begun: dict, prefix: str = "") -> None:
@@ -142,10 +203,6 @@ def _first_settings(options: argparse.Namespace, system: str | None) -> dict:
             raise UsageError(f"--set: no stage is trained before this one, got {pairs[0]!r}")
         return {}
     return parse_settings([pair.removeprefix(FIRST) for pair in pairs], SYSTEMS[system].config)
-
-
-def _place(name: str, root: str) -> str:
-    return name if name in data.NAMES else str(Path(root, name).resolve())
 
 
 def _free_folder(name: str) -> Path:

@@ -8,6 +8,7 @@ import torch
 
 from hatebm import data, plots, stages
 from hatebm.commands.options import device_of, need, set_threads
+from hatebm.commands.relocate import PUBLISHED, known, relocated, remember
 from hatebm.commands.train import report
 from hatebm.data import Images, to_bytes, to_pixels
 from hatebm.errors import UsageError
@@ -32,9 +33,15 @@ def evaluate(options: argparse.Namespace) -> int:
     """The table and the pictures that end a training; or with --ood and --fid, theirs."""
     need("sklearn", "PIL", "safetensors", "rich", "matplotlib", "torchmetrics")
     _refuse_idle(options)
-    run = Run.open(options.run)
+    begun = Run.open(options.run)
+    if options.data_root is not None and options.ood is None and begun.data not in PUBLISHED:
+        raise UsageError("--data-root goes with --ood, or with a run on a published data set whose files have moved")
+    run = relocated(begun, options.data, options.data_root if options.ood is None else None)
     set_threads(options.threads, run)
     images = run.images()
+    if run != begun:
+        run = known(run, images)
+        remember(run, begun)
     learner = stages.load(run, device_of(options))
     if options.ood is not None:
         others = {name: _outliers_from(name, run, options.data_root or ".") for name in options.ood}
@@ -101,8 +108,6 @@ def _refuse_idle(options: argparse.Namespace) -> None:
     for name in ("n", "weights", "features"):
         if getattr(options, name) is not None and not options.fid:
             raise UsageError(f"--{name} goes with --fid")
-    if options.data_root is not None and options.ood is None:
-        raise UsageError("--data-root goes with --ood; the run remembers where its own data lie")
     if options.features is not None and options.weights is not None:
         raise UsageError("--weights are Inception's, got --features too")
     if options.n is not None and options.n < 3:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hatebm import data, pictures, results, stages
 from hatebm.commands.options import device_of, need, set_threads
-from hatebm.errors import UsageError
+from hatebm.errors import CannotWrite, UsageError
 from hatebm.learner import Learner
 from hatebm.runs import Run
 
@@ -55,5 +55,7 @@ def _write(out: Path, picture: Callable[[], None]) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         picture()
+    except CannotWrite:
+        raise
     except (OSError, ValueError) as error:
         raise UsageError(f"--out: cannot write the picture {out}: {error}") from None

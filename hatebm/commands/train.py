@@ -3,12 +3,11 @@
 import argparse
 import shlex
 
-import torch
-
 from hatebm import results, stages
-from hatebm.commands.begin import resumed, started
+from hatebm.commands.begin import begun
 from hatebm.commands.options import device_of, need, set_threads
 from hatebm.data import Images
+from hatebm.errors import CannotWrite
 from hatebm.learner import Learner
 from hatebm.progress import progress
 from hatebm.runs import Run
@@ -20,17 +19,25 @@ def train(options: argparse.Namespace) -> int:
     """Train every stage of a run that is not finished yet; returns the exit code, 130 after Ctrl-C."""
     need("sklearn", "PIL", "safetensors", "rich", "matplotlib", "pooch")
     device = device_of(options)
-    run, images = resumed(options) if options.resume else started(options)
-    set_threads(options.threads, run)
-    before = stages.first_stage(run)
-    for stage in (before, run) if before is not None else (run,):
-        learner = _begun(stage, device)
-        if not _finish(stage, learner, images):
-            print(f"stopped after iteration {learner.iteration} of {stage.config.iterations}, and saved; go on with")
-            print(f"  hatebm train {run.system} --out {shlex.quote(str(run.folder))} --resume")
-            return 130
-    report(run, learner, images)
+    with begun(options, device) as (run, images, ready):
+        set_threads(options.threads, run)
+        before = stages.first_stage(run)
+        try:
+            for stage in (before, run) if before is not None else (run,):
+                begins = stages.load if stage.has_checkpoint() else stages.fresh
+                learner = ready.get(stage.folder) or begins(stage, device)
+                if not _finish(stage, learner, images):
+                    done = f"stopped after iteration {learner.iteration} of {stage.config.iterations}, and saved"
+                    print(f"{done}; go on with\n  {_resume(run)}")
+                    return 130
+            report(run, learner, images)
+        except CannotWrite as error:
+            raise CannotWrite(f"{error}, then go on with {_resume(run)}") from error
     return 0
+
+
+def _resume(run: Run) -> str:
+    return f"hatebm train {run.system} --out {shlex.quote(str(run.folder))} --resume"
 
 
 def report(run: Run, learner: Learner, images: Images) -> None:
@@ -42,11 +49,6 @@ def report(run: Run, learner: Learner, images: Images) -> None:
     print_scores(scores, f"{held_out} held-out images" if held_out else f"the {len(images.train)} training images")
     for name, shows in results.write_pictures(run, learner, images).items():
         print(f"{run.folder / name}: {shows}")
-
-
-def _begun(run: Run, device: torch.device) -> Learner:
-    learner = stages.fresh(run, device)
-    return run.restore(learner) if run.has_checkpoint() else learner
 
 
 def _finish(run: Run, learner: Learner, images: Images) -> bool:

@@ -57,6 +57,10 @@ class Joint(Learner):
     def generator(self) -> nn.Module:
         return self._generator
 
+    @property
+    def frozen(self) -> dict[str, Tensor]:
+        return {name: t for name, t in self.generator.state_dict().items() if isinstance(t, Tensor)}
+
     def iterate(self, images: Images) -> dict[str, float]:
         """One iteration: chains of (z, y) from (N(0, I), 0), then one step of H on where they ended.
 
