@@ -13,6 +13,7 @@ from hatebm.errors import UsageError
 from hatebm.files import sweep, whole
 
 KEPT = 3
+OLD = ({"iteration", "config"}, set())  # what version 0.1.0 said of checkpoints and of weights, without a checksum
 NAME = re.compile(r"[0-9]{8,}\.safetensors")
 
 
@@ -43,7 +44,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and words of a checkpoint; raises UsageError when the file is not whole or a bit of it has changed.
 
-    Files of version 0.1.0 carry no checksum and are taken as they are.
+    Files of version 0.1.0 carry no checksum and are taken as they are, if they fit.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -54,17 +55,17 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, OSError) as error:
         raise UsageError(f"the checkpoint {path} cannot be read: {error}") from error
     kept = about.pop("checksum", None)
-    if kept is not None and kept != checksum(tensors, about):
+    if kept != checksum(tensors, about) and (kept is not None or about.keys() not in OLD):
         raise UsageError(f"the checkpoint {path} is damaged: its checksum differs")
     return tensors, about
 
 
 def checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> str:
-    """CRC-32 of names, dtypes, shapes and bytes of tensors on the CPU, and of the words about them."""
+    """CRC-32 of names, dtypes, shapes and bytes of tensors, and of the words about them."""
     value = zlib.crc32(json.dumps(sorted((about or {}).items())).encode())
     for name, tensor in sorted(tensors.items()):
         value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
-        value = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy(), value)
+        value = zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), value)
     return f"{value:08x}"
 
 

@@ -2,9 +2,7 @@
 
 import json
 import platform
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -62,43 +60,6 @@ class Run:
             raise UsageError(f"{self.folder} began with other images than those in {self.data}: {differs}")
         return images
 
-    @contextmanager
-    def created(self, put: Callable[[Path], None] | None = None) -> Iterator[None]:
-        """Make the folder, hold it, and write config.json last; the block runs inside the hold.
-
-        put: writes the generator of the run into a folder.
-        Raises UsageError when the folder is there already, but for one that a killed start left, or cannot be made.
-        """
-        refuse_taken(self.folder)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"--out: cannot make the folder {self.folder}: {error.strerror}") from None
-        with ExitStack() as hold:
-            hold.callback(_remove_empty, self.folder)
-            with files.whole(self.config_file) as partial:  # which marks the folder as begun by us
-                partial.write_text(self._config_text(), encoding="utf-8")
-                hold.enter_context(files.held(self.folder))
-                hold.callback(self._undo_start)
-                if self.config_file.exists():
-                    raise _taken(self.folder)
-                shutil.rmtree(self.folder / GENERATOR, ignore_errors=True)
-                if put is not None:
-                    put(self.folder / GENERATOR)
-            files.sweep(self.folder, self.config_file.name)
-            yield
-
-    def _undo_start(self) -> None:
-        """Where no config.json came, leave nothing behind."""
-        if not self.config_file.exists():
-            shutil.rmtree(self.folder / GENERATOR, ignore_errors=True)
-            (self.folder / files.LOCK).unlink()
-
-    def create(self, put: Callable[[Path], None] | None = None) -> None:
-        """Make the folder of a run that nobody trains yet; see `created`."""
-        with self.created(put):
-            pass
-
     def held(self) -> AbstractContextManager:
         """Hold the folder, as one training at a time may."""
         return files.held(self.folder)
@@ -106,9 +67,10 @@ class Run:
     def write_config(self) -> None:
         """Write config.json: every value, the data and the versions."""
         files.sweep(self.folder, self.config_file.name)
-        files.write_text(self.config_file, self._config_text())
+        files.write_text(self.config_file, self.config_text())
 
-    def _config_text(self) -> str:
+    def config_text(self) -> str:
+        """What config.json holds."""
         values = {
             "format": formats.FORMAT,
             "system": self.system,
@@ -135,7 +97,7 @@ class Run:
         """Write a checkpoint; returns its path."""
         about = {"iteration": str(learner.iteration), "config": json.dumps(asdict(learner.config))}
         if learner.frozen:
-            about[GENERATOR] = _frozen(learner)
+            about[GENERATOR] = checkpoints.checksum(learner.frozen)
         return checkpoints.save(self.checkpoints, learner.iteration, learner.tensors(), about)
 
     def last_checkpoint(self) -> Path:
@@ -148,47 +110,6 @@ class Run:
     def has_checkpoint(self) -> bool:
         """Whether a training has begun here."""
         return bool(checkpoints.paths(self.checkpoints))
-
-    def restore(self, learner: Learner) -> Learner:
-        """Put the newest checkpoint into a learner of the run's configuration, and return it.
-
-        Raises UsageError where it is damaged, of another run, or does not fit, and names the newest one that is good.
-        """
-        newest = self.last_checkpoint()
-        try:
-            self._restore_from(newest, learner)
-        except UsageError as error:
-            good = self._newest_good(learner)
-            way = f"; {good} is good: remove the newer ones to go on from there" if good else ""
-            raise UsageError(f"{error}{way}") from error
-        return learner
-
-    def _newest_good(self, learner: Learner) -> Path | None:
-        for path in reversed(checkpoints.paths(self.checkpoints)):
-            with suppress(UsageError):
-                self._restore_from(path, learner)
-                return path
-        return None
-
-    def _restore_from(self, path: Path, learner: Learner) -> None:
-        tensors, about = checkpoints.load(path)
-        iteration = about.get("iteration")
-        if iteration != str(int(path.stem)):
-            raise UsageError(f"the checkpoint {path} does not fit the run: its file is of iteration {iteration}")
-        try:
-            self._refuse_others(about, learner)
-            learner.restore(tensors, int(iteration))
-        except (KeyError, TypeError, RuntimeError, ValueError) as error:
-            raise UsageError(f"the checkpoint {path} does not fit the run: {' '.join(str(error).split())}") from error
-
-    def _refuse_others(self, about: dict[str, str], learner: Learner) -> None:
-        """Raise ValueError for the words about a checkpoint of another configuration, or on another generator."""
-        ours, theirs = json.loads(json.dumps(asdict(self.config))), json.loads(about.get("config", "{}"))
-        for key in ours.keys() & theirs.keys() - {"iterations"}:  # those may grow
-            if ours[key] != theirs[key]:
-                raise ValueError(f"it has {key} = {theirs[key]}, the run has {ours[key]}")
-        if about.get(GENERATOR, _frozen(learner)) != _frozen(learner):
-            raise ValueError(f"it learned on another generator than that in {self.folder / GENERATOR}")
 
     def metrics(self, last: int | None = None) -> list[dict]:
         """The rows of the iterations 1 to `last`, by default to the newest checkpoint.
@@ -207,34 +128,6 @@ class Run:
     def cut_metrics(self, iteration: int) -> None:
         """Drop the rows after an iteration, which a resumed training is about to write again."""
         metrics.cut(self.metrics_file, iteration)
-
-
-def refuse_taken(folder: Path) -> None:
-    """Raise UsageError where a folder is there already, but for one that a killed start left."""
-    if folder.exists() and not left_behind(folder):
-        raise _taken(folder)
-
-
-def left_behind(folder: Path) -> bool:
-    """Whether a start that was killed before config.json left this folder: nothing in it is of use."""
-    if not folder.is_dir():
-        return False
-    others = {path.name for path in folder.iterdir() if not files.is_partial(path, "config.json")}
-    begun = len(others) < sum(1 for _ in folder.iterdir())
-    return others <= ({files.LOCK, GENERATOR} if begun else {files.LOCK})
-
-
-def _taken(folder: Path) -> UsageError:
-    return UsageError(f"--out: {folder} exists already; add --resume to go on with it, or choose another folder")
-
-
-def _remove_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
-
-
-def _frozen(learner: Learner) -> str:
-    return checkpoints.checksum({name: tensor.cpu() for name, tensor in learner.frozen.items()})
 
 
 def versions() -> dict[str, str]:

@@ -18,6 +18,7 @@ from hatebm.catalogue import SYSTEMS
 from hatebm.errors import UsageError
 from hatebm.learner import Learner
 from hatebm.nets.imported import generator_from, load_generator
+from hatebm.restoring import restore
 from hatebm.runs import GENERATOR, Run
 
 WEIGHTS = "weights.safetensors"
@@ -35,7 +36,7 @@ def fresh(run: Run, device: torch.device | str = "cpu") -> Learner:
 
 def load(run: Run, device: torch.device | str = "cpu") -> Learner:
     """What learns in a run, as its newest checkpoint has it."""
-    return run.restore(fresh(run, device))
+    return restore(run, fresh(run, device))
 
 
 def first_stage(run: Run) -> Run | None:

@@ -13,6 +13,7 @@ from hatebm.config import Config
 from hatebm.data import Images, to_bytes
 from hatebm.learner import Learner
 from hatebm.runs import Run
+from hatebm.starts import create
 from hatebm.symptoms import SYMPTOMS, Watched
 from hatebm.systems.hat import Joint, Synthesis
 from hatebm.systems.sngan import SNGANConfig
@@ -249,7 +250,7 @@ def test_a_healthy_joint_training_is_told_nothing(generated):
 def test_a_resumed_run_is_told_each_symptom_once(tmp_path, stop):
     config, heard = replace(tiny.CONFIG, temperature=1.0, eps=2e-3, iterations=stop), []
     run = Run(tmp_path / "run", "hat-synthesis", "digits", ".", 10, config)
-    run.create()
+    create(run)
     train(run, Synthesis.create(config), tiny.images(), lambda row: None, heard.append)
     run = replace(run, config=replace(config, iterations=60))
     train(run, stages.load(run), tiny.images(), lambda row: None, heard.append)

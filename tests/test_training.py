@@ -15,6 +15,7 @@ from hatebm import checkpoints, stages
 from hatebm.errors import UsageError
 from hatebm.formats import config_from_json
 from hatebm.runs import Run
+from hatebm.starts import create
 from hatebm.systems.hat import Synthesis, SynthesisConfig
 from hatebm.training import TrainingDiverged, train
 
@@ -22,7 +23,7 @@ from hatebm.training import TrainingDiverged, train
 def new_run(folder, **settings) -> tuple[Run, Synthesis]:
     config = replace(tiny.CONFIG, **settings)
     run = Run(folder, "hat-synthesis", "digits", ".", 10, config)
-    run.create()
+    create(run)
     return run, Synthesis.create(config)
 
 

@@ -20,8 +20,9 @@ from hatebm.errors import UsageError
 from hatebm.files import refuse_held
 from hatebm.fingerprint import Fingerprint
 from hatebm.learner import Learner
-from hatebm.runs import GENERATOR, Run, left_behind, refuse_taken
+from hatebm.runs import GENERATOR, Run
 from hatebm.settings import parse_settings
+from hatebm.starts import create, created, left_behind, refuse_taken
 
 DEFAULT = "hat-synthesis"
 FIRST = "generator."  # begins the keys of --set that are meant for the stage before
@@ -69,7 +70,7 @@ def started(options: argparse.Namespace) -> Iterator[Begun]:
     else:
         generator, put = _generator(options, run)
         system.learner.create(config, generator)
-    with run.created(put), _held(stages.first_stage(run)):
+    with created(run, put), _held(stages.first_stage(run)):
         yield run, images, {}
 
 
@@ -89,7 +90,7 @@ def _generator(options: argparse.Namespace, run: Run) -> tuple[nn.Module, Callab
         if asked.get(key, settings[key]) != settings[key]:
             raise UsageError(f"--set: generator.{key} must be {settings[key]} like that of the run, got {asked[key]}")
     run = replace(run, folder=run.folder / GENERATOR, system=name, config=replace(config, **settings))
-    return system.learner.create(run.config).generator, lambda folder: run.create()
+    return system.learner.create(run.config).generator, lambda folder: create(run)
 
 
 @contextmanager
