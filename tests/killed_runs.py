@@ -1,0 +1,64 @@
+"""Kill trainings at every change that they make to the disk, go on with each, and compare with one that ran through.
+
+`python killed_runs.py FOLDER WORDS`: the words of a `hatebm train` without --out; prints how many were killed.
+"""
+
+import os
+import signal
+import sys
+from itertools import count
+from pathlib import Path
+
+from hatebm import checkpoints
+from hatebm.cli import main
+from hatebm.commands import train
+
+CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "open")
+
+
+def in_a_child(words: list[str], kill_at: int | None = None) -> int:
+    """How a training in a process of its own ends; it is killed before its change number `kill_at`."""
+    if child := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    seen = 0
+
+    def count_changes(event: str, arguments: tuple) -> None:
+        nonlocal seen
+        writes = event != "open" or (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)
+        if event in CHANGES and writes and str(arguments[0]).startswith(str(Path.cwd())):
+            seen += 1
+            if seen == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count_changes)
+    os._exit(main(words))
+
+
+def left(folder: Path) -> list[str]:
+    """The checksums of the checkpoints at the end of a run, in either stage."""
+    return [checkpoints.checksum(*checkpoints.load(path)) for path in sorted(folder.rglob("*3.safetensors"))]
+
+
+def steps(folder: Path) -> list[bytes]:
+    return [line.split(b",")[0] for path in sorted(folder.rglob("metrics.jsonl")) for line in path.open("rb")]
+
+
+os.chdir(sys.argv[1])
+train.report = lambda *_: None  # the evaluation comes after all that matters here
+words = ["train", *sys.argv[2:], "--out"]
+straight = Path.cwd() / "straight"
+assert in_a_child([*words, str(straight)]) == 0
+for number in count(1):
+    import time; t=time.time()
+    folder = Path.cwd() / f"killed-{number}"
+    code = in_a_child([*words, str(folder)], kill_at=number)
+    if code == 0:
+        break
+    assert code == -signal.SIGKILL, code
+    again = ["--resume"] if (folder / "config.json").exists() or number % 2 else []
+    assert in_a_child([*words, str(folder), *again] if folder.exists() else [*words, str(folder)]) == 0, number
+    print("took", number, time.time()-t, again)
+    assert left(folder) == left(straight), number
+    assert steps(folder) == steps(straight), number
+    assert not list(folder.rglob("partial*")), number
+print(number - 1)
