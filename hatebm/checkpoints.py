@@ -24,6 +24,7 @@ def save(folder: Path, iteration: int, tensors: Mapping[str, Tensor], about: Map
     """
     folder.mkdir(exist_ok=True)
     sweep(folder, ".safetensors")
+    (folder / "partial").unlink(missing_ok=True)  # as version 0.1.0 called what it was writing
     path = folder / f"{iteration:08d}.safetensors"
     write(path, tensors, about)
     for old in paths(folder)[:-KEPT]:

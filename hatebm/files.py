@@ -13,7 +13,6 @@ from hatebm.errors import CannotWrite, UsageError
 PARTIAL = "partial-"  # begins the names of files that are being written
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOCK = "lock"
-OLD = ("partial", "config.json.partial", "metrics.jsonl.partial")  # as version 0.1.0 called them
 
 
 @contextmanager
@@ -67,9 +66,10 @@ def cannot_write(path: Path, error: OSError) -> CannotWrite:
     return CannotWrite(f"cannot write {path} ({error.strerror or error}); {helps}")
 
 
-def is_partial(path: Path, name: str = "") -> bool:
+def is_partial(path: Path, name: str) -> bool:
     """Whether a killed process left this file half written, of one whose name ends so."""
-    return path.name in OLD or (path.name.startswith(PARTIAL) and path.name.endswith(name))
+    old = path.name == f"{name}.partial"  # as version 0.1.0 called it
+    return old or (path.name.startswith(PARTIAL) and path.name.endswith(name))
 
 
 def sweep(folder: Path, name: str) -> None:

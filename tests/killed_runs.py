@@ -1,17 +1,17 @@
-"""Kill trainings at every change that they make to the disk, go on with each, and compare with one that ran through.
+"""Kill trainings at changes that they make to the disk, go on with each, and compare with one that ran through.
 
-`python killed_runs.py FOLDER WORDS`: the words of a `hatebm train` without --out; prints how many were killed.
+`python killed_runs.py FOLDER 1,2,... WORDS`: before which of their changes they die, and the words of a `hatebm train`.
 """
 
 import os
 import signal
 import sys
-from itertools import count
 from pathlib import Path
 
 from hatebm import checkpoints
 from hatebm.cli import main
 from hatebm.commands import train
+from hatebm.commands.options import need
 
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "open")
 
@@ -43,22 +43,18 @@ def steps(folder: Path) -> list[bytes]:
     return [line.split(b",")[0] for path in sorted(folder.rglob("metrics.jsonl")) for line in path.open("rb")]
 
 
+need("sklearn.model_selection", "PIL.Image", "safetensors.torch", "rich.console", "matplotlib", "pooch")
 os.chdir(sys.argv[1])
 train.report = lambda *_: None  # the evaluation comes after all that matters here
-words = ["train", *sys.argv[2:], "--out"]
+words = ["train", *sys.argv[3:], "--out"]
 straight = Path.cwd() / "straight"
 assert in_a_child([*words, str(straight)]) == 0
-for number in count(1):
-    import time; t=time.time()
+for number in map(int, sys.argv[2].split(",")):
     folder = Path.cwd() / f"killed-{number}"
     code = in_a_child([*words, str(folder)], kill_at=number)
-    if code == 0:
-        break
-    assert code == -signal.SIGKILL, code
+    assert code == -signal.SIGKILL, (number, code)
     again = ["--resume"] if (folder / "config.json").exists() or number % 2 else []
     assert in_a_child([*words, str(folder), *again] if folder.exists() else [*words, str(folder)]) == 0, number
-    print("took", number, time.time()-t, again)
     assert left(folder) == left(straight), number
     assert steps(folder) == steps(straight), number
     assert not list(folder.rglob("partial*")), number
-print(number - 1)

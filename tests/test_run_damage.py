@@ -254,5 +254,11 @@ def test_what_a_generator_from_a_file_says_of_itself_is_checked(straight, data, 
 
 
 def test_other_refusals_change_nothing(run):
-    for more in (["--seed", 5], ["--data", "mnist"], ["--data", run / "nowhere"], ["--batch", 3], ["--set", "generator.batch=9"]):
+    for more in (
+        ["--seed", 5],
+        ["--data", "mnist"],
+        ["--data", run / "nowhere"],
+        ["--batch", 3],
+        ["--set", "generator.batch=9"],
+    ):
         refused_and_unchanged(run, *more)
