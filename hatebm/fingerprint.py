@@ -45,7 +45,7 @@ class Fingerprint:
             if ours != theirs:
                 return f"{_described(ours)} were the {part} images, now {_described(theirs)}"
         ours, theirs = bytes.fromhex(self.sample), bytes.fromhex(now.sample)
-        changed = sum(abs(a - b) > FORGIVEN for a, b in zip(ours, theirs, strict=False))
+        changed = abs(len(ours) - len(theirs)) + sum(abs(a - b) > FORGIVEN for a, b in zip(ours, theirs, strict=False))
         return f"{changed} of {len(ours)} means of sampled pictures differ" if changed else None
 
 
