@@ -5,9 +5,10 @@ from pathlib import Path
 from hatebm.checks import is_count, require
 from hatebm.data.batches import batch_indices, epoch_order
 from hatebm.data.faces import celeba
-from hatebm.data.folder import CROPS, SkippedFile, image_folder, read_picture
+from hatebm.data.folder import CROPS, SkippedFile, image_folder
 from hatebm.data.images import Images, to_bytes, to_pixels
 from hatebm.data.named import cifar10, digits, mnist, svhn
+from hatebm.data.picture import read_picture
 from hatebm.errors import UsageError
 
 __all__ = [
@@ -59,6 +60,6 @@ def load(name: str, size: int | None = None, root: str = ".", crop: str = "cente
         case "celeba":
             return celeba(Path(root), size, crop)
     folder = Path(root, name)
-    if not folder.is_dir():
+    if not name or not folder.is_dir():  # Path(root, "") is the root, of which nobody spoke
         raise UsageError(f"--data: wanted {', '.join(NAMES)} or the path of a folder of images, got {name!r}")
     return image_folder(folder, size or 32, crop)

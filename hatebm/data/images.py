@@ -1,10 +1,13 @@
 """Pictures as bytes, what every data set becomes, and as the floats that the networks see."""
 
+import os
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from hatebm.errors import UsageError
 
 AT_ONCE = 1000
 
@@ -53,9 +56,20 @@ def resized(images: Tensor, size: int) -> Tensor:
     """Images (n, channels, s, s) uint8 at another side, bicubic and antialiased; those of that side as they are."""
     if images.shape[-1] == size:
         return images
+    require_room(len(images), images.shape[1], size)
     scale = {"size": (size, size), "mode": "bicubic", "antialias": True, "align_corners": False}
     return torch.cat([to_bytes(F.interpolate(to_pixels(part), **scale)) for part in images.split(AT_ONCE)])
 
 
 def _spread(n: int, most: int) -> Tensor:
     return torch.arange(n) if n <= most else torch.arange(most) * n // most
+
+
+def require_room(n: int, channels: int, size: int) -> None:
+    """Refuse images that the memory of this machine cannot hold, as far as it tells how much that is."""
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
+        return
+    memory, needed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), n * channels * size**2
+    if 0 < memory < needed:
+        wanted, there = needed >> 30, memory >> 30
+        raise UsageError(f"--size: {n} images of {size} x {size} take {wanted} GiB of memory, this machine has {there}")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hatebm.data.download import intact, obtain
-from hatebm.data.images import Images, resized, to_bytes
+from hatebm.data.images import Images, require_room, resized, to_bytes
 from hatebm.errors import UsageError
 
 HELD_OUT_DIGITS = 500
@@ -29,6 +29,7 @@ def digits(size: int = 8) -> Images:
 
     bunch = load_digits()
     images = torch.from_numpy(bunch.images).float()[:, None] / 8 - 1
+    require_room(len(images), 1, size)
     if size != 8:
         images = F.interpolate(images, (size, size), mode="bicubic", antialias=True, align_corners=False)
     images, labels = to_bytes(images), torch.from_numpy(bunch.target)
