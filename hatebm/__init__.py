@@ -1,5 +1,9 @@
 """Fused, reproducible Langevin dynamics for energy-based models."""
 
+from hatebm.terminal import answer_ctrl_c
+
+answer_ctrl_c()  # to import torch, as all below does, takes seconds
+
 from hatebm import diagnostics, energies, ops
 from hatebm.ais import ais
 from hatebm.backend import backends

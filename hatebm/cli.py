@@ -1,15 +1,17 @@
 """The command line: `hatebm train`, `hatebm sample`, `hatebm evaluate`, `hatebm bench`, `hatebm info`."""
 
 import argparse
-import math
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import suppress
 from typing import NoReturn
+
+import torch
 
 from hatebm import data
 from hatebm.catalogue import SYSTEMS
+from hatebm.commands import words
 from hatebm.commands.begin import DEFAULT
 from hatebm.commands.bench import TABLES, bench
 from hatebm.commands.evaluate import evaluate
@@ -17,38 +19,59 @@ from hatebm.commands.sample import sample
 from hatebm.commands.train import train
 from hatebm.errors import UsageError
 from hatebm.health import ChainDiverged
+from hatebm.info import report, version_of
+from hatebm.terminal import any_name_written, leave_ctrl_c, one_line, write_out
 from hatebm.training import TrainingDiverged
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 when a training diverged, 2 for bad input, 130 when interrupted."""
+    """Run one command; returns the exit code.
+
+    0; 1 when a training diverged; 2 for bad input; 130 when interrupted; 141 when the reader of the output has left.
+    """
     if "" not in sys.path:
         sys.path.append("")  # modules named by import path may lie in the current folder
-    try:
-        options = parser().parse_args(arguments)
-        with warnings.catch_warnings():
-            _show_skipped_files()
-            return options.command(options)
-    except UsageError as error:
-        return _complain(error, 2)
-    except OSError as error:
-        return _complain(error, 2)
-    except (ChainDiverged, TrainingDiverged) as error:
-        return _complain(error, 1)
-    except ModuleNotFoundError as error:
-        if error.name and error.name.startswith("hatebm"):
-            raise
-        return _complain(f'{error.name} is not installed; pip install "hatebm[train]" brings it', 2)
-    except KeyboardInterrupt:
-        return _complain("interrupted", 130)
+    with any_name_written():
+        try:
+            leave_ctrl_c()
+            try:
+                options = parser().parse_args(arguments)
+                return _run(options)
+            finally:
+                write_out()
+        except UsageError as error:
+            return _complain(error, 2)
+        except BrokenPipeError:
+            return 141  # as of those whom SIGPIPE ends
+        except OSError as error:
+            return _complain(error, 2)
+        except (ChainDiverged, TrainingDiverged) as error:
+            return _complain(error, 1)
+        except ModuleNotFoundError as error:
+            if error.name and error.name.startswith("hatebm"):
+                raise
+            return _complain(f'{error.name} is not installed; pip install "hatebm[train]" brings it', 2)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_lack_of_memory(error):
+                raise
+            return _complain(f"not enough memory: {error}", 2)
+        except KeyboardInterrupt:
+            return _complain("interrupted", 130)
 
 
 def info(options: argparse.Namespace) -> int:
     """`hatebm info`: what this machine and this installation offer."""
-    from hatebm.info import report
-
     print(report())
     return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    with warnings.catch_warnings():
+        _show_skipped_files()
+        try:
+            return options.command(options)
+        except SystemExit as left:
+            raise UsageError(f"imported code called sys.exit({left.code!r})") from left
 
 
 def _show_skipped_files() -> None:
@@ -56,7 +79,7 @@ def _show_skipped_files() -> None:
 
     def show_in_one_line(message, category, *place, **more):
         if issubclass(category, data.SkippedFile):
-            print(f"hatebm: warning: {message}", file=sys.stderr)
+            print(f"hatebm: warning: {one_line(message)}", file=sys.stderr)
         else:
             show(message, category, *place, **more)
 
@@ -64,9 +87,14 @@ def _show_skipped_files() -> None:
     warnings.showwarning = show_in_one_line
 
 
+def _is_lack_of_memory(error: Exception) -> bool:
+    cpu = ("DefaultCPUAllocator", "Storage size calculation overflowed")  # torch's words: a plain RuntimeError
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in cpu)
+
+
 def _complain(message: object, code: int) -> int:
-    line = " ".join(part.strip() for part in str(message).splitlines())
-    print(f"hatebm: error: {line}" if code != 130 else f"hatebm: {line}", file=sys.stderr)
+    with suppress(OSError):  # nobody reads it
+        print(f"hatebm: {'error: ' if code != 130 else ''}{one_line(message)}", file=sys.stderr)
     return code
 
 
@@ -78,6 +106,7 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """The arguments of every command; the chosen one's function stands in `command`."""
     root = _Parser(prog="hatebm", description="Train and sample energy-based models.")
+    root.add_argument("--version", action="version", version=f"hatebm {version_of('hatebm')}")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser(
@@ -89,22 +118,28 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(command=train)
     command.add_argument("system", nargs="?", choices=tuple(SYSTEMS), metavar="SYSTEM",
                          help=f"one of: {', '.join(SYSTEMS)} (default: {DEFAULT})")  # fmt: skip
-    command.add_argument("--data", metavar="NAME",
+    command.add_argument("--data", type=words.source, metavar="NAME",
                          help=f"{', '.join(data.NAMES)}, or a folder of images (default: digits)")  # fmt: skip
     command.add_argument(
-        "--data-root", metavar="DIR", help="where data sets are found, or downloaded to (default: here)"
+        "--data-root",
+        type=words.source,
+        metavar="DIR",
+        help="where data sets are found, or downloaded to (default: here)",
     )
     command.add_argument("--preset", metavar="NAME", help="a published configuration: "
                          + "; ".join(f"{', '.join(s.published)} ({name})" for name, s in SYSTEMS.items()))  # fmt: skip
-    command.add_argument("--generator", metavar="SOURCE", help="for hat-refine and hat-retrofit: a run, a file of "
-                         "weights or package.module:attribute (default: one is trained first)")  # fmt: skip
-    command.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: a new one below runs/)")
+    command.add_argument("--generator", type=words.source, metavar="SOURCE",
+                         help="for hat-refine and hat-retrofit: a run, a file of weights or package.module:attribute "
+                         "(default: one is trained first)")  # fmt: skip
+    command.add_argument(
+        "--out", type=words.path, metavar="DIR", help="folder of the run (default: a new one below runs/)"
+    )
     command.add_argument("--resume", action="store_true", help="go on with the run in --out, bit for bit")
-    command.add_argument("--steps", type=_positive, metavar="N", help="training iterations")
-    command.add_argument("--size", type=_positive, metavar="PIXELS",
+    command.add_argument("--steps", type=words.positive, metavar="N", help="training iterations")
+    command.add_argument("--size", type=words.positive, metavar="PIXELS",
                          help="side of the square images (default: 8 for digits, 32 for a folder)")  # fmt: skip
-    command.add_argument("--batch", type=_positive, metavar="N", help="images and chains in one iteration")
-    command.add_argument("--seed", type=_seed, metavar="N", help="decides every random number (default: 0)")
+    command.add_argument("--batch", type=words.positive, metavar="N", help="images and chains in one iteration")
+    command.add_argument("--seed", type=words.seed, metavar="N", help="decides every random number (default: 0)")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                          help="set any value of the configuration, with generator.KEY=VALUE one of the stage before; "
                          "may be given again")  # fmt: skip
@@ -116,15 +151,15 @@ def parser() -> argparse.ArgumentParser:
         description="Draw a grid of images from the newest checkpoint of a run.",
     )
     command.set_defaults(command=sample)
-    command.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
-    command.add_argument("--n", type=_positive, metavar="N", help="number of images (default: 64, with --path 8)")
-    command.add_argument("--steps", type=_natural, metavar="K",
+    command.add_argument("run", type=words.path, metavar="RUN", help="folder of a run")
+    command.add_argument("--n", type=words.samples, metavar="N", help="number of images (default: 64, with --path 8)")
+    command.add_argument("--steps", type=words.natural, metavar="K",
                          help="Langevin steps; 0 is G(z) alone (default: those of the evaluation)")  # fmt: skip
     command.add_argument("--method", choices=("langevin", "ddls"), help="langevin: the run's own chain; ddls: "
                          "discriminator-driven latent sampling on its SN-GAN (default: the run's own)")  # fmt: skip
     command.add_argument("--path", action="store_true", help="draw chains on their way, a row for each")
-    command.add_argument("--seed", type=_seed, default=0, metavar="N", help="which images (default: 0)")
-    command.add_argument("--out", type=Path, metavar="FILE", help="picture to write (default: in RUN)")
+    command.add_argument("--seed", type=words.seed, default=0, metavar="N", help="which images (default: 0)")
+    command.add_argument("--out", type=words.path, metavar="FILE", help="picture to write (default: in RUN)")
     _add_machine(command)
 
     command = commands.add_parser(
@@ -133,17 +168,22 @@ def parser() -> argparse.ArgumentParser:
         description="Print the table and draw the pictures that end a training; with --fid or --ood, those instead.",
     )
     command.set_defaults(command=evaluate)
-    command.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    command.add_argument("run", type=words.path, metavar="RUN", help="folder of a run")
     command.add_argument("--fid", action="store_true", help="Frechet distance and KID after growing numbers of steps")
-    command.add_argument("--n", type=_positive, metavar="N", help="samples for --fid (default: 50,000)")
-    command.add_argument("--weights", metavar="FILE", help="for --fid: Inception's weights (default: downloaded; for "
+    command.add_argument("--n", type=words.samples, metavar="N", help="samples for --fid (default: 50,000)")
+    command.add_argument("--weights", type=words.source, metavar="FILE",
+                         help="for --fid: Inception's weights (default: downloaded; for "
                          "labelled images up to 16 pixels a small classifier, fitted on the spot)")  # fmt: skip
     command.add_argument("--features", metavar="MODULE:NAME", help="for --fid: any feature module, by import path")
-    command.add_argument("--ood", nargs="*", metavar="DATA", help="AUROC, AUPRC and FPR80 against permuted, random and "
+    command.add_argument("--ood", nargs="*", type=words.source, metavar="DATA",
+                         help="AUROC, AUPRC and FPR80 against permuted, random and "
                          "constant images, and against each data set or folder named")  # fmt: skip
-    command.add_argument("--data", metavar="DIR", help="where the run's images are now, if their folder has moved")
-    command.add_argument("--data-root", metavar="DIR", help="where those of --ood are found (default: here); without "
-                         "--ood, where the files of the run's own data set are now")  # fmt: skip
+    command.add_argument(
+        "--data", type=words.source, metavar="DIR", help="where the run's images are now, if their folder has moved"
+    )
+    command.add_argument("--data-root", type=words.source, metavar="DIR",
+                         help="where those of --ood are found (default: here); without --ood, where the files of the "
+                         "run's own data set are now")  # fmt: skip
     _add_machine(command)
 
     command = commands.add_parser(
@@ -157,14 +197,14 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("table", nargs="?", choices=(*TABLES, "all"), default="all", metavar="TABLE",
                          help=f"one of: {', '.join(TABLES)}, all (default: all)")  # fmt: skip
     command.add_argument("--only", metavar="NAME", help="only cases with this in their name")
-    command.add_argument("--seconds", type=_seconds, default=1.0, metavar="S",
+    command.add_argument("--seconds", type=words.seconds, default=1.0, metavar="S",
                          help="for each contender and case, five turns at least (default: 1)")  # fmt: skip
-    command.add_argument("--csv", type=Path, metavar="FILE", help="write every row, with the machine beside it")
-    command.add_argument("--plot", type=Path, metavar="FILE",
+    command.add_argument("--csv", type=words.path, metavar="FILE", help="write every row, with the machine beside it")
+    command.add_argument("--plot", type=words.path, metavar="FILE",
                          help="draw bars, and curves of how the cost of chains grows, measured for it")  # fmt: skip
     command.add_argument("--markdown", action="store_true", help="print tables for a README instead")
     command.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
-    command.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: as torch chooses)")
+    command.add_argument("--threads", type=words.threads, metavar="N", help="CPU threads (default: as torch chooses)")
 
     command = commands.add_parser("info", help="versions, CPU features, devices and backends")
     command.set_defaults(command=info)
@@ -174,38 +214,8 @@ def parser() -> argparse.ArgumentParser:
 def _add_machine(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
     command.add_argument(
-        "--threads", type=_positive, metavar="N", help="CPU threads (default: 1 for 8 pixels, else as torch chooses)"
+        "--threads",
+        type=words.threads,
+        metavar="N",
+        help="CPU threads (default: 1 for 8 pixels, else as torch chooses)",
     )
-
-
-def _seed(text: str) -> int:
-    try:
-        seed = int(text)
-    except ValueError:
-        seed = 1 << 64
-    if not -(1 << 63) <= seed < (1 << 63) - 1:  # a run draws its samples with the next seed
-        raise argparse.ArgumentTypeError(f"wanted a whole number of 64 bits, got {text!r}")
-    return seed
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"wanted a number above 0, got {text!r}")
-    return seconds
-
-
-def _natural(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"wanted a whole number, not negative, got {text!r}")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    number = _natural(text) if text.isdigit() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"wanted a whole number of at least 1, got {text!r}")
-    return number

@@ -13,7 +13,7 @@ PACKAGES = ("hatebm", "torch", "triton", "numpy", "scikit-learn", "pillow", "saf
 
 def report() -> str:
     """The machine as hatebm sees it, one fact a line."""
-    lines = [("python", platform.python_version()), *((name, _version(name)) for name in PACKAGES)]
+    lines = [("python", platform.python_version()), *((name, version_of(name)) for name in PACKAGES)]
     lines += [("processor", _processor()), ("CPU kernels", _kernels()), ("threads", str(torch.get_num_threads()))]
     lines += _devices()
     lines += [("CUDA graphs", _graphs())]
@@ -22,7 +22,8 @@ def report() -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """The version of an installed package."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -7,6 +7,7 @@ from dataclasses import fields
 from hatebm.config import Config
 from hatebm.errors import UsageError
 
+MOST = 1 << 40  # as many steps and chains as the noise can tell apart
 WANTED = {bool: "True or False", int: "a whole number", float: "a number", tuple: "a tuple such as (32,64,64)"}
 
 
@@ -33,4 +34,13 @@ def _parse(pair: str, kind: type[Config]) -> tuple[str, object]:
         value = float(value)
     if type(value) is not wanted:
         raise UsageError(f"--set: {key} wants {WANTED[wanted]}, got {text!r}")
+    if key != "seed" and _largest(value) > MOST:
+        raise UsageError(f"--set: {key} wants whole numbers of at most 2^40, got {text!r}")
     return key, value
+
+
+def _largest(value: object) -> int:
+    """The largest whole number in a value."""
+    if isinstance(value, tuple):
+        return max(map(_largest, value), default=0)
+    return abs(value) if isinstance(value, int) else 0

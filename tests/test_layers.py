@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LEVELS = [
-    {"checks", "errors", "files"},
+    {"checks", "errors", "files", "terminal"},
     {"native", "reference", "kernels"},
     {"backend", "library", "noise", "ops"},
     {

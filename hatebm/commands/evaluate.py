@@ -31,7 +31,7 @@ from hatebm.tables import print_detections, print_qualities
 
 def evaluate(options: argparse.Namespace) -> int:
     """The table and the pictures that end a training; or with --ood and --fid, theirs."""
-    need("sklearn", "PIL", "safetensors", "rich", "matplotlib", "torchmetrics")
+    need("PIL", "safetensors", "rich", "matplotlib", *(["torchmetrics"] if options.fid else []))
     _refuse_idle(options)
     begun = Run.open(options.run)
     if options.data_root is not None and options.ood is None and begun.data not in PUBLISHED:

@@ -32,6 +32,7 @@ def sample(options: argparse.Namespace) -> int:
         print(f"{out}: {chains} chains at steps {', '.join(map(str, path))}")
         return 0
     n = options.n or 64
+    data.require_room(n, learner.config.channels, max(pictures.CELL, learner.config.size), "--n")
     (images,) = learner.sample(n, (steps,), seed=options.seed)
     name = f"{learner.METHOD}-{steps}-steps.png" if options.method else f"samples-{steps}-steps.png"
     out = options.out or run.folder / name

@@ -17,7 +17,7 @@ from hatebm.training import train as train_run
 
 def train(options: argparse.Namespace) -> int:
     """Train every stage of a run that is not finished yet; returns the exit code, 130 after Ctrl-C."""
-    need("sklearn", "PIL", "safetensors", "rich", "matplotlib", "pooch")
+    need("PIL", "safetensors", "rich", "matplotlib")
     device = device_of(options)
     with begun(options, device) as (run, images, ready):
         set_threads(options.threads, run)

@@ -6,7 +6,7 @@ from hatebm.checks import is_count, require
 from hatebm.data.batches import batch_indices, epoch_order
 from hatebm.data.faces import celeba
 from hatebm.data.folder import CROPS, SkippedFile, image_folder
-from hatebm.data.images import Images, to_bytes, to_pixels
+from hatebm.data.images import Images, require_room, to_bytes, to_pixels
 from hatebm.data.named import cifar10, digits, mnist, svhn
 from hatebm.data.picture import read_picture
 from hatebm.errors import UsageError
@@ -22,6 +22,7 @@ __all__ = [
     "image_folder",
     "load",
     "read_picture",
+    "require_room",
     "to_bytes",
     "to_pixels",
 ]

@@ -65,11 +65,13 @@ def _spread(n: int, most: int) -> Tensor:
     return torch.arange(n) if n <= most else torch.arange(most) * n // most
 
 
-def require_room(n: int, channels: int, size: int) -> None:
+def require_room(n: int, channels: int, size: int, option: str = "--size") -> None:
     """Refuse images that the memory of this machine cannot hold, as far as it tells how much that is."""
     if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
         return
     memory, needed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), n * channels * size**2
     if 0 < memory < needed:
         wanted, there = needed >> 30, memory >> 30
-        raise UsageError(f"--size: {n} images of {size} x {size} take {wanted} GiB of memory, this machine has {there}")
+        raise UsageError(
+            f"{option}: {n} images of {size} x {size} take {wanted} GiB of memory, this machine has {there}"
+        )

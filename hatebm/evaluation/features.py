@@ -4,6 +4,7 @@ import importlib
 import warnings
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -59,9 +60,21 @@ def features_from(place: str) -> Features:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise UsageError(f"--features: cannot import {place}: {error}") from None
+    except (Exception, SystemExit) as error:  # code of the user's, which may raise anything
+        raise UsageError(f"--features: cannot import {place}: {type(error).__name__}: {error}") from error
     if isinstance(found, type) or not callable(found):
-        raise UsageError(f"--features: {place} must be a module or a function of images, got {found!r}")
-    return found
+        raise UsageError(f"--features: {place} must be a module or a function of images, got {type(found).__name__}")
+    return _Named(found, name=f"--features: {place}")
+
+
+class _Named(partial):
+    """Features of which whatever they raise is named."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        try:
+            return self.func(images)
+        except (Exception, SystemExit) as error:
+            raise UsageError(f"{self.keywords['name']} raised {type(error).__name__}: {error}") from error
 
 
 def classifier_features(images: Images) -> Features:
@@ -99,10 +112,13 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _scripted(path: Path, device: torch.device) -> Features:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), path.open("rb") as file:  # a path that is no UTF-8 torch cannot open
         warnings.filterwarnings("ignore", r"`torch\.jit\.load`", DeprecationWarning)
-        network = torch.jit.load(path, map_location=device).eval()
-    return lambda images: network(images, return_features=True)
+        try:
+            network = torch.jit.load(file, map_location=device).eval()
+        except RuntimeError as error:
+            raise UsageError(f"--weights: the TorchScript file {path} cannot be read: {error}") from error
+    return _Named(lambda images: network(images, return_features=True), name=f"--weights: {path}")
 
 
 def _state_dict(path: Path, device: torch.device) -> Features:

@@ -130,7 +130,7 @@ def _check_generator(generator: nn.Module, config: JointConfig, device: torch.de
     try:
         with torch.no_grad():
             came = generator(torch.zeros(2, *latent_shape, device=device))
-    except Exception as error:  # code of the user's, which may raise anything
+    except (Exception, SystemExit) as error:  # code of the user's, which may raise anything
         what = f"{type(error).__name__}: {error}"
         raise UsageError(f"--generator: cannot take latents of shape {latent_shape}: {what}") from error
     got = tuple(came.shape) if isinstance(came, Tensor) else type(came).__name__
