@@ -70,3 +70,8 @@ def write_out() -> None:
 def one_line(message: object) -> str:
     """A message as one line."""
     return " ".join(part.strip() for part in str(message).splitlines())
+
+
+def spelled(name: str) -> str:
+    """A name with what no encoding has, such as bytes of a file name that are no text, escaped."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -27,6 +27,7 @@ from hatebm.learner import Learner
 from hatebm.results import reference, write_rows
 from hatebm.runs import Run
 from hatebm.tables import print_detections, print_qualities
+from hatebm.terminal import spelled
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -56,8 +57,8 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def detect_outliers(run: Run, learner: Learner, images: Images, others: dict[str, torch.Tensor]) -> None:
     """AUROC, AUPRC and FPR80 of the run's energy for made and given outliers: a table, ood.json and ood.png."""
-    inside, data_name = reference(images), Path(run.data).name
-    outside = outliers(inside, seed=run.config.seed) | others
+    inside, data_name = reference(images), spelled(Path(run.data).name)
+    outside = outliers(inside, seed=run.config.seed) | {spelled(name): other for name, other in others.items()}
     found = {}
     for name, score, file in (("-H(x)", energy_score, "ood.png"), ("-|dH/dx|", score_norm, "ood-gradient.png")):
         typical, *others_scores = (
