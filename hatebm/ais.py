@@ -13,7 +13,7 @@ from hatebm.checks import CHAINS, checked_box, checked_chain_ids, in_the_name_of
 from hatebm.closure import modules_of
 from hatebm.gradient import Potential
 from hatebm.modes import bare, in_mode
-from hatebm.noise import Purpose, normal, uniform
+from hatebm.noise import Purpose, normal, placed, uniform
 
 NAME = "ais"
 ACCEPTED = 0.75
@@ -125,10 +125,10 @@ def ais(
     shape = x.shape if reverse else x
     fits = isinstance(shape, tuple | list) and len(shape) > 0 and shape[0] > 1
     require(fits, NAME, "x", "(n, *sample) with n >= 2, or n samples", x)
-    device = x.device if reverse else torch.empty(0, device=device).device
+    device = x.device if reverse else placed(device)
     ids = checked_chain_ids(NAME, range(shape[0]) if chain_ids is None else chain_ids, shape[0], device)
     require(int(ids.max()) < CHAINS - pilot, NAME, "chain_ids", f"ids in [0, 2^40 - pilot), pilot = {pilot}", chain_ids)
-    seed = int(torch.randint(1 << 62, (1,))) if seed is None else seed
+    seed = int(torch.randint(1 << 62, (1,), dtype=torch.int64, device="cpu")) if seed is None else seed
     moves = {"leapfrog_steps": leapfrog_steps, "seed": seed, "mode": mode, "backend": backend}
     moves |= {"compile": compile, "precision": precision}
     path = _Path(energy, base, betas, temperature, trajectories, energy_kwargs, moves)
@@ -137,7 +137,7 @@ def ais(
     with in_mode(modules_of(path.potential.energy, energy_kwargs), mode):
         start = base.checked(x) if reverse else path.start(shape, ids)
         if steered and pilot:
-            few = torch.arange(CHAINS - pilot, CHAINS, device=device)
+            few = torch.arange(CHAINS - pilot, CHAINS, dtype=torch.int64, device=device)
             begin = path.start((pilot, *shape[1:]), few).to(start.dtype)
             *_, steps = path.run(begin, few, steps, steered=True)
         states, log_w, *lists = path.run(start, ids, steps, reverse=reverse)
@@ -146,7 +146,7 @@ def ais(
     log_z = largest + math.log(float(w.mean()))
     standard_error = float(w.std() / w.mean()) / math.sqrt(len(w))
     ess = float(w.sum().square() / w.square().sum())
-    lists = (torch.tensor(values, dtype=torch.float64) for values in lists)
+    lists = (torch.tensor(values, dtype=torch.float64, device="cpu") for values in lists)
     return AIS(-log_z if reverse else log_z, standard_error, ess, log_w, states, *lists, path.report)
 
 

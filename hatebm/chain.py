@@ -119,7 +119,9 @@ class Chain:
         device = self._state[0].device
         self._engine = Engine(compile, precision, device)
         if seed is None:
-            drawn = torch.randint(1 << 62, (1,), device=device if is_traced(self._state[0]) else None)
+            drawn = torch.randint(
+                1 << 62, (1,), dtype=torch.int64, device=device if is_traced(self._state[0]) else "cpu"
+            )
             seed = drawn if is_traced(drawn) else int(drawn)
         self._blocks.chain_ids = checked_chain_ids(name, chain_ids, len(self._state[0]), device)
         self._blocks.seed, self.step = checked_draw(name, seed, first_step, 0, 0, device)
@@ -198,7 +200,13 @@ class Chain:
                 before = [x.detach().clone() for x in state] if gather else []
                 facts = transition(t, state, gather)
                 if gather:
-                    kept.append({"step": torch.tensor(t), **facts, "displacement": _distance(before, state)})
+                    kept.append(
+                        {
+                            "step": torch.tensor(t, dtype=torch.int64, device="cpu"),
+                            **facts,
+                            "displacement": _distance(before, state),
+                        }
+                    )
                 if callback is not None and t % every == 0:
                     callback(t, self._shaped([x.detach().clone() for x in state]))
                 t += 1
@@ -216,7 +224,7 @@ class Chain:
     def state_dict(self) -> dict[str, Any]:
         """State, step, seed, chain ids, and velocity where there is friction; loads with ``weights_only=True``."""
         ids = self._blocks.chain_ids
-        ids = torch.arange(len(self._state[0])) if ids is None else ids.clone()
+        ids = torch.arange(len(self._state[0]), dtype=torch.int64, device="cpu") if ids is None else ids.clone()
         saved = {"state": self.state, "step": self.step, "seed": self.seed, "chain_ids": ids}
         return saved | ({"velocity": tuple(v.clone() for v in self._velocity)} if self._velocity else {})
 
@@ -239,7 +247,7 @@ class Chain:
         ids = checked_chain_ids(name, saved["chain_ids"], len(state[0]), device)
         seed, step = checked_draw(name, saved["seed"], saved["step"], 0, 0, device)
         masks = checked_mask(name, self._mask, state)
-        default = torch.equal(ids.cpu(), torch.arange(len(state[0])))
+        default = torch.equal(ids.cpu(), torch.arange(len(state[0]), dtype=torch.int64, device="cpu"))
         with self._alone(name):
             self._state, self._velocity, self.step = state, velocity, step
             self._blocks.seed, self._blocks.chain_ids = seed, None if default else ids
@@ -290,7 +298,7 @@ class Chain:
 
     def _gathered(self, kept: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         names = kept[0] if kept else ("step", "energy", "grad_norm", "displacement", *["accept"] * self._form.corrected)
-        empty = {"step": torch.empty(0, dtype=torch.int64)}
+        empty = {"step": torch.empty(0, dtype=torch.int64, device="cpu")}
         rows = self._state[0].new_empty(0, len(self._state[0]))
         return {name: torch.stack([row[name] for row in kept]) if kept else empty.get(name, rows) for name in names}
 

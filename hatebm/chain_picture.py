@@ -58,7 +58,7 @@ def plot_chain(
     require(len(chosen) > 0, name, "quantities", "one index or more", quantities)
     from matplotlib.figure import Figure
 
-    steps = info.get("step", torch.empty(0)).tolist()
+    steps = info["step"].tolist() if info else []
     times, unit = (steps, "steps") if len(steps) == len(draws) else (list(range(len(draws))), "draws")
     facts = _facts(info)
     rows = len(chosen) + (len(facts) > 0)
@@ -116,8 +116,9 @@ def _facts(info: dict[str, Tensor]) -> dict[str, tuple[Tensor, tuple[float, floa
     if "energy" in kept:
         facts["energy"] = kept["energy"], _settled_limits(kept["energy"])
     if "accept" in kept:
-        count = torch.arange(1, len(kept["accept"]) + 1)[:, None]
-        facts["accepted so far"] = kept["accept"].cumsum(0) / count, (0.0, 1.05)
+        accepted = kept["accept"]
+        count = torch.arange(1, len(accepted) + 1, dtype=accepted.dtype, device=accepted.device)[:, None]
+        facts["accepted so far"] = accepted.cumsum(0) / count, (0.0, 1.05)
     elif "displacement" in kept:
         facts["displacement (L2)"] = kept["displacement"], _settled_limits(kept["displacement"])
     return facts

@@ -23,7 +23,7 @@ def checked_chain_ids(op: str, ids: Tensor | Sequence[int] | None, n: int, devic
         listed = list(ids) if isinstance(ids, Iterable) and not isinstance(ids, str | bytes) else [ids]
         whole = all(isinstance(i, Integral) and not isinstance(i, bool) for i in listed)
         require(whole and listed != [ids], op, "chain_ids", "integers, one id a chain", ids, TypeError)
-        ids = torch.tensor(listed, dtype=torch.int64)
+        ids = torch.tensor(listed, dtype=torch.int64, device="cpu")
     whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
     require(whole, op, "chain_ids", "integers", ids, TypeError)
     ids = ids.long()

@@ -158,7 +158,9 @@ def _ess(x: Tensor) -> Tensor:
     ended = ~(pairs > 0)
     ended[:, -1] = True
     last = ended.int().argmax(1, keepdim=True)
-    summed = torch.where(torch.arange(pairs.shape[1], device=x.device) < last, pairs.cummin(1).values, 0).sum(1)
+    summed = torch.where(
+        torch.arange(pairs.shape[1], dtype=torch.int64, device=x.device) < last, pairs.cummin(1).values, 0
+    ).sum(1)
     pair, even = pairs.gather(1, last)[:, 0], rho.gather(1, 2 * last)[:, 0]
     tau = 2 * summed + torch.where((even <= 0) & (pair < 0), 0, even) - 1
     found = size / tau.clamp_min(1 / math.log10(size))
@@ -190,7 +192,7 @@ def _normal_scores(x: Tensor) -> Tensor:
     """Phi^-1((rank - 3/8) / (N + 1/4)) among all draws of an element; ties share their mean rank."""
     ordered, index = x.flatten(1).sort()
     size = ordered.shape[1]
-    at = torch.arange(1, size + 1, device=x.device)
+    at = torch.arange(1, size + 1, dtype=torch.int64, device=x.device)
     starts = torch.ones_like(ordered, dtype=torch.bool)
     starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
     first = torch.where(starts, at, 0).cummax(1).values

@@ -107,7 +107,7 @@ class Watch:
         steps, self.energies, self.steps = self.steps, [], []
         if surely_finite(energies):
             return
-        steps = torch.tensor(steps, device=energies.device)[:, None]
+        steps = torch.tensor(steps, dtype=torch.int64, device=energies.device)[:, None]
         broken = ~(energies > -math.inf) if self.refused else ~energies.isfinite()
         when = torch.where(broken, steps, NEVER).amin(0)
         self.see_first(when)

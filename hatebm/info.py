@@ -55,7 +55,7 @@ def _devices() -> list[tuple[str, str]]:
 def _graphs() -> str:
     if not torch.cuda.is_available():
         return "no: torch sees no CUDA device"
-    count, graph = torch.zeros(1, device="cuda"), torch.cuda.CUDAGraph()
+    count, graph = torch.zeros(1, dtype=torch.float32, device="cuda"), torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph):
             count.add_(1)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -41,7 +42,8 @@ class Part:
         self.max_grad_norm = max_grad_norm
         self.average = None
         if average:
-            self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(average), use_buffers=True)
+            here = next(network.parameters()).device
+            self.average = AveragedModel(network, here, multi_avg_fn=get_ema_multi_avg_fn(average), use_buffers=True)
 
     @property
     def evaluated(self) -> nn.Module:
@@ -204,6 +206,14 @@ class Learner(ABC):
         for name, tensor in self.memory.items():
             tensor.copy_(named[name])
         self.iteration = iteration
+
+
+@contextmanager
+def drawn_by(seed: int) -> Iterator[None]:
+    """Networks that are made here have the random start of the seed, on the CPU; torch's generator stays as it is."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.manual_seed(seed)
+        yield
 
 
 def adam(network: nn.Module, lr: float, beta1: float = 0.9, beta2: float = 0.999) -> torch.optim.Adam:

@@ -80,7 +80,7 @@ def normal(
         RuntimeError: a chosen backend that cannot run here, with the reason.
     """
     shape = _checked_shape("normal", shape)
-    device = _place(device, chain_ids, seed, step)
+    device = placed(device, chain_ids, seed, step)
     seed, step = checked_draw("normal", seed, step, block, purpose, device)
     chain_ids = checked_chain_ids("normal", chain_ids, shape[0], device)
     settings = {"block": block, "purpose": int(purpose), "chain_ids": chain_ids, "device": device}
@@ -105,7 +105,7 @@ def words(
     Element e takes word e mod 4 of the Philox block e // 4; arguments and errors as in :func:`normal`.
     """
     shape = _checked_shape("words", shape)
-    device = _place(device, chain_ids, seed, step)
+    device = placed(device, chain_ids, seed, step)
     seed, step = checked_draw("words", seed, step, block, purpose, device)
     chain_ids = checked_chain_ids("words", chain_ids, shape[0], device)
     numel = math.prod(shape[1:])
@@ -125,9 +125,9 @@ def _checked_shape(op: str, shape: Sequence[int]) -> tuple[int, ...]:
     return shape
 
 
-def _place(device: torch.device | str | None, *operands: Any) -> torch.device:
+def placed(device: torch.device | str | None, *operands: Any) -> torch.device:
     if device is None:
-        device = next((v.device for v in operands if isinstance(v, Tensor)), torch.empty(0).device)
+        device = next((v.device for v in operands if isinstance(v, Tensor)), torch.get_default_device())
     device = torch.device(device)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())

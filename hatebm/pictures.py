@@ -89,7 +89,8 @@ def save_curves(path: Path, rows: Sequence[dict], labels: dict[str, str]) -> Non
     axes = figure.subplots(len(labels), sharex=True, squeeze=False)[:, 0]
     for axis, (metric, label) in zip(axes, labels.items(), strict=True):
         seen = [row for row in rows if metric in row]
-        steps, values = [row["step"] for row in seen], torch.tensor([row[metric] for row in seen])
+        steps = [row["step"] for row in seen]
+        values = torch.tensor([row[metric] for row in seen], dtype=torch.float64, device="cpu")
         axis.plot(steps, values, linewidth=0.5, color="0.7")
         axis.plot(steps, _running_mean(values), color="C0")
         settled = values[len(values) // 10 :]  # the first steps of an untrained energy would flatten all the rest
@@ -104,8 +105,8 @@ def save_curves(path: Path, rows: Sequence[dict], labels: dict[str, str]) -> Non
 
 def _running_mean(values: Tensor) -> Tensor:
     half = min(10, (len(values) - 1) // 2)
-    sums = F.pad(values.double().cumsum(0), (1, 0))
-    at = torch.arange(len(values))
+    sums = F.pad(values.cumsum(0), (1, 0))
+    at = torch.arange(len(values), dtype=torch.int64, device="cpu")
     low, high = (at - half).clamp_min(0), (at + half + 1).clamp_max(len(values))
     return (sums[high] - sums[low]) / (high - low)
 

@@ -27,7 +27,7 @@ def save_histogram(path: Path, scores: dict[str, Tensor], title: str = "", label
     panels = figure.subplots(len(outside), squeeze=False)[:, 0]
     for axis, (name, values) in zip(panels, outside, strict=True):
         low, high = _range(typical, values)
-        edges = torch.linspace(low, high, BINS + 1, dtype=torch.float64).tolist()
+        edges = torch.linspace(low, high, BINS + 1, dtype=torch.float64, device="cpu").tolist()
         for words, part, colour in ((inside, typical, INSIDE), (name, values, OUTSIDE)):
             weights = torch.full_like(part, 1 / len(part)).tolist()
             drawn = part.clamp(low, high).tolist()
@@ -72,7 +72,7 @@ def save_quality(
 
 def _range(a: Tensor, b: Tensor) -> tuple[float, float]:
     """The axis that shows all but the tails of both sets."""
-    ends = torch.stack([part.quantile(torch.tensor([TAIL, 1 - TAIL]).double()) for part in (a, b)])
+    ends = torch.stack([part.quantile(part.new_tensor([TAIL, 1 - TAIL])) for part in (a, b)])
     low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
     return (low, high) if high > low else (low - 1.0, high + 1.0)
 

@@ -82,7 +82,7 @@ class Rays:
         radii = [self.reach / 8, self.reach / 4, self.reach / 2, self.reach]
         with torch.no_grad():
             energies = torch.stack([self._energies(self.start + r * directions) for r in radii])
-        slopes = energies.diff(dim=0) / torch.tensor(radii, device=energies.device).diff()[:, None]
+        slopes = energies.diff(dim=0) / energies.new_tensor(radii).diff()[:, None]
         falls = (slopes < 0).all(0) & (slopes[1:] <= 0.8 * slopes[:-1]).all(0)
         return energies, falls & energies.isfinite().all(0)
 

@@ -79,8 +79,8 @@ def counters(
 ) -> tuple[Tensor, Tensor]:
     """The Philox counters (n, quads, 4) and key (2,) of the first quads of n chains: the noise contract."""
     seed, step = (torch.as_tensor(v, dtype=torch.int64, device=device).reshape(()) for v in (seed, step))
-    chain = torch.arange(n, device=device) if chain_ids is None else chain_ids.to(device)
-    quad = torch.arange(quads, device=device)
+    chain = torch.arange(n, dtype=torch.int64, device=device) if chain_ids is None else chain_ids.to(device)
+    quad = torch.arange(quads, dtype=torch.int64, device=device)
     last = block | purpose << 8 | (chain >> 32 & 0xFF) << 16 | (step >> 32 & 0xFF) << 24
     counter = torch.stack(torch.broadcast_tensors(quad, chain[:, None] & MASK, step & MASK, last[:, None]), -1)
     return counter, torch.stack([seed & MASK, seed >> 32 & MASK])
@@ -271,7 +271,7 @@ def _rows(v: Tensor) -> Tensor:
 def _fma(a: float, b: Tensor, c: Tensor) -> Tensor:
     if c.dtype == torch.float64:
         return a * b + c
-    return fma(torch.tensor(a, dtype=torch.float32), b, c)
+    return fma(torch.tensor(a, dtype=torch.float32, device="cpu"), b, c)
 
 
 def _horner(coefficients: tuple[float, ...], t: Tensor) -> Tensor:
@@ -291,4 +291,4 @@ def _signed(word: Tensor) -> Tensor:
 
 
 def _float64(v: Tensor | float) -> Tensor:
-    return v.double() if isinstance(v, Tensor) else torch.tensor(v, dtype=torch.float64)
+    return v.double() if isinstance(v, Tensor) else torch.tensor(v, dtype=torch.float64, device="cpu")

@@ -73,7 +73,8 @@ class ReplayBuffer:
         self.seed = _checked_seed(name, seed)
         self.seen = 0
         with torch.inference_mode(False):
-            self._states = torch.empty(self.capacity, *self.shape, dtype=storage, device=device)
+            here = torch.get_default_device() if device is None else device
+            self._states = torch.empty(self.capacity, *self.shape, dtype=storage, device=here)
         self._labels: Tensor | None = None
 
     def __len__(self) -> int:
@@ -262,7 +263,7 @@ class ReplayBuffer:
 
     def _checked_slots(self, slots: Tensor | None, n: int) -> Tensor:
         if slots is None:
-            return torch.full((n,), -1, device=self.device)
+            return torch.full((n,), -1, dtype=torch.int64, device=self.device)
         own = isinstance(slots, Tensor) and slots.dtype == torch.int64 and slots.device == self.device
         require(own, "push", "slots", f"an int64 tensor on {self.device}", slots, TypeError)
         require(slots.shape == (n,), "push", "slots", f"of shape ({n},), one a row", slots)

@@ -148,7 +148,7 @@ def perceptron_fits(layers: Sequence[Any], device: torch.device) -> bool:
 def perceptron_chains_(x: Tensor, layers: Sequence[Any], steps: Any) -> Tensor:
     """Twin of :func:`hatebm.native.perceptron_chains_`, to float32 rounding."""
     rows = x.contiguous()
-    first_bad = torch.full((len(x),), NEVER, device=x.device)
+    first_bad = torch.full((len(x),), NEVER, dtype=torch.int64, device=x.device)
     if rows.numel():
         with torch.cuda.device_of(x):
             grid, arguments = sharing(rows, layers)

@@ -152,7 +152,7 @@ def look(formula: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
 def whole_chains_(formula: Any, reach: tuple[float, ...], x: Tensor, steps: Any) -> Tensor:
     """Twin of :func:`hatebm.native.whole_chains_`, for at most 1024 elements a chain."""
     rows = x.contiguous()
-    first_bad = torch.full((len(x),), NEVER, device=x.device)
+    first_bad = torch.full((len(x),), NEVER, dtype=torch.int64, device=x.device)
     schedule = schedule_of(steps, x.device)
     law = law_of(steps) | {"reach": reach[0], "first_reach": reach[-1], "schedule": schedule, "first_bad": first_bad}
     if rows.numel():

@@ -40,7 +40,7 @@ def sngan(width: int) -> Callable[[], nn.Module]:
 def own_gaussian() -> nn.Module:
     """The Gaussian in 50 dimensions as hatebm has it."""
     sigma = Gaussian(50).sigma
-    return energies.Gaussian(torch.zeros(50), 1 / sigma**2)
+    return energies.Gaussian(torch.zeros(50, dtype=torch.float32, device="cpu"), 1 / sigma**2)
 
 
 DIFFUSION = Dynamics(step_size=0.01, noise_std=0.02**0.5)
@@ -86,7 +86,9 @@ def placed(target: Target, device: torch.device) -> tuple[Energy, Tensor]:
     energy = target.make()
     if isinstance(energy, nn.Module):
         energy = energy.to(device).eval()
-    start = torch.rand(target.shape) * 2 - 1 if len(target.shape) == 4 else torch.randn(target.shape)
+    kind = {"dtype": torch.float32, "device": "cpu"}
+    images = len(target.shape) == 4
+    start = torch.rand(target.shape, **kind) * 2 - 1 if images else torch.randn(target.shape, **kind)
     return energy, start.to(device)
 
 

@@ -34,8 +34,8 @@ class Nets:
         size = 4 * 2 ** (len(widths) - 1)
         self.hat = PublishedEnergy(3, widths, pools=2).to(device).eval()
         self.generator = PublishedGenerator(size, 3, LATENT, widths, output_scale=2.0).to(device)
-        self.z = torch.randn(batch, LATENT).to(device)
-        self.y = torch.zeros(batch, 3, size, size, device=device)
+        self.z = torch.randn(batch, LATENT, dtype=torch.float32, device="cpu").to(device)
+        self.y = torch.zeros(batch, 3, size, size, dtype=torch.float32, device=device)
 
     def energy(self, z: Tensor, y: Tensor) -> Tensor:
         """H(G(z) + y)."""

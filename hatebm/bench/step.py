@@ -33,8 +33,10 @@ def case(name: str, numel: int, device: torch.device) -> Case:
 
 def contenders(steps: dict[str, Step], shape: tuple[int, ...], device: torch.device) -> dict[str, Contender]:
     """Steps in place of one state where they can; it begins well inside the box."""
-    generator = torch.Generator().manual_seed(0)
-    x, grad = (0.3 * torch.randn(shape, generator=generator).to(device) for _ in range(2))
+    generator = torch.Generator("cpu").manual_seed(0)
+    x, grad = (
+        0.3 * torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu").to(device) for _ in range(2)
+    )
     moving = x.clone()
 
     def loop_of(step: Step) -> Loop:
@@ -70,7 +72,7 @@ def torchebm_step() -> Step:
     from torchebm.integrators import EulerMaruyamaIntegrator
 
     integrator = EulerMaruyamaIntegrator()
-    scalar = cache(lambda number, device: torch.tensor(number, device=device))
+    scalar = cache(lambda number, device: torch.tensor(number, dtype=torch.float32, device=device))
 
     def step(x: Tensor, grad: Tensor, law: Dynamics) -> Tensor:
         size = scalar(law.step_size, x.device)

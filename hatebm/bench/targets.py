@@ -97,7 +97,7 @@ class Gaussian(nn.Module):
 
     def __init__(self, d: int) -> None:
         super().__init__()
-        self.register_buffer("sigma", torch.logspace(math.log10(0.3), 0, d))
+        self.register_buffer("sigma", torch.logspace(math.log10(0.3), 0, d, dtype=torch.float32, device="cpu"))
 
     def forward(self, x: Tensor) -> Tensor:
         return (x / self.sigma).square().sum(1) / 2

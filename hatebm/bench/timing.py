@@ -29,11 +29,8 @@ def interleave(contenders: dict[str, Callable[[], object]], seconds: float = 2.0
     while time.perf_counter() < end or len(next(iter(times.values()))) < fewest:
         for name, call in contenders.items():
             times[name].append(_seconds(call, calls[name]))
-    marks = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
-    return {
-        name: tuple(torch.quantile(torch.tensor(values, dtype=torch.float64), marks).tolist())
-        for name, values in times.items()
-    }
+    marks = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64, device="cpu")
+    return {name: tuple(torch.quantile(marks.new_tensor(values), marks).tolist()) for name, values in times.items()}
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> float | None:

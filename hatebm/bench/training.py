@@ -130,7 +130,7 @@ def case(name: str, config: SynthesisConfig, device: torch.device) -> Case:
 
 def contenders(config: SynthesisConfig, device: torch.device) -> dict[str, Contender]:
     """Everyone from the same weights, on pictures of noise: what they show costs nothing."""
-    pictures = torch.randint(256, (256, config.channels, config.size, config.size), dtype=torch.uint8)
+    pictures = torch.randint(256, (256, config.channels, config.size, config.size), dtype=torch.uint8, device="cpu")
     images = Images(pictures.to(device), pictures[:0])
     ours = begun(config, device)
     handed = handed_draws(ours, images)
@@ -167,11 +167,11 @@ def begun(config: SynthesisConfig, device: torch.device) -> Synthesis:
 def own_draws(config: SynthesisConfig, images: Images) -> Draws:
     """As the published code draws them."""
     device = images.train.device
-    data = to_pixels(images.train[torch.randint(len(images.train), (config.batch,), device=device)])
+    data = to_pixels(images.train[torch.randint(len(images.train), (config.batch,), dtype=torch.int64, device=device)])
     return Draws(
-        torch.randn(config.batch, config.latent_dim, device=device),
+        torch.randn(config.batch, config.latent_dim, dtype=torch.float32, device=device),
         data + config.data_noise * torch.randn_like(data),
-        torch.randperm(config.bank_size, device=device)[: config.batch],
+        torch.randperm(config.bank_size, dtype=torch.int64, device=device)[: config.batch],
         lambda t, x: torch.randn_like(x),
     )
 

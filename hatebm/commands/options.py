@@ -15,7 +15,7 @@ def device_of(options: argparse.Namespace) -> torch.device:
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        zero = torch.zeros(1, device=name)
+        zero = torch.zeros(1, dtype=torch.float32, device=name)
         zero.cpu()  # which "meta" cannot
         return zero.device
     except (RuntimeError, AssertionError, ImportError) as error:

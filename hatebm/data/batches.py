@@ -23,4 +23,6 @@ def batch_indices(n: int, batch: int, *, seed: int, iteration: int) -> Tensor:
 @lru_cache(maxsize=2)
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
     """The order of n images in one epoch, a permutation (n,)."""
-    return normal((n, 1), seed=seed, step=epoch, purpose=Purpose.DATA_ORDER).flatten().argsort(stable=True)
+    return (
+        normal((n, 1), seed=seed, step=epoch, purpose=Purpose.DATA_ORDER, device="cpu").flatten().argsort(stable=True)
+    )

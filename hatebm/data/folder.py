@@ -125,7 +125,7 @@ def _labels(names: Sequence[str | None], classes: Sequence[str]) -> Tensor | Non
     number = {name: i for i, name in enumerate(classes)}
     if len(classes) < 2 or not set(names) <= set(classes):
         return None
-    return torch.tensor([number[name] for name in names], dtype=torch.int64)
+    return torch.tensor([number[name] for name in names], dtype=torch.int64, device="cpu")
 
 
 def read_pictures(
@@ -138,7 +138,8 @@ def read_pictures(
     """
     places = [0.5] * len(files)
     if crop == "random":
-        places = uniform((len(files), 1), seed=0, step=0, purpose=Purpose.DATA_ORDER, block=1).flatten().tolist()
+        places = uniform((len(files), 1), seed=0, step=0, purpose=Purpose.DATA_ORDER, block=1, device="cpu")
+        places = places.flatten().tolist()
     require_room(len(files), 3, size)
     pictures = torch.empty(len(files), 3, size, size, dtype=torch.uint8, device="cpu")
     failed: dict[int, str] = {}

@@ -44,7 +44,7 @@ class Images:
 
 def to_pixels(images: Tensor) -> Tensor:
     """Bytes 0 to 255 as float32 in [-1, 1]."""
-    return images / 127.5 - 1
+    return images.float() / 127.5 - 1
 
 
 def to_bytes(pixels: Tensor) -> Tensor:
@@ -62,7 +62,8 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 
 def _spread(n: int, most: int) -> Tensor:
-    return torch.arange(n) if n <= most else torch.arange(most) * n // most
+    count = min(n, most)
+    return torch.arange(count, dtype=torch.int64, device="cpu") * n // max(count, 1)
 
 
 def require_room(n: int, channels: int, size: int, option: str = "--size") -> None:

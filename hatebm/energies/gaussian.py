@@ -92,7 +92,11 @@ class Mixture(Analytic):
         std = _tensor(name, "std", std)
         require(std.shape in ((), (len(means),)), name, "std", f"a number or shape ({len(means)},)", std)
         require(bool((std > 0).all()), name, "std", "> 0", std)
-        weights = torch.ones(len(means)) if weights is None else _tensor(name, "weights", weights)
+        weights = (
+            torch.ones(len(means), dtype=torch.float32, device=means.device)
+            if weights is None
+            else _tensor(name, "weights", weights)
+        )
         require(weights.shape == (len(means),), name, "weights", f"shape ({len(means)},)", weights)
         require(bool((weights > 0).all()), name, "weights", "> 0", weights)
         self.register_buffer("means", means.reshape(len(means), means[0].numel()))
@@ -133,7 +137,10 @@ class Mixture(Analytic):
 
 
 def _tensor(op: str, name: str, value: Tensor | Sequence | float) -> Tensor:
-    value = value.detach().clone() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float32)
+    if isinstance(value, Tensor):
+        value = value.detach().clone()
+    else:
+        value = torch.tensor(value, dtype=torch.float32, device=torch.get_default_device())
     require(value.is_floating_point(), op, name, "floating-point", value, TypeError)
     require(bool(value.isfinite().all()), op, name, "finite", value)
     return value

@@ -92,7 +92,8 @@ class Funnel(Analytic):
 
 
 def _register_positive(energy: Analytic, **numbers: float) -> None:
+    here = torch.get_default_device()
     for name, value in numbers.items():
         number = isinstance(value, int | float) and not isinstance(value, bool) and 1e-12 < value < 1e12
         require(number, type(energy).__name__, name, "a number between 1e-12 and 1e12", value)
-        energy.register_buffer(name, torch.tensor(float(value), dtype=torch.float64))
+        energy.register_buffer(name, torch.tensor(float(value), dtype=torch.float64, device=here))

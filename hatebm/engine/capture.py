@@ -26,7 +26,9 @@ class Recorder:
         self.device, self.lock, self.done = device, threading.Lock(), torch.cuda.Event()
         self.stream = torch.cuda.Stream(device, priority=-1)
         self.pool = torch.cuda.graph_pool_handle()
-        self.anchor = self.captured(lambda: torch.zeros(1, device=device))  # a pool ends with its last graph
+        self.anchor = self.captured(
+            lambda: torch.zeros(1, dtype=torch.float32, device=device)
+        )  # a pool ends with its last graph
 
     def captured(self, step: Callable[[], object]) -> torch.cuda.CUDAGraph:
         """The graph of a step, which does not run.
@@ -74,7 +76,7 @@ class Recorder:
         """After a capture that failed: torch's allocator and its random numbers still wait for its end."""
         with contextlib.suppress(RuntimeError):  # where torch has done it itself
             torch._C._cuda_endAllocateToPool(self.device.index, self.pool)
-        blank, number = torch.cuda.CUDAGraph(), torch.zeros(1, device=self.device)
+        blank, number = torch.cuda.CUDAGraph(), torch.zeros(1, dtype=torch.float32, device=self.device)
         with torch.cuda.stream(torch.cuda.Stream(self.device)):
             blank.capture_begin(capture_error_mode="thread_local")
             number.zero_()

@@ -17,12 +17,12 @@ Outcome = tuple[Tensor, list[Tensor]]
 
 def probe_state(state: Sequence[Tensor]) -> list[Tensor]:
     """The first chains in float64, moved by a tenth of the spread so that no two are alike."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     blocks = []
     for x in state:
         first = x[:CHAINS].detach().double()
         spread = float(x.detach().double().std()) if x.numel() > 1 else 0.0
-        noise = torch.randn(first.shape, generator=generator, dtype=torch.float64).to(x.device)
+        noise = torch.randn(first.shape, generator=generator, dtype=torch.float64, device="cpu").to(x.device)
         blocks.append(first + 0.1 * (spread or 1.0) * noise)
     return blocks
 
@@ -41,8 +41,8 @@ def outcome(module: nn.Module, function: Callable[..., Tensor], state: Sequence[
         found = function(own, *blocks)
         if found.dim() != 4:
             return found
-        generator = torch.Generator().manual_seed(1)
-        normals = torch.randn(found.shape[1:], generator=generator, dtype=torch.float64).to(found)
+        generator = torch.Generator("cpu").manual_seed(1)
+        normals = torch.randn(found.shape[1:], generator=generator, dtype=torch.float64, device="cpu").to(found)
         return (found * normals).flatten(1).sum(1)
 
     with NothingDrawn():

@@ -24,7 +24,7 @@ class Tensors:
         self.state = [x.clone() for x in state]
         self.seed, self.step = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
         self.first = torch.full((n,), NEVER, dtype=torch.int64, device=device) if watched else None
-        self.unused = torch.zeros(n, 1, device=device)
+        self.unused = torch.zeros(n, 1, dtype=torch.float32, device=device)
         self.chain_ids = _cloned(blocks.chain_ids)
         self.masks = [_cloned(mask) for mask in blocks.masks]
         self.held = [None if mask is None else x.clone() for mask, x in zip(blocks.masks, state, strict=True)]

@@ -40,7 +40,8 @@ class Stem:
         """The convolution, or what pulls a gradient back through it; both channels_last."""
         x = x.contiguous(memory_format=torch.channels_last)
         n, _, rows, columns = x.shape
-        y = torch.empty((n, outputs, rows, columns), memory_format=torch.channels_last)
+        size = (n, outputs, rows, columns)
+        y = torch.empty(size, dtype=torch.float32, device=x.device, memory_format=torch.channels_last)
         bias = 0 if self.bias is None or pulled_back else self.bias.data_ptr()
         sizes = (n, rows, columns, self.inputs, self.outputs)
         _C.stem(pulled_back, x.data_ptr(), self.weight.data_ptr(), bias, y.data_ptr(), *sizes, torch.get_num_threads())

@@ -38,7 +38,11 @@ def observed(step: Callable[[], None], function: Callable, device: torch.device)
 def random_states(device: torch.device) -> list[torch.Tensor]:
     """The generators that an evaluation may draw from."""
     version, words, _ = random.getstate()
-    return [torch.tensor([version, *words]), torch.get_rng_state(), torch.cuda.get_rng_state(device)]
+    return [
+        torch.tensor([version, *words], dtype=torch.int64, device="cpu"),
+        torch.get_rng_state(),
+        torch.cuda.get_rng_state(device),
+    ]
 
 
 @contextmanager

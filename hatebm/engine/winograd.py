@@ -66,7 +66,7 @@ def prepared(weight: Tensor, kind: str, adjoint: bool) -> Tensor:
     outputs, inputs = weight.shape[1::-1] if adjoint else weight.shape[:2]
     phases, taps = (1, 9) if kind == "same" else (4, 4)
     padded = math.ceil(outputs / PANEL) * PANEL
-    result = torch.empty(phases * taps * padded * inputs)
+    result = torch.empty(phases * taps * padded * inputs, dtype=torch.float32, device=weight.device)
     place = (weight.data_ptr(), outputs, inputs, result.data_ptr(), torch.get_num_threads())
     _C.filter_weight(FILTERS.index(kind), adjoint, *place)
     return result
@@ -92,7 +92,7 @@ def filtered(
     """
     x = x.contiguous(memory_format=torch.channels_last)
     n, inputs, rows, columns = x.shape
-    y = torch.empty((n, *size), memory_format=torch.channels_last)
+    y = torch.empty((n, *size), dtype=torch.float32, device=x.device, memory_format=torch.channels_last)
     addresses = (x.data_ptr(), weight.data_ptr(), address(bias), y.data_ptr())
     sizes = ((rows, columns, inputs), (*size[1:], size[0]))
     gated = (rectified, address(gate), address(slopes))

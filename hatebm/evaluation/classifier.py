@@ -14,12 +14,12 @@ class Classifier(nn.Module):
     def __init__(self, channels: int, classes: int):
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(),
-            nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(channels, 32, 3, padding=1, dtype=torch.float32), nn.ReLU(),
+            nn.Conv2d(32, 32, 3, padding=1, dtype=torch.float32), nn.ReLU(),
             nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(4), nn.Flatten(),
-            nn.Linear(32 * 16, 32), nn.ReLU(),
+            nn.Linear(32 * 16, 32, dtype=torch.float32), nn.ReLU(),
         )  # fmt: skip
-        self.head = nn.Linear(32, classes)
+        self.head = nn.Linear(32, classes, dtype=torch.float32)
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.head(self.body(pixels))
@@ -40,12 +40,12 @@ class Classifier(nn.Module):
 
         pixels: (n, channels, h, w) in [-1, 1]; labels: (n,) int64, every class from 0 to the largest label.
         """
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.manual_seed(seed)
             classifier = cls(pixels.shape[1], int(labels.max()) + 1)
             optimizer = torch.optim.Adam(classifier.parameters(), 2e-3)
             for _ in range(epochs):
-                for index in torch.randperm(len(pixels)).split(batch):
+                for index in torch.randperm(len(pixels), dtype=torch.int64, device="cpu").split(batch):
                     noisy = pixels[index] + 0.1 * torch.randn_like(pixels[index])
                     optimizer.zero_grad()
                     F.cross_entropy(classifier(noisy), labels[index]).backward()
@@ -55,4 +55,4 @@ class Classifier(nn.Module):
 
 def class_shares(predicted: Tensor, classes: int) -> Tensor:
     """Share of each class among predicted labels: (n,) int64 -> (classes,), summing to 1."""
-    return torch.bincount(predicted, minlength=classes) / len(predicted)
+    return torch.bincount(predicted, minlength=classes).float() / len(predicted)

@@ -15,12 +15,16 @@ def kernel_distance(a: Tensor, b: Tensor, subset: int = 1000, seed: int = 0) -> 
 
     smaller = min(len(a), len(b))
     size = max(2, min(subset, smaller // 10))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     blocks = []
     for features in (a, b):
-        order = torch.randperm(len(features), generator=generator)[: smaller // size * size]
+        order = torch.randperm(len(features), generator=generator, dtype=torch.int64, device="cpu")[
+            : smaller // size * size
+        ]
         blocks.append(order.to(features.device).split(size))
     pairs = zip(*blocks, strict=True)
-    values = torch.tensor([float(poly_mmd(a[i].double(), b[j].double())) for i, j in pairs], dtype=torch.float64)
+    values = torch.tensor(
+        [float(poly_mmd(a[i].double(), b[j].double())) for i, j in pairs], dtype=torch.float64, device="cpu"
+    )
     error = values.std() / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return float(values.mean()), float(error)

@@ -61,5 +61,5 @@ def jackknife(drawn: Moments, mean: Tensor, root: Tensor) -> tuple[float, float]
         for count, group_sum, group_product in zip(drawn.counts, drawn.sums, drawn.products, strict=True)
         if count
     ]
-    spread = torch.tensor(without, dtype=torch.float64).var(correction=0)
+    spread = torch.tensor(without, dtype=torch.float64, device="cpu").var(correction=0)
     return frechet_from(mean, root, *gaussian(n, total, product)), math.sqrt((len(without) - 1) * spread)

@@ -70,7 +70,7 @@ def perceptron_chains_(x: Tensor, layers: Sequence[Any], steps: Any) -> Tensor:
     Layers are :class:`hatebm.perceptron.Layer`, steps :class:`hatebm.whole.Steps`. Returns the first step at which each
     chain's energy or gradient was not finite, (n,).
     """
-    first = torch.full((len(x),), NEVER, device=x.device)
+    first = torch.full((len(x),), NEVER, dtype=torch.int64, device=x.device)
     rows = x.contiguous()
     schedule = schedule_of(steps, x.device)
     law = (*_law(steps, schedule), first.data_ptr() if steps.watched else 0)

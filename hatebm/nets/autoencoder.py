@@ -28,7 +28,7 @@ class Encoder(nn.Module):
         super().__init__()
         halvings = octaves("Encoder", size, code_side, widths)
         self.blocks = energy_blocks(channels, widths, pooled=range(1, 1 + halvings))
-        self.conv = nn.Conv2d(widths[-1], 1, 3, padding=1)
+        self.conv = nn.Conv2d(widths[-1], 1, 3, padding=1, dtype=torch.float32)
         init_glorot(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class Decoder(nn.Module):
         ends = enumerate(pairwise((1, *widths)))
         self.blocks = nn.Sequential(*(GeneratorBlock(a, b, doubles=i in doubled, stem=i == 0) for i, (a, b) in ends))
         self.affine = Affine(widths[-1])
-        self.conv = nn.Conv2d(widths[-1], channels, 3, padding=1)
+        self.conv = nn.Conv2d(widths[-1], channels, 3, padding=1, dtype=torch.float32)
         init_glorot(self)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -26,7 +27,7 @@ class Discriminator(nn.Module):
         super().__init__()
         check_halvings("Discriminator", size, widths, pools)
         self.blocks = energy_blocks(channels, widths, pooled=range(pools))
-        self.head = nn.Linear(widths[-1], 1)
+        self.head = nn.Linear(widths[-1], 1, dtype=torch.float32)
         init_sngan(self)
         for layer in list(self.modules()):
             if isinstance(layer, nn.Conv2d | nn.Linear):

@@ -92,7 +92,7 @@ def _fitting_state(
     state = {}
     for name, empty in generator.state_dict().items():
         if name.endswith("num_batches_tracked"):  # plays no part; a converted file may lack it
-            state[name] = torch.tensor(0)
+            state[name] = torch.zeros((), dtype=empty.dtype, device=tensors[named_by("dense.weight")].device)
         else:
             tensor = _present(tensors, named_by(name))
             _require_fit(tensor.shape == empty.shape, named_by(name), f"of shape {tuple(empty.shape)}", tensor)

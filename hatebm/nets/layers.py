@@ -1,6 +1,7 @@
 """Layers that the networks share, and how their weights start."""
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +19,15 @@ class Affine(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels, 1, 1))
-        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
+        here = torch.get_default_device()
+        self.weight = nn.Parameter(torch.ones(channels, 1, 1, dtype=torch.float32, device=here))
+        self.bias = nn.Parameter(torch.zeros(channels, 1, 1, dtype=torch.float32, device=here))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.bias, x, self.weight)
 
 
-NORMS = {"affine": Affine, "batch": nn.BatchNorm2d}
+NORMS = {"affine": Affine, "batch": partial(nn.BatchNorm2d, dtype=torch.float32)}
 
 
 def conv_then_pool(conv: nn.Conv2d, x: Tensor) -> Tensor:

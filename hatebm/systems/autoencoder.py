@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hatebm.config import Config, Drops, dropped
 from hatebm.data import Images, batch_indices, to_pixels
 from hatebm.errors import UsageError
-from hatebm.learner import CHAINS_AT_ONCE, Learner, Part, adam
+from hatebm.learner import CHAINS_AT_ONCE, Learner, Part, adam, drawn_by
 from hatebm.nets import Decoder, Encoder
 from hatebm.noise import Purpose, normal
 
@@ -48,8 +48,7 @@ class Autoencoder(Learner):
     def create(cls, config: AutoencoderConfig, device: torch.device | str = "cpu") -> "Autoencoder":
         """Fresh networks and optimisers, determined by `config.seed`; the global random state is left alone."""
         size, channels, side = config.size, config.channels, config.code_side
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+        with drawn_by(config.seed):
             encoder = Encoder(size, channels, side, config.encoder_widths)
             decoder = Decoder(size, channels, side, config.decoder_widths, config.output_scale)
         parts = {}

@@ -17,7 +17,7 @@ from hatebm.chain import Chain
 from hatebm.config import Config
 from hatebm.data import Images, batch_indices, to_pixels
 from hatebm.dynamics import Dynamics
-from hatebm.learner import ImageChain, Learner, Part, adam
+from hatebm.learner import ImageChain, Learner, Part, adam, drawn_by
 from hatebm.nets import Discriminator, ResidualGenerator
 from hatebm.noise import Purpose, normal
 
@@ -58,7 +58,9 @@ class Calibration(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scale, self.shift = nn.Parameter(torch.ones(())), nn.Parameter(torch.zeros(()))
+        here = torch.get_default_device()
+        self.scale = nn.Parameter(torch.ones((), dtype=torch.float32, device=here))
+        self.shift = nn.Parameter(torch.zeros((), dtype=torch.float32, device=here))
 
     def forward(self, scores: Tensor) -> Tensor:
         return self.scale * scores + self.shift
@@ -86,14 +88,14 @@ class SNGAN(Learner):
     @classmethod
     def create(cls, config: SNGANConfig, device: torch.device | str = "cpu") -> "SNGAN":
         """Fresh networks and optimisers, determined by `config.seed`; the global random state is left alone."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+        with drawn_by(config.seed):
             generator = ResidualGenerator(
                 config.size, config.channels, config.latent_dim, config.generator_widths, config.output_scale, "batch"
             )
             discriminator = Discriminator(
                 config.size, config.channels, config.discriminator_widths, config.discriminator_pools
             )
+            calibration = Calibration()
 
         def part(network: nn.Module, lr: float, average: float = 0.0) -> Part:
             optimizer = adam(network.to(device), lr, config.beta1, config.beta2)
@@ -102,7 +104,7 @@ class SNGAN(Learner):
         parts = {
             "generator": part(generator, config.generator_lr, config.average),
             "discriminator": part(discriminator, config.discriminator_lr),
-            "calibration": part(Calibration(), config.calibration_lr),
+            "calibration": part(calibration, config.calibration_lr),
         }
         return cls(config, parts)
 

@@ -14,7 +14,7 @@ from hatebm.chain import Chain
 from hatebm.data import Images
 from hatebm.errors import UsageError
 from hatebm.hat_energy import HatEnergy
-from hatebm.learner import ImageChain, Learner
+from hatebm.learner import ImageChain, Learner, drawn_by
 from hatebm.noise import Purpose, normal
 from hatebm.systems.hat.config import JointConfig
 from hatebm.systems.hat.update import energy_part, noisy_batch, signs_of_health, update_energy
@@ -41,8 +41,7 @@ class Joint(Learner):
 
         Raises UsageError for a generator that does not give images of the configuration.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+        with drawn_by(config.seed):
             part = energy_part(config, device)
         learner = cls(config, {"energy": part})
         learner._generator = generator.to(device).eval().requires_grad_(False)
@@ -129,7 +128,7 @@ def _check_generator(generator: nn.Module, config: JointConfig, device: torch.de
     wanted = (2, config.channels, config.size, config.size)
     try:
         with torch.no_grad():
-            came = generator(torch.zeros(2, *latent_shape, device=device))
+            came = generator(torch.zeros(2, *latent_shape, dtype=torch.float32, device=device))
     except (Exception, SystemExit) as error:  # code of the user's, which may raise anything
         what = f"{type(error).__name__}: {error}"
         raise UsageError(f"--generator: cannot take latents of shape {latent_shape}: {what}") from error

@@ -16,7 +16,7 @@ from hatebm.chain import Chain
 from hatebm.config import dropped
 from hatebm.data import Images
 from hatebm.dynamics import Dynamics
-from hatebm.learner import ImageChain, Learner, Part, adam
+from hatebm.learner import ImageChain, Learner, Part, adam, drawn_by
 from hatebm.nets import ResidualGenerator
 from hatebm.noise import Purpose, normal, uniform
 from hatebm.systems.hat.config import SynthesisConfig
@@ -40,8 +40,7 @@ class Synthesis(Learner):
     @classmethod
     def create(cls, config: SynthesisConfig, device: torch.device | str = "cpu") -> "Synthesis":
         """Fresh networks, optimisers and bank, determined by `config.seed`; the global random state is left alone."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+        with drawn_by(config.seed):
             energy = energy_part(config, device)
             generator = ResidualGenerator(
                 config.size, config.channels, config.latent_dim, config.generator_widths, config.output_scale
@@ -173,7 +172,7 @@ def bank(config: SynthesisConfig, generator: nn.Module) -> dict[str, Tensor]:
 
 def bank_slots(config: SynthesisConfig, iteration: int) -> Tensor:
     """`batch` distinct slots of the bank, drawn uniformly for that iteration: (batch,) int64."""
-    noise = normal((config.bank_size, 1), seed=config.seed, step=iteration + 1, purpose=Purpose.BANK)
+    noise = normal((config.bank_size, 1), seed=config.seed, step=iteration + 1, purpose=Purpose.BANK, device="cpu")
     return noise.flatten().argsort(stable=True)[: config.batch]
 
 
