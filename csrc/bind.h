@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <stdexcept>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -22,6 +23,15 @@ void bind_cuda(py::module_& m);
 template <class T>
 T* at(uintptr_t address) {
     return reinterpret_cast<T*>(address);
+}
+
+// The same for what a kernel cannot do without: a tensor without memory is refused here, not met as a crash.
+template <class T>
+T* held(uintptr_t address, int64_t count, const char* name) {
+    if (address == 0 && count > 0)
+        throw std::invalid_argument("hatebm: " + std::string(name) + " must lie in memory, got a null address for " +
+                                    std::to_string(count) + " numbers");
+    return at<T>(address);
 }
 
 // The sizes of the sample's dimensions, then the strides of x, grad, noise, gz and image, the chain's first; no strides:
@@ -50,9 +60,11 @@ auto taking_numbers(void (*langevin_step)(const Step&, Where...)) {
                            const std::vector<std::vector<int64_t>>& layout, Where... where) {
         const Law law{step_size, noise_std, inverse_temperature, prior_precision, static_cast<Add>(add),
                       static_cast<Clip>(clip), clip_on_update, bound, low, high};
-        const Step args{at<float>(x), at<void>(grad), static_cast<GradType>(grad_type), at<float>(noise), at<float>(gz),
-                        at<float>(image), n, d, law, {seed, step, block, purpose}, at<int64_t>(chain_ids),
-                        at<float>(grad_norm), at<float>(displacement), at<int64_t>(diverged), layout_of(layout)};
+        const GradType type = static_cast<GradType>(grad_type);
+        const Step args{held<float>(x, n * d, "x"), held<void>(grad, type == GradType::none ? 0 : n * d, "grad"), type,
+                        at<float>(noise), at<float>(gz), held<float>(image, gz == 0 ? 0 : n * d, "image"), n, d, law,
+                        {seed, step, block, purpose}, at<int64_t>(chain_ids), at<float>(grad_norm), at<float>(displacement),
+                        at<int64_t>(diverged), layout_of(layout)};
         py::gil_scoped_release release;
         langevin_step(args, where...);
     };
@@ -68,8 +80,10 @@ auto taking_numbers(void (*langevin_ratio)(const Ratio&, Where...)) {
         Law law{};
         law.step_size = step_size, law.inverse_temperature = inverse_temperature, law.prior_precision = prior_precision;
         law.clip = static_cast<Clip>(clip), law.clip_on_update = clip_on_update, law.bound = bound;
-        const Ratio args{at<float>(x), at<void>(grad), at<float>(proposal), at<void>(proposal_grad),
-                         static_cast<GradType>(grad_type), n, d, law, half_precision, half_prior, at<double>(out)};
+        const Ratio args{held<float>(x, n * d, "x"), held<void>(grad, n * d, "grad"),
+                         held<float>(proposal, n * d, "proposal"), held<void>(proposal_grad, n * d, "proposal_grad"),
+                         static_cast<GradType>(grad_type), n, d, law, half_precision, half_prior,
+                         held<double>(out, n, "out")};
         py::gil_scoped_release release;
         langevin_ratio(args, where...);
     };
@@ -80,7 +94,9 @@ using Numbers = std::tuple<int, int64_t, int64_t, uintptr_t, uintptr_t, float, f
 
 inline Formula formula_of(const Numbers& numbers) {
     const auto [kind, d, components, where, weight, reach, first_reach] = numbers;
-    return {static_cast<Kind>(kind), d, components, at<float>(where), at<float>(weight), reach, first_reach};
+    const bool weighted = static_cast<Kind>(kind) < Kind::double_well;
+    return {static_cast<Kind>(kind), d, components, held<float>(where, d, "where"),
+            held<float>(weight, weighted ? d : 0, "weight"), reach, first_reach};
 }
 
 // The same for whole chains in an energy with a formula, and for one look at it.
@@ -91,10 +107,12 @@ auto taking_numbers(void (*whole)(const Whole&, Where...)) {
                    float bound, float low, float high, bool noise_first, bool clamp_noise, uint64_t seed,
                    uint64_t first_step, uintptr_t chain_ids, uintptr_t first_bad, Where... where) {
         const Law law{0, 0, 1, prior_precision, static_cast<Add>(add), static_cast<Clip>(clip), clip_on_update, bound, low, high};
-        const Chains chains{at<float>(x), n, n_steps, at<float>(step_size), at<float>(noise_std),
-                            at<float>(inverse_temperature), law, noise_first, clamp_noise, {seed, first_step, 0, 0},
-                            at<int64_t>(chain_ids), at<int64_t>(first_bad)};
-        const Whole args{chains, formula_of(energy)};
+        const Formula formula = formula_of(energy);
+        const Chains chains{held<float>(x, n * formula.d, "x"), n, n_steps, held<float>(step_size, n_steps, "step_size"),
+                            held<float>(noise_std, n_steps, "noise_std"),
+                            held<float>(inverse_temperature, n_steps, "inverse_temperature"), law, noise_first, clamp_noise,
+                            {seed, first_step, 0, 0}, at<int64_t>(chain_ids), at<int64_t>(first_bad)};
+        const Whole args{chains, formula};
         py::gil_scoped_release release;
         whole(args, where...);
     };
@@ -103,7 +121,9 @@ auto taking_numbers(void (*whole)(const Whole&, Where...)) {
 template <class... Where>
 auto taking_numbers(void (*look)(const Look&, Where...)) {
     return [look](const Numbers& energy, uintptr_t x, int64_t n, uintptr_t energies, uintptr_t gradients, Where... where) {
-        const Look args{formula_of(energy), at<float>(x), n, at<float>(energies), at<float>(gradients)};
+        const Formula formula = formula_of(energy);
+        const Look args{formula, held<float>(x, n * formula.d, "x"), n, held<float>(energies, n, "energies"),
+                        held<float>(gradients, n * formula.d, "gradients")};
         py::gil_scoped_release release;
         look(args, where...);
     };

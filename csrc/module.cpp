@@ -47,18 +47,20 @@ void metropolis(uintptr_t log_ratio, uintptr_t accept, int64_t n, uint64_t seed,
                 uint32_t purpose, uintptr_t chain_ids, int threads) {
     py::gil_scoped_release release;
     const Draw draw{seed, step, block, purpose};
-    chosen->metropolis({{at<double>(log_ratio), at<bool>(accept), n, draw, at<int64_t>(chain_ids)}, threads});
+    const Decisions decisions{held<double>(log_ratio, n, "log_ratio"), held<bool>(accept, n, "accept"), n, draw, at<int64_t>(chain_ids)};
+    chosen->metropolis({decisions, threads});
 }
 
 void normal(uintptr_t out, int64_t n, int64_t d, uint64_t seed, uint64_t step, uint32_t block, uint32_t purpose,
             uintptr_t chain_ids, int threads) {
     py::gil_scoped_release release;
-    chosen->normal({{at<float>(out), n, d, {seed, step, block, purpose}, at<int64_t>(chain_ids)}, threads});
+    chosen->normal({{held<float>(out, n * d, "out"), n, d, {seed, step, block, purpose}, at<int64_t>(chain_ids)}, threads});
 }
 
 void residual_add(uintptr_t gz, uintptr_t y, uintptr_t out, int64_t numel, int threads) {
     py::gil_scoped_release release;
-    chosen->residual_add(at<float>(gz), at<float>(y), at<float>(out), numel, threads);
+    chosen->residual_add(held<float>(gz, numel, "gz"), held<float>(y, numel, "y"), held<float>(out, numel, "out"), numel,
+                         threads);
 }
 
 void whole(const Whole& chains, int threads) { chosen->whole({chains, threads}); }
@@ -71,7 +73,8 @@ using Layer = std::tuple<uintptr_t, uintptr_t, int64_t, int64_t, int, float>;
 std::vector<MlpLayer> given_layers(const std::vector<Layer>& layers) {
     std::vector<MlpLayer> given;
     for (const auto& [weight, bias, inputs, outputs, activation, parameter] : layers)
-        given.push_back({at<float>(weight), at<float>(bias), inputs, outputs, static_cast<Activation>(activation), parameter});
+        given.push_back({held<float>(weight, inputs * outputs, "weight"), at<float>(bias), inputs, outputs,
+                         static_cast<Activation>(activation), parameter});
     return given;
 }
 
@@ -80,27 +83,34 @@ void mlp_chains(uintptr_t x, int64_t n, const std::vector<Layer>& layers, int64_
                 bool clip_on_update, float bound, float low, float high, bool noise_before, bool clamp_noise, uint64_t seed,
                 uint64_t first_step, uintptr_t chain_ids, uintptr_t diverged, int threads) {
     const std::vector<MlpLayer> given = given_layers(layers);
-    const StepRun run{at<float>(step_size), at<float>(noise_std), at<float>(inverse_temperature), steps, noise_before, clamp_noise};
+    const StepRun run{held<float>(step_size, steps, "step_size"), held<float>(noise_std, steps, "noise_std"),
+                      held<float>(inverse_temperature, steps, "inverse_temperature"), steps, noise_before, clamp_noise};
     const Law law{0, 0, 1, prior_precision, static_cast<Add>(add), static_cast<Clip>(clip), clip_on_update, bound, low, high};
     py::gil_scoped_release release;
-    chosen->mlp_chains({at<float>(x), n, given.data(), static_cast<int>(given.size()), run, law, {seed, first_step, 0, 0},
-                        at<int64_t>(chain_ids), at<int64_t>(diverged), threads});
+    const int64_t size = n * given.at(0).inputs;
+    chosen->mlp_chains({held<float>(x, size, "x"), n, given.data(), static_cast<int>(given.size()), run, law,
+                        {seed, first_step, 0, 0}, at<int64_t>(chain_ids), at<int64_t>(diverged), threads});
 }
 
 void mlp_look(uintptr_t x, int64_t n, const std::vector<Layer>& layers, uintptr_t energies, uintptr_t gradients, int threads) {
     const std::vector<MlpLayer> given = given_layers(layers);
     py::gil_scoped_release release;
-    chosen->mlp_look({at<float>(x), n, given.data(), static_cast<int>(given.size()), at<float>(energies), at<float>(gradients), threads});
+    const int64_t size = n * given.at(0).inputs;
+    chosen->mlp_look({held<float>(x, size, "x"), n, given.data(), static_cast<int>(given.size()),
+                      held<float>(energies, n, "energies"), held<float>(gradients, size, "gradients"), threads});
 }
 
 void activation(int kind, float parameter, int64_t count, uintptr_t x, uintptr_t values, uintptr_t slopes, int threads) {
     py::gil_scoped_release release;
-    chosen->activation({static_cast<Activation>(kind), parameter, count, at<float>(x), at<float>(values), at<float>(slopes), threads});
+    chosen->activation({static_cast<Activation>(kind), parameter, count, held<float>(x, count, "x"),
+                        held<float>(values, count, "values"), held<float>(slopes, count, "slopes"), threads});
 }
 
 void filter_weight(int filter, bool adjoint, uintptr_t weight, int64_t outputs, int64_t inputs, uintptr_t prepared, int threads) {
     py::gil_scoped_release release;
-    const FilterWeight args{static_cast<Filter>(filter), adjoint, at<float>(weight), outputs, inputs, at<float>(prepared)};
+    const int64_t size = inputs * outputs;
+    const FilterWeight args{static_cast<Filter>(filter), adjoint, held<float>(weight, size, "weight"), outputs, inputs,
+                            held<float>(prepared, size, "prepared")};
     chosen->filter_weight(args, threads);
 }
 
@@ -111,7 +121,9 @@ void filter(int kind, uintptr_t x, uintptr_t prepared, uintptr_t bias, uintptr_t
     const auto [rows, columns, inputs] = from;
     const auto [out_rows, out_columns, outputs] = to;
     py::gil_scoped_release release;
-    chosen->filter({static_cast<Filter>(kind), at<float>(x), at<float>(prepared), at<float>(bias), at<float>(y), n,
+    chosen->filter({static_cast<Filter>(kind), held<float>(x, n * rows * columns * inputs, "x"),
+                    held<float>(prepared, inputs * outputs, "prepared"), at<float>(bias),
+                    held<float>(y, n * out_rows * out_columns * outputs, "y"), n,
                     rows, columns, inputs, out_rows, out_columns, outputs, rectified, at<float>(gate),
                     at<float>(slopes), threads});
 }
@@ -119,18 +131,22 @@ void filter(int kind, uintptr_t x, uintptr_t prepared, uintptr_t bias, uintptr_t
 void stem(bool pulled_back, uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t y, int64_t n, int64_t rows,
           int64_t columns, int inputs, int64_t outputs, int threads) {
     py::gil_scoped_release release;
-    const StemArgs args{at<float>(x), at<float>(weight), at<float>(bias), at<float>(y), n, rows, columns, inputs, outputs, threads};
+    const int64_t pixels = n * rows * columns;
+    const StemArgs args{held<float>(x, pixels, "x"), held<float>(weight, inputs * outputs, "weight"), at<float>(bias),
+                        held<float>(y, pixels, "y"), n, rows, columns, inputs, outputs, threads};
     chosen->stem(args, pulled_back);
 }
 
 // (m, 4) counters and (m, 2) keys to (m, 4) words, each word in an int64
 void philox_words(uintptr_t counters, uintptr_t keys, uintptr_t words, int64_t m) {
+    const int64_t *counter = held<int64_t>(counters, m, "counter"), *key = held<int64_t>(keys, m, "key");
+    int64_t* word = held<int64_t>(words, m, "words");
     for (int64_t i = 0; i < m; ++i) {
-        const auto *c = at<int64_t>(counters) + 4 * i, *k = at<int64_t>(keys) + 2 * i;
+        const int64_t *c = counter + 4 * i, *k = key + 2 * i;
         uint32_t w[4];
         for (int j = 0; j < 4; ++j) w[j] = static_cast<uint32_t>(c[j]);
         philox(w[0], w[1], w[2], w[3], round_keys(static_cast<uint64_t>(k[1]) << 32 | static_cast<uint32_t>(k[0])));
-        for (int j = 0; j < 4; ++j) at<int64_t>(words)[4 * i + j] = w[j];
+        for (int j = 0; j < 4; ++j) word[4 * i + j] = w[j];
     }
 }
 

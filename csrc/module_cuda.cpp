@@ -27,7 +27,8 @@ void look(const Look& states, int device, uintptr_t stream) { cuda::look(states,
 using Hidden = std::tuple<int, int, int, float, int, int, int>;
 
 cuda::Perceptron perceptron(uintptr_t numbers, int64_t count, const std::vector<Hidden>& layers, int last, int last_bias) {
-    cuda::Perceptron net{at<float>(numbers), count, static_cast<int>(layers.size()), last, last_bias, {}};
+    const int depth = static_cast<int>(layers.size());
+    cuda::Perceptron net{held<float>(numbers, count, "numbers"), count, depth, last, last_bias, {}};
     if (layers.size() > cuda::most_hidden) throw std::invalid_argument("perceptron_chains_: more than 16 hidden layers");
     for (size_t l = 0; l < layers.size(); ++l) {
         const auto [inputs, outputs, activation, parameter, forward, backward, bias] = layers[l];
@@ -42,9 +43,10 @@ void mlp_chains(uintptr_t x, int64_t n, uintptr_t numbers, int64_t count, const 
                 bool noise_first, bool clamp_noise, uint64_t seed, uint64_t first_step, uintptr_t chain_ids,
                 uintptr_t first_bad, int device, uintptr_t stream) {
     const Law law{0, 0, 1, prior_precision, static_cast<Add>(add), static_cast<Clip>(clip), clip_on_update, bound, low, high};
-    const Chains chains{at<float>(x), n, n_steps, at<float>(step_size), at<float>(noise_std), at<float>(inverse_temperature),
-                        law, noise_first, clamp_noise, {seed, first_step, 0, 0}, at<int64_t>(chain_ids),
-                        at<int64_t>(first_bad)};
+    const Chains chains{held<float>(x, n, "x"), n, n_steps, held<float>(step_size, n_steps, "step_size"),
+                        held<float>(noise_std, n_steps, "noise_std"),
+                        held<float>(inverse_temperature, n_steps, "inverse_temperature"), law, noise_first, clamp_noise,
+                        {seed, first_step, 0, 0}, at<int64_t>(chain_ids), at<int64_t>(first_bad)};
     const cuda::MlpChains args{chains, perceptron(numbers, count, layers, last, last_bias)};
     py::gil_scoped_release release;
     cuda::mlp_chains(args, launch(device, stream));
@@ -54,7 +56,8 @@ void mlp_look(uintptr_t x, int64_t n, uintptr_t numbers, int64_t count, const st
               int last_bias, uintptr_t energies, uintptr_t gradients, int device, uintptr_t stream) {
     const cuda::Perceptron net = perceptron(numbers, count, layers, last, last_bias);
     py::gil_scoped_release release;
-    cuda::mlp_look({at<float>(x), n, at<float>(energies), at<float>(gradients), net}, launch(device, stream));
+    cuda::mlp_look({held<float>(x, n, "x"), n, held<float>(energies, n, "energies"), held<float>(gradients, n, "gradients"), net},
+                   launch(device, stream));
 }
 
 bool mlp_fits(const std::vector<Hidden>& layers, int device) {
@@ -66,25 +69,27 @@ void metropolis(uintptr_t log_ratio, uintptr_t accept, int64_t n, uint64_t seed,
                 uintptr_t step_at) {
     py::gil_scoped_release release;
     const Draw draw{seed, step, block, purpose};
-    cuda::metropolis({at<double>(log_ratio), at<bool>(accept), n, draw, at<int64_t>(chain_ids)},
+    cuda::metropolis({held<double>(log_ratio, n, "log_ratio"), held<bool>(accept, n, "accept"), n, draw, at<int64_t>(chain_ids)},
                      launch(device, stream, seed_at, step_at));
 }
 
 void normal(uintptr_t out, int64_t n, int64_t d, uint64_t seed, uint64_t step, uint32_t block, uint32_t purpose,
             uintptr_t chain_ids, int device, uintptr_t stream, uintptr_t seed_at, uintptr_t step_at) {
     py::gil_scoped_release release;
-    cuda::normal({at<float>(out), n, d, {seed, step, block, purpose}, at<int64_t>(chain_ids)},
+    cuda::normal({held<float>(out, n * d, "out"), n, d, {seed, step, block, purpose}, at<int64_t>(chain_ids)},
                  launch(device, stream, seed_at, step_at));
 }
 
 void residual_add(uintptr_t gz, uintptr_t y, uintptr_t out, int64_t numel, int device, uintptr_t stream) {
     py::gil_scoped_release release;
-    cuda::residual_add(at<float>(gz), at<float>(y), at<float>(out), numel, launch(device, stream));
+    cuda::residual_add(held<float>(gz, numel, "gz"), held<float>(y, numel, "y"), held<float>(out, numel, "out"), numel,
+                       launch(device, stream));
 }
 
 void philox_words(uintptr_t counters, uintptr_t keys, uintptr_t words, int64_t m, int device, uintptr_t stream) {
     py::gil_scoped_release release;
-    cuda::philox(at<int64_t>(counters), at<int64_t>(keys), at<int64_t>(words), m, launch(device, stream));
+    cuda::philox(held<int64_t>(counters, m, "counter"), held<int64_t>(keys, m, "key"), held<int64_t>(words, m, "words"), m,
+                 launch(device, stream));
 }
 
 }  // namespace

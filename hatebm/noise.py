@@ -126,8 +126,10 @@ def _checked_shape(op: str, shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def placed(device: torch.device | str | None, *operands: Any) -> torch.device:
+    """Where a tensor of one's own lies: there, or beside the first operand, or on the caller's default device."""
     if device is None:
-        device = next((v.device for v in operands if isinstance(v, Tensor)), torch.get_default_device())
+        default = torch.empty(0, dtype=torch.uint8, device=None)  # torch.get_default_device() breaks graphs
+        device = next((v.device for v in operands if isinstance(v, Tensor)), default.device)
     device = torch.device(device)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())

@@ -157,4 +157,4 @@ def _is_plain(parameter: Tensor | None) -> bool:
 
 
 def _data(parameter: Tensor | None) -> Tensor | None:
-    return None if parameter is None else parameter.detach().contiguous()
+    return None if parameter is None else extension.readable(parameter.detach())

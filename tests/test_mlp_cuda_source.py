@@ -23,7 +23,7 @@ def chains_on_gpu(cuda):
         layers = layers_of(getattr(energy, "layers", energy))
         rows, first = x.clone(), torch.full((len(x),), NEVER)
         numbers, schedule = chains._packed(layers), chains.schedule_of(steps, x.device)
-        law = (*chains._law(steps, schedule), first.data_ptr() if watched else 0)
+        law = (*chains._law(steps, schedule, len(x)), first.data_ptr() if watched else 0)
         cuda.mlp_chains(rows.data_ptr(), len(x), *chains._places(layers, numbers), *law, 0, 0)
         return rows, first
 

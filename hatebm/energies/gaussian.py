@@ -10,6 +10,7 @@ from hatebm.checks import require
 from hatebm.energies import reference
 from hatebm.energies.analytic import FAR, HUGE, Analytic
 from hatebm.energies.kernel import Formula
+from hatebm.native.extension import readable
 
 ASYMMETRY = 0.01  # more is a factor in the matrix's place; rounding stays below, and E is that of the mean anyway
 
@@ -55,7 +56,7 @@ class Gaussian(Analytic):
 
     def formula(self, d: int) -> Formula:
         kind = "diagonal" if self.precision.dim() == 1 else "full"
-        return Formula(kind, d, self.mean.float().contiguous(), self.precision.float().contiguous())
+        return Formula(kind, d, readable(self.mean.float()), readable(self.precision.float()))
 
     def reach(self, d: int) -> tuple[float, ...]:
         most = max(float(self.precision.abs().max()), 1e-30) * d * d
@@ -118,7 +119,7 @@ class Mixture(Analytic):
 
     def formula(self, d: int) -> Formula:
         weight = torch.stack(self._numbers(torch.float32, self.means.device))
-        return Formula("mixture", d, self.means.float().contiguous(), weight, len(self.means))
+        return Formula("mixture", d, readable(self.means.float()), weight, len(self.means))
 
     def reach(self, d: int) -> tuple[float, ...]:
         most = max(float(self.std.min()) ** -2, 1.0) * d

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hatebm.native.chains import ACTIVATIONS
-from hatebm.native.extension import _C
+from hatebm.native.extension import _C, address
 
 Activation = tuple[str, float]  # a name, and the depth of elu
 RELU: Activation = ("relu", 0.0)
@@ -33,10 +33,11 @@ def activated(x: Tensor, name: str, parameter: float) -> Tensor:
 
 def values_and_slopes(x: Tensor, name: str, parameter: float) -> tuple[Tensor, Tensor]:
     """Both for every element of a float32 tensor on the CPU, in the layout of x where that is dense."""
+    x = x.resolve_neg()
     values = torch.empty_like(x)
     x = x if x.stride() == values.stride() else torch.empty_like(values).copy_(x)
     slopes = torch.empty_like(values)
-    addresses = (x.data_ptr(), values.data_ptr(), slopes.data_ptr())
+    addresses = [address(v, x.numel(), x.device, layout=None) for v in (x, values, slopes)]
     _C.activation(ACTIVATIONS.index(name), parameter, x.numel(), *addresses, torch.get_num_threads())
     return values, slopes
 

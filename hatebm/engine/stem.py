@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hatebm.native.extension import _C, has_vectors, unavailable
+from hatebm.native.extension import _C, address, has_vectors, readable, unavailable
 
 MOST_INPUTS = 4
 CHANNELS = 16  # the outputs are a multiple of it
@@ -29,8 +29,8 @@ class Stem:
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.outputs, self.inputs = weight.shape[:2]
-        self.bias = None if bias is None else bias.detach().contiguous()
-        self.weight = weight.detach().permute(2, 3, 1, 0).contiguous()
+        self.bias = None if bias is None else readable(bias.detach())
+        self.weight = readable(weight.detach().permute(2, 3, 1, 0))
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: (n, in, rows, columns) in any layout; the result is channels_last, with a first derivative in x alone."""
@@ -38,13 +38,16 @@ class Stem:
 
     def run(self, x: Tensor, outputs: int, *, pulled_back: bool) -> Tensor:
         """The convolution, or what pulls a gradient back through it; both channels_last."""
-        x = x.contiguous(memory_format=torch.channels_last)
+        layout, here = torch.channels_last, x.device
+        x = readable(x, layout)
         n, _, rows, columns = x.shape
         size = (n, outputs, rows, columns)
-        y = torch.empty(size, dtype=torch.float32, device=x.device, memory_format=torch.channels_last)
-        bias = 0 if self.bias is None or pulled_back else self.bias.data_ptr()
+        y = torch.empty(size, dtype=torch.float32, device=here, memory_format=layout)
+        ends = [address(v, v.numel(), here, layout=layout) for v in (x, y)]
+        weight = address(self.weight, self.weight.numel(), here)
+        bias = address(None if pulled_back else self.bias, self.outputs, here)
         sizes = (n, rows, columns, self.inputs, self.outputs)
-        _C.stem(pulled_back, x.data_ptr(), self.weight.data_ptr(), bias, y.data_ptr(), *sizes, torch.get_num_threads())
+        _C.stem(pulled_back, ends[0], weight, bias, ends[1], *sizes, torch.get_num_threads())
         return y
 
 

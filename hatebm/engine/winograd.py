@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hatebm.engine.activations import RELU, Activation, values_and_slopes
-from hatebm.native.extension import _C, address, has_vectors, unavailable
+from hatebm.native.extension import _C, address, has_vectors, readable, unavailable
 
 CHANNELS = 16  # both counts are multiples of it
 PANEL = 32  # output channels whose weights lie side by side
@@ -49,9 +49,9 @@ class Filter:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, stride: int) -> None:
-        weight = weight.detach().contiguous()
+        weight = readable(weight.detach())
         self.stride, (self.outputs, self.inputs) = stride, weight.shape[:2]
-        self.bias = None if bias is None else bias.detach().contiguous()
+        self.bias = None if bias is None else readable(bias.detach())
         self.kinds = ("same", "same") if stride == 1 else ("down", "up")
         self.forward = prepared(weight, self.kinds[0], False)
         self.backward = prepared(weight, self.kinds[1], True)
@@ -66,8 +66,15 @@ def prepared(weight: Tensor, kind: str, adjoint: bool) -> Tensor:
     outputs, inputs = weight.shape[1::-1] if adjoint else weight.shape[:2]
     phases, taps = (1, 9) if kind == "same" else (4, 4)
     padded = math.ceil(outputs / PANEL) * PANEL
-    result = torch.empty(phases * taps * padded * inputs, dtype=torch.float32, device=weight.device)
-    place = (weight.data_ptr(), outputs, inputs, result.data_ptr(), torch.get_num_threads())
+    size, here = phases * taps * padded * inputs, weight.device
+    result = torch.empty(size, dtype=torch.float32, device=here)
+    place = (
+        address(weight, weight.numel(), here),
+        outputs,
+        inputs,
+        address(result, size, here),
+        torch.get_num_threads(),
+    )
     _C.filter_weight(FILTERS.index(kind), adjoint, *place)
     return result
 
@@ -90,20 +97,26 @@ def filtered(
         gate: like the result and channels_last too; the result is 0 where this is not above 0.
         slopes: likewise; the result is multiplied with them.
     """
-    x = x.contiguous(memory_format=torch.channels_last)
+    layout, here = torch.channels_last, x.device
+    x = readable(x, layout)
     n, inputs, rows, columns = x.shape
-    y = torch.empty((n, *size), dtype=torch.float32, device=x.device, memory_format=torch.channels_last)
-    addresses = (x.data_ptr(), weight.data_ptr(), address(bias), y.data_ptr())
+    y = torch.empty((n, *size), dtype=torch.float32, device=here, memory_format=layout)
+    places = (address(v, y.numel(), here, layout=layout) for v in (y, gate, slopes))
+    addresses = (
+        address(x, x.numel(), here, layout=layout),
+        address(weight, weight.numel(), here),
+        address(bias, size[0], here),
+    )
     sizes = ((rows, columns, inputs), (*size[1:], size[0]))
-    gated = (rectified, address(gate), address(slopes))
-    _C.filter(FILTERS.index(kind), *addresses, n, *sizes, *gated, torch.get_num_threads())
+    y_at, *gates = places
+    _C.filter(FILTERS.index(kind), *addresses, y_at, n, *sizes, rectified, *gates, torch.get_num_threads())
     return y
 
 
 class _Filtered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, filter: Filter, activation: Activation | None) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = readable(x, torch.channels_last)
         ctx.filter, ctx.size, ctx.rectified = filter, tuple(x.shape[2:]), activation == RELU
         if ctx.rectified:
             ctx.save_for_backward(x)

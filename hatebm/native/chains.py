@@ -7,18 +7,26 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from hatebm.native.extension import _C, ADD, CLIP, MASK64, address, stream
+from hatebm.native.extension import _C, ADD, CLIP, MASK64, address, readable, stream
 
-FORMULAS = ("diagonal", "full", "mixture", "double_well", "funnel")
+FORMULAS = {  # d and components to how many numbers `where` and `weight` hold
+    "diagonal": lambda d, _: (d, d),
+    "full": lambda d, _: (d, d * d),
+    "mixture": lambda d, components: (components * d, 3 * components),
+    "double_well": lambda *_: (3, 0),
+    "funnel": lambda *_: (1, 0),
+}
 ACTIVATIONS = ("relu", "leaky_relu", "silu", "softplus", "tanh", "gelu", "gelu_tanh", "elu", "none")
 NEVER = (1 << 63) - 1
 
 
 def look(formula: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
     """The energies (n,) and the gradient of a :class:`hatebm.energies.kernel.Formula` at rows, (n, d) float32."""
-    rows = rows.contiguous()
+    rows = readable(rows)
     energies, gradient = rows.new_empty(len(rows)), torch.empty_like(rows)
-    arguments = (_numbers(formula), rows.data_ptr(), len(rows), energies.data_ptr(), gradient.data_ptr())
+    n, size, here = len(rows), len(rows) * formula.d, rows.device
+    found = (address(energies, n, here), address(gradient, size, here))
+    arguments = (_numbers(formula, here), address(rows, size, here), n, *found)
     if not rows.numel():
         energies.zero_()
     elif rows.device.type == "cpu":
@@ -34,10 +42,11 @@ def whole_chains_(formula: Any, reach: tuple[float, ...], x: Tensor, steps: Any)
     Energy and gradient are known to be finite for |x| <= reach, of element 0 for the last of its numbers; steps are
     :class:`hatebm.whole.Steps`.
     """
-    rows = x.contiguous()
-    first_bad = x.new_empty(x.shape[0], dtype=torch.int64)
-    schedule = schedule_of(steps, x.device)
-    arguments = (_numbers(formula, reach), rows.data_ptr(), x.shape[0], *_law(steps, schedule), first_bad.data_ptr())
+    rows, n, here = readable(x), x.shape[0], x.device
+    first_bad = x.new_empty(n, dtype=torch.int64)
+    schedule = schedule_of(steps, here)
+    bad = address(first_bad, n, here, torch.int64)
+    arguments = (_numbers(formula, here, reach), address(rows, n * formula.d, here), n, *_law(steps, schedule, n), bad)
     if x.device.type == "cpu":
         _C.whole(*arguments, torch.get_num_threads())
     else:
@@ -46,21 +55,23 @@ def whole_chains_(formula: Any, reach: tuple[float, ...], x: Tensor, steps: Any)
     return first_bad
 
 
-def _numbers(formula: Any, reach: tuple[float, ...] = (0.0,)) -> tuple:
-    where, weight = address(formula.where), address(formula.weight)
-    return FORMULAS.index(formula.kind), formula.d, formula.components, where, weight, reach[0], reach[-1]
+def _numbers(formula: Any, here: torch.device, reach: tuple[float, ...] = (0.0,)) -> tuple:
+    sizes = FORMULAS[formula.kind](formula.d, formula.components)
+    where, weight = (address(v, size, here) for v, size in zip((formula.where, formula.weight), sizes, strict=True))
+    return list(FORMULAS).index(formula.kind), formula.d, formula.components, where, weight, reach[0], reach[-1]
 
 
 def perceptron_look(x: Tensor, layers: Sequence[Any]) -> tuple[Tensor, Tensor]:
     """The energies (n,) of a perceptron and their gradient, like x: the bits that its chains step by."""
-    rows = x.contiguous()
-    energies, gradient = rows.new_empty(len(x)), torch.empty_like(rows)
-    addresses = (energies.data_ptr(), gradient.data_ptr())
-    if x.device.type == "cpu":
-        _C.mlp_look(rows.data_ptr(), len(x), _layers(layers), *addresses, torch.get_num_threads())
+    rows, n, here = readable(x), len(x), x.device
+    energies, gradient = rows.new_empty(n), torch.empty_like(rows)
+    size = n * layers[0].weight.shape[1]
+    start, addresses = address(rows, size, here), (address(energies, n, here), address(gradient, size, here))
+    if here.type == "cpu":
+        _C.mlp_look(start, n, _layers(layers), *addresses, torch.get_num_threads())
     else:
         numbers = _packed(layers)
-        _C.cuda.mlp_look(rows.data_ptr(), len(x), *_places(layers, numbers), *addresses, *stream(x))
+        _C.cuda.mlp_look(start, n, *_places(layers, numbers), *addresses, *stream(x))
     return energies, gradient
 
 
@@ -70,15 +81,16 @@ def perceptron_chains_(x: Tensor, layers: Sequence[Any], steps: Any) -> Tensor:
     Layers are :class:`hatebm.perceptron.Layer`, steps :class:`hatebm.whole.Steps`. Returns the first step at which each
     chain's energy or gradient was not finite, (n,).
     """
-    first = torch.full((len(x),), NEVER, dtype=torch.int64, device=x.device)
-    rows = x.contiguous()
-    schedule = schedule_of(steps, x.device)
-    law = (*_law(steps, schedule), first.data_ptr() if steps.watched else 0)
-    if x.device.type == "cpu":
-        _C.mlp_chains(rows.data_ptr(), len(x), _layers(layers), *law, torch.get_num_threads())
+    rows, n, here = readable(x), len(x), x.device
+    first = torch.full((n,), NEVER, dtype=torch.int64, device=here)
+    schedule = schedule_of(steps, here)
+    law = (*_law(steps, schedule, n), address(first if steps.watched else None, n, here, torch.int64))
+    start = address(rows, n * layers[0].weight.shape[1], here)
+    if here.type == "cpu":
+        _C.mlp_chains(start, n, _layers(layers), *law, torch.get_num_threads())
     else:
         numbers = _packed(layers)
-        _C.cuda.mlp_chains(rows.data_ptr(), len(x), *_places(layers, numbers), *law, *stream(x))
+        _C.cuda.mlp_chains(start, n, *_places(layers, numbers), *law, *stream(x))
     mark_moved(x, rows)
     return first
 
@@ -114,8 +126,10 @@ def _places(layers: Sequence[Any], numbers: Tensor | None) -> tuple:
         hidden.append((inputs, outputs, ACTIVATIONS.index(layer.activation), layer.parameter, at, backward, bias))
         at = bias + outputs + -outputs % 4
     width = layers[-1].weight.shape[1]
-    count = 0 if numbers is None else numbers.numel()
-    return address(numbers), count, hidden, at, at + width + -width % 4
+    count = at + width + -width % 4 + 1
+    if numbers is None:
+        return 0, 0, hidden, at, count - 1
+    return address(numbers, count, numbers.device), count, hidden, at, count - 1
 
 
 def _row(columns: int) -> int:
@@ -124,9 +138,12 @@ def _row(columns: int) -> int:
 
 
 def _layers(layers: Sequence[Any]) -> list[tuple]:
-    sizes = [(address(layer.weight), address(layer.bias), *layer.weight.shape[::-1]) for layer in layers]
-    ends = [(ACTIVATIONS.index(layer.activation), layer.parameter) for layer in layers]
-    return [(*size, *end) for size, end in zip(sizes, ends, strict=True)]
+    told = []
+    for layer in layers:
+        (outputs, inputs), here = layer.weight.shape, layer.weight.device
+        places = (address(layer.weight, outputs * inputs, here), address(layer.bias, outputs, here))
+        told.append((*places, inputs, outputs, ACTIVATIONS.index(layer.activation), layer.parameter))
+    return told
 
 
 def schedule_of(steps: Any, device: torch.device) -> Tensor:
@@ -134,14 +151,14 @@ def schedule_of(steps: Any, device: torch.device) -> Tensor:
     return steps.schedule.to(device, non_blocking=True)
 
 
-def _law(steps: Any, schedule: Tensor) -> tuple:
-    """A run of steps as it crosses."""
-    rows, row = schedule.data_ptr(), 4 * steps.n_steps
+def _law(steps: Any, schedule: Tensor, n: int) -> tuple:
+    """A run of steps of n chains as it crosses."""
+    rows, row = address(schedule, 3 * steps.n_steps, schedule.device), 4 * steps.n_steps
     return (
         *(steps.n_steps, rows, rows + row, rows + 2 * row, steps.prior_precision),
         *(ADD[steps.add], CLIP[steps.clip], steps.clip_on == "update", steps.bound, steps.low, steps.high),
         *(steps.noise_at == "before", steps.clamp_noise, steps.seed & MASK64, steps.first_step),
-        address(steps.chain_ids),
+        address(steps.chain_ids, n, schedule.device, torch.int64),
     )
 
 

@@ -5,6 +5,8 @@ import os
 import torch
 from torch import Tensor
 
+from hatebm.checks import require
+
 try:
     from hatebm import _C
 
@@ -48,12 +50,34 @@ def has_vectors() -> bool:
     return _C.instruction_set() != "baseline"
 
 
-def address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+def address(
+    tensor: Tensor | None,
+    count: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    layout: torch.memory_format | None = torch.contiguous_format,
+) -> int:
+    """Where the numbers of a tensor lie, which a kernel reads or writes as so many of this type; 0 for None.
+
+    Raises:
+        TypeError: what a kernel would misread, or write beyond: the last check before numbers become an address.
+    """
+    if tensor is None:
+        return 0
+    fits = tensor.dtype is dtype and tensor.numel() == count and tensor.device == device and not tensor.is_neg()
+    if not fits or (layout is not None and not tensor.is_contiguous(memory_format=layout)):
+        wanted = f"{count} dense {str(dtype).removeprefix('torch.')} numbers on {device}, not negated"
+        require(False, "hatebm", "what a kernel takes", wanted, tensor, TypeError)
+    return tensor.data_ptr()
 
 
-def number(value: int | Tensor) -> tuple[int, int]:
-    return (0, value.data_ptr()) if isinstance(value, Tensor) else (value, 0)
+def readable(tensor: Tensor, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
+    """The tensor as its memory says it: a negative view is negated, and numbers lie one after the other."""
+    return (tensor.resolve_neg() if tensor.is_neg() else tensor).contiguous(memory_format=layout)
+
+
+def number(value: int | Tensor, device: torch.device) -> tuple[int, int]:
+    return (0, address(value, 1, device, torch.int64)) if isinstance(value, Tensor) else (value, 0)
 
 
 def stream(tensor: Tensor) -> tuple[int, int]:

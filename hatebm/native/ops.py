@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hatebm.native.extension import _C, ADD, CLIP, MASK64, address, number, stream
+from hatebm.native.extension import _C, ADD, CLIP, MASK64, address, number, readable, stream
 from hatebm.reference import ratio_coefficients
 
 GRAD_TYPES = {None: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -40,23 +40,25 @@ def langevin_step_(
 ) -> None:
     """Twin of :func:`hatebm.reference.langevin_step_`."""
     n, d = x.shape[0], math.prod(x.shape[1:])
+    kind, here = None if grad is None else grad.dtype, x.device
     layout = _layout((x, grad, noise, gz, image))
-    grad_type = GRAD_TYPES[None if grad is None else grad.dtype]
+    state, noise_at, gz_at, image_at = (address(v, n * d, here, layout=None) for v in (x, noise, gz, image))
     arguments = (
-        *(address(x), address(grad), grad_type, address(noise), address(gz), address(image), n, d),
+        *(state, address(grad, n * d, here, kind, None), GRAD_TYPES[kind], noise_at, gz_at, image_at, n, d),
         *(step_size, noise_std, inverse_temperature, prior_precision),
         *(ADD[add], CLIP[clip], clip_on == "update", bound, low, high),
     )
-    outputs = (address(chain_ids), address(grad_norm), address(displacement), address(diverged), layout)
+    ids, bad = address(chain_ids, n, here, torch.int64), address(diverged, n, here, torch.int64)
+    outputs = (ids, address(grad_norm, n, here), address(displacement, n, here), bad, layout)
     if x.device.type == "cpu":
         place = (int(seed) & MASK64, int(step), block, purpose)
         _C.langevin_step(*arguments, *place, *outputs, torch.get_num_threads())
     else:
-        (seed, seed_at), (step, step_at) = number(seed), number(step)
+        (seed, seed_at), (step, step_at) = number(seed, here), number(step, here)
         gathers = clip == "norm" or grad_norm is not None or displacement is not None
         room = 2 * _C.cuda.workspace(n, d) if gathers else 0
         sums = torch.empty(room, dtype=torch.float64, device=x.device) if room else None
-        where = (address(sums), *stream(x), seed_at, step_at)
+        where = (address(sums, room, here, torch.float64), *stream(x), seed_at, step_at)
         _C.cuda.langevin_step(*arguments, seed & MASK64, step, block, purpose, *outputs, *where)
 
 
@@ -79,11 +81,12 @@ def ready_step(
     """:func:`langevin_step_` of a row-major x on the CPU, to be called again and again with what a step changes."""
     n, d = x.shape[0], math.prod(x.shape[1:])
     law = (prior_precision, ADD[add], CLIP[clip], clip_on == "update", bound, low, high, seed & MASK64)
-    ends = (block, purpose, address(chain_ids), 0, 0, address(diverged), [], torch.get_num_threads())
+    ids, bad = address(chain_ids, n, x.device, torch.int64), address(diverged, n, x.device, torch.int64)
+    ends = (block, purpose, ids, 0, 0, bad, [], torch.get_num_threads())
     written = [x] if diverged is None else [x, diverged]
 
     def step(grad: Tensor, t: int, step_size: float, noise_std: float, temperature: float) -> None:
-        rows = grad.contiguous()
+        rows = readable(grad)
         operands = (x.data_ptr(), rows.data_ptr(), GRAD_TYPES[rows.dtype], 0, 0, 0, n, d)
         _C.langevin_step(*operands, step_size, noise_std, 1.0 / temperature, *law, t, *ends)
         torch.autograd.graph.increment_version(written)
@@ -107,10 +110,10 @@ def langevin_ratio(
 ) -> Tensor:
     """Twin of :func:`hatebm.reference.langevin_ratio`."""
     n, d = x.shape[0], math.prod(x.shape[1:])
-    tensors = [v.contiguous() for v in (x, grad, proposal, proposal_grad)]
+    kinds, tensors = (x.dtype, grad.dtype) * 2, [readable(v) for v in (x, grad, proposal, proposal_grad)]
     out = torch.empty(n, dtype=torch.float64, device=x.device)
     arguments = (
-        *(v.data_ptr() for v in tensors),
+        *(address(v, n * d, x.device, kind) for v, kind in zip(tensors, kinds, strict=True)),
         *(GRAD_TYPES[grad.dtype], n, d),
         *(step_size, inverse_temperature, prior_precision, CLIP[clip], clip_on == "update", bound),
         *ratio_coefficients(noise_std, prior_precision),
@@ -121,7 +124,7 @@ def langevin_ratio(
     else:
         room = (3 if clip == "norm" else 1) * _C.cuda.workspace(n, d)
         sums = torch.empty(room, dtype=torch.float64, device=x.device) if room else None
-        _C.cuda.langevin_ratio(*arguments, address(sums), *stream(x))
+        _C.cuda.langevin_ratio(*arguments, address(sums, room, x.device, torch.float64), *stream(x))
     return out
 
 
@@ -135,15 +138,16 @@ def metropolis(
     chain_ids: Tensor | None = None,
 ) -> Tensor:
     """Twin of :func:`hatebm.reference.metropolis`."""
-    log_ratio = log_ratio.contiguous()
+    log_ratio, n, here = readable(log_ratio), len(log_ratio), log_ratio.device
     accept = torch.empty_like(log_ratio, dtype=torch.bool)
-    arguments = (log_ratio.data_ptr(), accept.data_ptr(), len(log_ratio))
-    if log_ratio.device.type == "cpu":
-        place = (int(seed) & MASK64, int(step), block, purpose, address(chain_ids))
+    arguments = (address(log_ratio, n, here, torch.float64), address(accept, n, here, torch.bool), n)
+    ids = address(chain_ids, n, here, torch.int64)
+    if here.type == "cpu":
+        place = (int(seed) & MASK64, int(step), block, purpose, ids)
         _C.metropolis(*arguments, *place, torch.get_num_threads())
     else:
-        (seed, seed_at), (step, step_at) = number(seed), number(step)
-        place = (seed & MASK64, step, block, purpose, address(chain_ids))
+        (seed, seed_at), (step, step_at) = number(seed, here), number(step, here)
+        place = (seed & MASK64, step, block, purpose, ids)
         _C.cuda.metropolis(*arguments, *place, *stream(log_ratio), seed_at, step_at)
     return accept
 
@@ -160,13 +164,15 @@ def normal(
 ) -> Tensor:
     """Twin of :func:`hatebm.reference.normal`."""
     out = torch.empty(shape, dtype=torch.float32, device=device)
-    size = (out.data_ptr(), shape[0], math.prod(shape[1:]))
+    n, d = shape[0], math.prod(shape[1:])
+    size = (address(out, n * d, out.device), n, d)
+    ids = address(chain_ids, n, out.device, torch.int64)
     if out.device.type == "cpu":
-        place = (int(seed) & MASK64, int(step), block, purpose, address(chain_ids))
+        place = (int(seed) & MASK64, int(step), block, purpose, ids)
         _C.normal(*size, *place, torch.get_num_threads())
     else:
-        (seed, seed_at), (step, step_at) = number(seed), number(step)
-        place = (seed & MASK64, step, block, purpose, address(chain_ids))
+        (seed, seed_at), (step, step_at) = number(seed, out.device), number(step, out.device)
+        place = (seed & MASK64, step, block, purpose, ids)
         _C.cuda.normal(*size, *place, *stream(out), seed_at, step_at)
     return out
 
@@ -174,10 +180,10 @@ def normal(
 def philox(counter: Tensor, key: Tensor) -> Tensor:
     """Twin of :func:`hatebm.reference.philox`."""
     shape = torch.broadcast_shapes(counter.shape[:-1], key.shape[:-1])
-    counter = counter.expand(*shape, 4).contiguous()
-    key = key.expand(*shape, 2).contiguous()
+    counter, key, m = readable(counter.expand(*shape, 4)), readable(key.expand(*shape, 2)), math.prod(shape)
     words = torch.empty_like(counter)
-    addresses = (counter.data_ptr(), key.data_ptr(), words.data_ptr(), math.prod(shape))
+    sizes = ((counter, 4 * m), (key, 2 * m), (words, 4 * m))
+    addresses = (*(address(v, size, counter.device, torch.int64) for v, size in sizes), m)
     if counter.device.type == "cpu":
         _C.philox(*addresses)
     else:
@@ -187,10 +193,11 @@ def philox(counter: Tensor, key: Tensor) -> Tensor:
 
 def residual_add(gz: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
     """Twin of :func:`hatebm.reference.residual_add`."""
+    gz, y = gz.resolve_neg(), y.resolve_neg()
     if gz.stride() != y.stride() or not _is_dense(gz):
         gz, y = gz.contiguous(), y.contiguous()
     out = torch.empty_like(gz) if out is None else out
-    addresses = (gz.data_ptr(), y.data_ptr(), out.data_ptr(), gz.numel())
+    addresses = (*(address(v, gz.numel(), gz.device, layout=None) for v in (gz, y, out)), gz.numel())
     if gz.device.type == "cpu":
         _C.residual_add(*addresses, torch.get_num_threads())
     else:
