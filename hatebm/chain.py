@@ -308,9 +308,6 @@ def _checked_state(x: State) -> list[Tensor]:
     require(isinstance(blocks, tuple) and len(blocks) > 0, "langevin", "x", "a tensor or a tuple of tensors", x)
     for block in blocks:
         require(isinstance(block, Tensor), "langevin", "x", "a tensor or a tuple of tensors", block, TypeError)
-        wrapped = not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(block)
-        text = "a tensor outside torch.func's transforms: run all chains in one call, a chain_ids for each"
-        require(not wrapped, "langevin", "x", text, "one inside torch.func.vmap or grad")
         check_state("langevin", block.detach())
         same = block.shape[0] == blocks[0].shape[0] and block.device == blocks[0].device
         require(same, "langevin", "x", "blocks with one number of chains on one device", block)

@@ -93,16 +93,32 @@ def is_count(value: Any, least: int) -> bool:
 
 
 def describe(value: Any) -> str:
+    if isinstance(value, Tensor) and (value.is_nested or value.layout is not torch.strided):
+        kind = "nested" if value.is_nested else str(value.layout).removeprefix("torch.").strip("_")
+        return f"a {kind} {str(value.dtype).removeprefix('torch.')} tensor on {value.device}"
     if isinstance(value, Tensor):
         return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)} on {value.device}"
     return repr(value)
 
 
+def check_dense(op: str, name: str, value: Tensor) -> None:
+    """Kernels read memory: sparse and nested tensors have none of that kind, nor what torch.func transforms."""
+    if value.layout is not torch.strided or value.is_nested:
+        require(False, op, name, "a dense tensor", value, TypeError)
+    if not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(value):
+        text = "a tensor outside torch.func's transforms: run all chains in one call, a chain_ids for each"
+        require(False, op, name, text, "one inside torch.func.vmap or grad")
+
+
 def check_state(op: str, x: Tensor) -> None:
     require(isinstance(x, Tensor), op, "x", "a tensor", x, TypeError)
+    check_dense(op, "x", x)
     require(x.dtype in (torch.float32, torch.float64), op, "x", "float32 (or float64 on the reference)", x, TypeError)
     require(x.dim() > 0, op, "x", "(n, *sample) with a leading chain dimension", x)
     require(math.prod(x.shape[1:]) < ELEMENTS, op, "x", "fewer than 2^34 elements a chain", x)
+
+
+def check_writable(op: str, x: Tensor) -> None:
     writable = not (x.requires_grad and torch.is_grad_enabled())
     require(writable, op, "x", "detached (it is updated in place), or the call under torch.no_grad()", x)
     require(x.is_contiguous() or not overlaps(x), op, "x", "a tensor whose elements do not overlap in memory", x)
@@ -112,6 +128,8 @@ def check_like(op: str, name: str, value: Tensor | None, x: Tensor, dtypes: tupl
     if value is None:
         return
     require(isinstance(value, Tensor), op, name, "a tensor", value, TypeError)
+    if value.layout is not torch.strided or value.is_nested:
+        require(False, op, name, "a dense tensor", value, TypeError)
     if value.shape != x.shape or value.device != x.device:
         require(False, op, name, f"a tensor of shape {tuple(x.shape)} on {x.device} like x", value)
     if value.dtype not in dtypes:
@@ -121,7 +139,13 @@ def check_like(op: str, name: str, value: Tensor | None, x: Tensor, dtypes: tupl
 
 def check_written(op: str, name: str, value: Tensor, x: Tensor, dtype: torch.dtype) -> None:
     n = len(x)
-    fits = value.shape == (n,) and value.dtype == dtype and value.device == x.device and value.is_contiguous()
+    fits = (
+        value.shape == (n,)
+        and value.dtype == dtype
+        and value.device == x.device
+        and value.is_contiguous()
+        and not value.is_neg()
+    )
     wanted = f"a contiguous {str(dtype).removeprefix('torch.')} tensor of shape ({n},) on {x.device}"
     require(fits, op, name, wanted, value)
 

@@ -145,8 +145,10 @@ def given_gradient(
     differentiable: bool = False,
 ) -> list[Tensor]:
     """The gradient that ``grad_fn`` returns (minus the score), in the blocks ``wanted``."""
+    before = versions(state)
     with torch.set_grad_enabled(differentiable):
         grads = grad_fn(*(x if differentiable else x.detach() for x in state), **kwargs)
+    check_left_alone("grad_fn", before, state)
     grads = (grads,) if isinstance(grads, Tensor) else tuple(grads)
     text = f"{len(state)} tensors, one per block"
     require(len(grads) == len(state), "langevin", "grad_fn's result", text, f"{len(grads)}")

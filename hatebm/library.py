@@ -9,8 +9,11 @@ from torch import Tensor
 
 from hatebm import native
 from hatebm.backend import module_for
+from hatebm.checks import GRAD_DTYPES, check_like, check_written
 
 LIBRARY = torch.library.Library("hatebm", "DEF")
+OPERANDS = ("noise", "gz", "image")  # of a step, shaped like x
+WRITTEN = ("grad_norm", "displacement", "diverged")  # a number for each chain
 PLACE = "SymInt seed, SymInt step, Tensor? seed_at=None, Tensor? step_at=None, int block=0, int purpose=0"
 
 LIBRARY.define("philox(Tensor counter, Tensor key, str? backend=None) -> Tensor")
@@ -56,9 +59,25 @@ def langevin_step_(
         torch.ops.hatebm.langevin_step_(x, grad, **place(seed, step), **settings | box, backend=backend)
         return
     run = module_for("langevin_step_", backend, x.device, x.dtype).langevin_step_
+    operands = (x, grad, settings["noise"], settings["gz"], settings["image"])
+    run = _on_views(run) if any([v is not None and v.is_neg() for v in operands]) else run
     run(x, grad, seed=seed, step=step, **settings)
     written = (x, settings["image"], settings["grad_norm"], settings["displacement"], settings["diverged"])
     torch.autograd.graph.increment_version([v for v in written if v is not None and not v.is_inference()])
+
+
+def _on_views(run: Callable[..., None]) -> Callable[..., None]:
+    """A step of kernels, which read memory, on negative views: they are negated for it, and written back."""
+
+    def step(x: Tensor, grad: Tensor | None, **settings: Any) -> None:
+        views = {"x": x, "grad": grad} | {name: settings[name] for name in OPERANDS}
+        plain = {name: v if v is None else v.resolve_neg() for name, v in views.items()}
+        run(**settings | plain)
+        for name, v in views.items():
+            if v is not plain[name]:
+                v.copy_(plain[name])
+
+    return step
 
 
 def ready_step(
@@ -102,10 +121,20 @@ def residual_add(gz: Tensor, y: Tensor, backend: str | None) -> Tensor:
 def _langevin_step(x, grad, *, seed, step, seed_at=None, step_at=None, low=None, high=None, backend=None, **settings):
     at = {"seed": seed if seed_at is None else seed_at, "step": step if step_at is None else step_at}
     box = {"low": float("-inf") if low is None else low, "high": float("inf") if high is None else high}
-    module_for("langevin_step_", backend, x.device, x.dtype).langevin_step_(x, grad, **at, **box, **settings)
+    settings = dict.fromkeys(OPERANDS) | settings
+    for name, v in (("grad", grad), *((name, settings[name]) for name in OPERANDS)):
+        check_like("langevin_step_", name, v, x, (x.dtype, *(GRAD_DTYPES if name == "grad" else ())))
+    for name in WRITTEN:
+        if settings.get(name) is not None:
+            check_written("langevin_step_", name, settings[name], x, torch.int64 if name == "diverged" else x.dtype)
+    run = module_for("langevin_step_", backend, x.device, x.dtype).langevin_step_
+    _on_views(run)(x, grad, **at, **box, **settings)
 
 
 def _langevin_ratio(x, grad, proposal, proposal_grad, *, backend=None, **settings):
+    check_like("langevin_ratio", "grad", grad, x, (x.dtype, *GRAD_DTYPES))
+    for name, v, like in (("proposal", proposal, x), ("proposal_grad", proposal_grad, grad)):
+        check_like("langevin_ratio", name, v, x, (like.dtype,))
     return langevin_ratio(x, grad, proposal, proposal_grad, backend, **settings)
 
 

@@ -14,8 +14,10 @@ from hatebm import library
 from hatebm.checks import (
     ELEMENTS,
     GRAD_DTYPES,
+    check_dense,
     check_like,
     check_state,
+    check_writable,
     check_written,
     checked_box,
     checked_chain_ids,
@@ -32,7 +34,10 @@ from hatebm.noise import Purpose
 def residual_add(gz: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
     r"""The hat's input G(z) + y, both (n, \*sample) of one dtype, differentiable in both."""
     require(isinstance(gz, Tensor) and gz.is_floating_point(), "residual_add", "gz", "a floating-point tensor", gz)
-    like = isinstance(y, Tensor) and y.shape == gz.shape and y.dtype == gz.dtype and y.device == gz.device
+    for name, value in (("gz", gz), ("y", y)):
+        require(isinstance(value, Tensor), "residual_add", name, "a tensor", value, TypeError)
+        check_dense("residual_add", name, value)
+    like = y.shape == gz.shape and y.dtype == gz.dtype and y.device == gz.device
     require(like, "residual_add", "y", f"{describe(gz)} like gz", y)
     read = gz.dtype == torch.float32 or backend in (None, "reference")
     require(read, "residual_add", "gz", f"float32 on backend {backend!r}", gz)
@@ -97,6 +102,7 @@ def langevin_step_(
     """
     name = "langevin_step_"
     check_state(name, x)
+    check_writable(name, x)
     check_like(name, "grad", grad, x, (x.dtype, *GRAD_DTYPES))
     for label, value in (("noise", noise), ("gz", gz), ("image", image)):
         if value is not None:
@@ -190,6 +196,7 @@ def langevin_ratio(
     """
     name = "langevin_ratio"
     require(isinstance(x, Tensor), name, "x", "a tensor", x, TypeError)
+    check_dense(name, "x", x)
     require(x.dtype in (torch.float32, torch.float64), name, "x", "float32 (or float64 on the reference)", x, TypeError)
     require(x.dim() > 0, name, "x", "(n, *sample) with a leading chain dimension", x)
     require(math.prod(x.shape[1:]) < ELEMENTS, name, "x", "fewer than 2^34 elements a chain", x)
@@ -244,6 +251,7 @@ def metropolis(
     """
     name = "metropolis"
     require(isinstance(log_ratio, Tensor), name, "log_ratio", "a tensor", log_ratio, TypeError)
+    check_dense(name, "log_ratio", log_ratio)
     require(log_ratio.dtype == torch.float64, name, "log_ratio", "float64", log_ratio, TypeError)
     require(log_ratio.dim() == 1, name, "log_ratio", "(n,), one number a chain", log_ratio)
     seed, step = checked_draw(name, seed, step, block, purpose, log_ratio.device)

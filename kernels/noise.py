@@ -19,6 +19,7 @@ from hatebm.kernels.quads import (
     sizes,
     value_or_load,
 )
+from hatebm.native.extension import readable
 
 
 @triton.jit
@@ -154,8 +155,8 @@ def philox_words(counter, key, words, m, BLOCK: tl.constexpr):
 def philox(counter: Tensor, key: Tensor) -> Tensor:
     """Twin of :func:`hatebm.reference.philox`."""
     shape = torch.broadcast_shapes(counter.shape[:-1], key.shape[:-1])
-    counter = counter.expand(*shape, 4).contiguous()
-    key = key.expand(*shape, 2).contiguous()
+    counter = readable(counter.expand(*shape, 4))
+    key = readable(key.expand(*shape, 2))
     words = torch.empty_like(counter)
     m = math.prod(shape)
     if m > 0:

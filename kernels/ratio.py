@@ -9,6 +9,7 @@ from hatebm.kernels.law import clip_factor, drift_of, ratio_element, total_gradi
 from hatebm.kernels.quads import EXACT, elements_of, is_wide, offsets_of, program, sizes
 from hatebm.kernels.samples import ON_CHIP, quads_of_program, sharing
 from hatebm.kernels.tree import RUN, fold_in_halves, norm_of, run_sums, run_totals, tree_sum
+from hatebm.native.extension import readable
 from hatebm.reference import ratio_coefficients
 
 
@@ -79,7 +80,7 @@ def langevin_ratio(
     half_precision, half_prior = ratio_coefficients(noise_std, prior_precision)
     tensors = {"x": x, "grad": grad, "proposal": proposal, "proposal_grad": proposal_grad}
     arguments = {
-        **{name: v.detach().contiguous() for name, v in tensors.items()},
+        **{name: readable(v.detach()) for name, v in tensors.items()},
         **{"step_size": step_size, "inverse_temperature": inverse_temperature, "prior_precision": prior_precision},
         **{"bound": bound, "half_precision": half_precision, "half_prior": half_prior},
         **{"PRIOR": prior_precision != 0, "CLIP": clip, "CLIP_ON": clip_on},

@@ -13,6 +13,7 @@ from hatebm.kernels.noise import chain_of, normals_of
 from hatebm.kernels.quads import EXACT, NUMBERS, place
 from hatebm.kernels.tree import fold_in_halves, norm_of
 from hatebm.native.chains import NEVER, mark_moved, schedule_of
+from hatebm.native.extension import readable
 
 AT_ONCE = 128  # elements of a warp: a quad to each thread
 OPTIONS = EXACT if torch.version.hip else EXACT | {"maxnreg": 128}  # ptxas's own choice leaves words on the stack
@@ -140,7 +141,7 @@ def look_at(
 
 def look(formula: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Twin of :func:`hatebm.native.look`, for at most 1024 elements a sample."""
-    rows = rows.contiguous()
+    rows = readable(rows)
     energies, gradient = rows.new_zeros(len(rows)), torch.empty_like(rows)
     if rows.numel():
         with torch.cuda.device_of(rows):
@@ -151,7 +152,7 @@ def look(formula: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 def whole_chains_(formula: Any, reach: tuple[float, ...], x: Tensor, steps: Any) -> Tensor:
     """Twin of :func:`hatebm.native.whole_chains_`, for at most 1024 elements a chain."""
-    rows = x.contiguous()
+    rows = readable(x)
     first_bad = torch.full((len(x),), NEVER, dtype=torch.int64, device=x.device)
     schedule = schedule_of(steps, x.device)
     law = law_of(steps) | {"reach": reach[0], "first_reach": reach[-1], "schedule": schedule, "first_bad": first_bad}

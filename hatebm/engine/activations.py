@@ -37,7 +37,7 @@ def values_and_slopes(x: Tensor, name: str, parameter: float) -> tuple[Tensor, T
     values = torch.empty_like(x)
     x = x if x.stride() == values.stride() else torch.empty_like(values).copy_(x)
     slopes = torch.empty_like(values)
-    addresses = [address(v, x.numel(), x.device, layout=None) for v in (x, values, slopes)]
+    addresses = [address(v, x.numel(), x.device) for v in (x, values, slopes)]
     _C.activation(ACTIVATIONS.index(name), parameter, x.numel(), *addresses, torch.get_num_threads())
     return values, slopes
 

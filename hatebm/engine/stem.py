@@ -43,7 +43,7 @@ class Stem:
         n, _, rows, columns = x.shape
         size = (n, outputs, rows, columns)
         y = torch.empty(size, dtype=torch.float32, device=here, memory_format=layout)
-        ends = [address(v, v.numel(), here, layout=layout) for v in (x, y)]
+        ends = [address(v, v.numel(), here) for v in (x, y)]
         weight = address(self.weight, self.weight.numel(), here)
         bias = address(None if pulled_back else self.bias, self.outputs, here)
         sizes = (n, rows, columns, self.inputs, self.outputs)

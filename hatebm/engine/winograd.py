@@ -101,9 +101,9 @@ def filtered(
     x = readable(x, layout)
     n, inputs, rows, columns = x.shape
     y = torch.empty((n, *size), dtype=torch.float32, device=here, memory_format=layout)
-    places = (address(v, y.numel(), here, layout=layout) for v in (y, gate, slopes))
+    places = (address(v, y.numel(), here) for v in (y, gate, slopes))
     addresses = (
-        address(x, x.numel(), here, layout=layout),
+        address(x, x.numel(), here),
         address(weight, weight.numel(), here),
         address(bias, size[0], here),
     )

@@ -50,30 +50,31 @@ def has_vectors() -> bool:
     return _C.instruction_set() != "baseline"
 
 
-def address(
-    tensor: Tensor | None,
-    count: int,
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-    layout: torch.memory_format | None = torch.contiguous_format,
-) -> int:
-    """Where the numbers of a tensor lie, which a kernel reads or writes as so many of this type; 0 for None.
+def address(tensor: Tensor | None, count: int, device: torch.device, dtype: torch.dtype = torch.float32) -> int:
+    """Where the numbers of a :func:`readable` tensor lie, so many of this type; 0 for None.
+
+    Operands that a door has checked may cross as they are; this is for all others.
 
     Raises:
-        TypeError: what a kernel would misread, or write beyond: the last check before numbers become an address.
+        TypeError: what a kernel would misread, or write beyond.
     """
     if tensor is None:
         return 0
-    fits = tensor.dtype is dtype and tensor.numel() == count and tensor.device == device and not tensor.is_neg()
-    if not fits or (layout is not None and not tensor.is_contiguous(memory_format=layout)):
-        wanted = f"{count} dense {str(dtype).removeprefix('torch.')} numbers on {device}, not negated"
+    fits = tensor.dtype is dtype and tensor.numel() == count and tensor.device == device
+    try:
+        place = tensor.data_ptr() if fits else 0
+    except RuntimeError:  # a tensor without memory of its own
+        place = 0
+    if not place and (count or not fits):
+        wanted = f"{count} {str(dtype).removeprefix('torch.')} numbers as they lie in the memory of {device}"
         require(False, "hatebm", "what a kernel takes", wanted, tensor, TypeError)
-    return tensor.data_ptr()
+    return place
 
 
 def readable(tensor: Tensor, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
-    """The tensor as its memory says it: a negative view is negated, and numbers lie one after the other."""
-    return (tensor.resolve_neg() if tensor.is_neg() else tensor).contiguous(memory_format=layout)
+    """The tensor as kernels read it: a negative view negated, and the numbers one after the other in memory."""
+    rows = tensor.contiguous(memory_format=layout)
+    return rows.resolve_neg() if rows.is_neg() else rows
 
 
 def number(value: int | Tensor, device: torch.device) -> tuple[int, int]:

@@ -42,9 +42,9 @@ def langevin_step_(
     n, d = x.shape[0], math.prod(x.shape[1:])
     kind, here = None if grad is None else grad.dtype, x.device
     layout = _layout((x, grad, noise, gz, image))
-    state, noise_at, gz_at, image_at = (address(v, n * d, here, layout=None) for v in (x, noise, gz, image))
+    others = [0 if v is None else address(v, n * d, here) for v in (noise, gz, image)]
     arguments = (
-        *(state, address(grad, n * d, here, kind, None), GRAD_TYPES[kind], noise_at, gz_at, image_at, n, d),
+        *(x.data_ptr(), 0 if grad is None else grad.data_ptr(), GRAD_TYPES[kind], *others, n, d),
         *(step_size, noise_std, inverse_temperature, prior_precision),
         *(ADD[add], CLIP[clip], clip_on == "update", bound, low, high),
     )
@@ -110,10 +110,10 @@ def langevin_ratio(
 ) -> Tensor:
     """Twin of :func:`hatebm.reference.langevin_ratio`."""
     n, d = x.shape[0], math.prod(x.shape[1:])
-    kinds, tensors = (x.dtype, grad.dtype) * 2, [readable(v) for v in (x, grad, proposal, proposal_grad)]
+    tensors = [readable(v) for v in (x, grad, proposal, proposal_grad)]
     out = torch.empty(n, dtype=torch.float64, device=x.device)
     arguments = (
-        *(address(v, n * d, x.device, kind) for v, kind in zip(tensors, kinds, strict=True)),
+        *[v.data_ptr() for v in tensors],
         *(GRAD_TYPES[grad.dtype], n, d),
         *(step_size, inverse_temperature, prior_precision, CLIP[clip], clip_on == "update", bound),
         *ratio_coefficients(noise_std, prior_precision),
@@ -197,7 +197,7 @@ def residual_add(gz: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
     if gz.stride() != y.stride() or not _is_dense(gz):
         gz, y = gz.contiguous(), y.contiguous()
     out = torch.empty_like(gz) if out is None else out
-    addresses = (*(address(v, gz.numel(), gz.device, layout=None) for v in (gz, y, out)), gz.numel())
+    addresses = (*(address(v, gz.numel(), gz.device) for v in (gz, y, out)), gz.numel())
     if gz.device.type == "cpu":
         _C.residual_add(*addresses, torch.get_num_threads())
     else:
