@@ -56,14 +56,16 @@ class Potential:
     ) -> tuple[Tensor, list[Tensor]]:
         """One energy a chain, (n,), and the gradient: what a Metropolis test needs."""
         energies, grads = self.gradient(t, state, wanted)
+        if self.grad_fn is not None:
+            grads = [g.clone() for g in grads]  # they live on, while the next ones may come in the same tensor
         alone = energies is None or self.within is not nullcontext
         return self.energies(t, state) if alone else _one_each(energies, len(state[0])), grads
 
     def energies(self, t: int, state: Sequence[Tensor]) -> Tensor:
         """One energy a chain, (n,), alone."""
         kwargs = self.kwargs(t)
-        with self._remembering(), self.deciding(), torch.no_grad():
-            energies = _checked_energies(self._energy(kwargs)(*state, **kwargs), len(state[0]))
+        with self._remembering(), self.deciding():
+            energies = _energies_alone(self._energy(kwargs), state, kwargs).clone()
         return _one_each(energies, len(state[0]))
 
     def _remembering(self) -> AbstractContextManager[None]:
@@ -90,15 +92,17 @@ def energy_and_gradient(
         ValueError: an energy of another shape, or one that does not depend on a wanted block.
     """
     if not wanted:
-        with torch.no_grad():
-            return _checked_energies(energy(*state, **kwargs), len(state[0])), []
+        return _energies_alone(energy, state, kwargs), []
     if torch.compiler.is_compiling():
         return _traced_gradient(energy, state, wanted, kwargs, differentiable)
+    before = [] if len(wanted) == len(state) else _versions(state, wanted)
     with torch.enable_grad():
         leaves = [_leaf(x, k in wanted, differentiable) for k, x in enumerate(state)]
         energies = _checked_energies(energy(*leaves, **kwargs), state[0].shape[0])
         at = tuple(leaves[k] for k in wanted)
         grads = _gradient_of_sum(energies, at, differentiable, ones or Ones()) if energies.requires_grad else ()
+    if before:
+        _check_unwritten(before, state, wanted)
     if all(grad is None for grad in grads):
         text = "a function of the state through autograd (not detached)"
         require(False, "langevin", "energy", text, "a result without a graph")
@@ -107,6 +111,27 @@ def energy_and_gradient(
             text = "a function of every block that moves; a block of step size and noise 0 stays where it is"
             require(False, "langevin", "energy", text, f"a result that does not depend on block {k}")
     return energies.detach(), list(grads)
+
+
+def _energies_alone(energy: Callable[..., Tensor], state: Sequence[Tensor], kwargs: dict[str, Any]) -> Tensor:
+    before = _versions(state)
+    with torch.no_grad():
+        energies = _checked_energies(energy(*state, **kwargs), len(state[0]))
+    _check_unwritten(before, state)
+    return energies
+
+
+def _versions(state: Sequence[Tensor], but: Sequence[int] = ()) -> list[int]:
+    """How often each block was written to, but for those that autograd guards."""
+    if torch.compiler.is_compiling():
+        return []
+    return [0 if k in but or x.is_inference() else x._version for k, x in enumerate(state)]
+
+
+def _check_unwritten(before: list[int], state: Sequence[Tensor], but: Sequence[int] = ()) -> None:
+    if before != _versions(state, but):
+        text = "a function that leaves the state as it is (x.clone() is its own)"
+        require(False, "langevin", "energy", text, "one that writes to it", RuntimeError)
 
 
 class Ones:
@@ -145,10 +170,8 @@ def given_gradient(
     differentiable: bool = False,
 ) -> list[Tensor]:
     """The gradient that ``grad_fn`` returns (minus the score), in the blocks ``wanted``."""
-    before = versions(state)
     with torch.set_grad_enabled(differentiable):
-        grads = grad_fn(*(x if differentiable else x.detach() for x in state), **kwargs)
-    check_left_alone("grad_fn", before, state)
+        grads = grad_fn(*(x.clone() for x in state), **kwargs)  # which may work in place on what it is given
     grads = (grads,) if isinstance(grads, Tensor) else tuple(grads)
     text = f"{len(state)} tensors, one per block"
     require(len(grads) == len(state), "langevin", "grad_fn's result", text, f"{len(grads)}")
