@@ -18,6 +18,7 @@ from hatebm.dynamics import Dynamics
 from hatebm.engine import Engine
 from hatebm.gradient import Potential
 from hatebm.health import Watch
+from hatebm.lazy import settle
 from hatebm.library import is_traced
 from hatebm.modes import MODES, bare, in_mode
 from hatebm.noise import Purpose
@@ -182,6 +183,7 @@ class Chain:
             watch = Watch(len(state[0]), state[0].device, self._nan == "raise" and n_steps > 0, self._form.corrected)
             transition = transition_of(self._form, self._blocks, self._potential, watch, velocity)
             self._blocks.held = self._state
+            settle(modules, self._potential, self.step, state)
             self._check_bounded(modules)
             self._engine.begin(self._potential, modules, self.step, state)
             alone = self._auto and not grad_steps and not is_traced(state[0])

@@ -98,7 +98,11 @@ def energy_and_gradient(
     before = [] if len(wanted) == len(state) else _versions(state, wanted)
     with torch.enable_grad():
         leaves = [_leaf(x, k in wanted, differentiable) for k, x in enumerate(state)]
-        energies = _checked_energies(energy(*leaves, **kwargs), state[0].shape[0])
+        try:
+            energies = _checked_energies(energy(*leaves, **kwargs), state[0].shape[0])
+        except RuntimeError as error:
+            _explain(error)
+            raise
         at = tuple(leaves[k] for k in wanted)
         grads = _gradient_of_sum(energies, at, differentiable, ones or Ones()) if energies.requires_grad else ()
     if before:
@@ -119,6 +123,13 @@ def _energies_alone(energy: Callable[..., Tensor], state: Sequence[Tensor], kwar
         energies = _checked_energies(energy(*state, **kwargs), len(state[0]))
     _check_unwritten(before, state)
     return energies
+
+
+def _explain(error: RuntimeError) -> None:
+    """Say what autograd's refusal of a tensor from inference mode means to the one who wrote the energy."""
+    if str(error).startswith("Inference tensors"):
+        text = "made of tensors from outside torch.inference_mode(), or of clones that are"
+        raise RuntimeError(f"langevin: energy must be {text}, got one that no gradient can pass") from error
 
 
 def _versions(state: Sequence[Tensor], but: Sequence[int] = ()) -> list[int]:

@@ -61,7 +61,8 @@ class HatEnergy(nn.Module):
     def _may_keep(self, z: Tensor) -> bool:
         if is_traced(z) or _here.kept is None or z.is_inference() or not isinstance(self.generator, nn.Module):
             return False
-        return not any(part.training for part in self.generator.modules())
+        settled = not any(getattr(part, "training", False) for part in self.generator.modules())
+        return settled and not any(w.is_inference() for w in self._weights())
 
     def _weights(self) -> list[Tensor]:
         return [*self.generator.parameters(), *self.generator.buffers()]

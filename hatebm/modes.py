@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from hatebm.held import held
 
@@ -28,12 +29,13 @@ def in_mode(parts: Sequence[nn.Module], mode: str) -> Iterator[None]:
     """
     traced = torch.compiler.is_compiling()
     parameters = () if traced else (p for part in parts for p in part._parameters.values() if p is not None)
-    if any(p.is_inference() for p in parameters):
+    if any(not is_lazy(p) and p.is_inference() for p in parameters):
         raise RuntimeError(
             "langevin: the energy's parameters were made under torch.inference_mode(), so no gradient can pass them; "
             "build the model outside it, or under torch.no_grad()"
         )
-    places = [(part, "training") for part in parts] if mode != "keep" else []
+    moded = [part for part in parts if hasattr(part, "training")]  # frozen TorchScript has one mode alone
+    places = [(part, "training") for part in moded] if mode != "keep" else []
     with _traced(parts, mode) if traced else held(places, mode == "train"), torch.inference_mode(False):
         yield
 

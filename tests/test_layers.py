@@ -25,6 +25,7 @@ LEVELS = [
         "hat_energy",
         "health",
         "info",
+        "lazy",
         "perceptron",
         "rays",
         "whole",

@@ -39,7 +39,7 @@ class Engine:
         if self.precision != "float32":
             potential.within = functools.partial(reduced, self.precision, self.device)
             potential.deciding = functools.partial(as_set, self.device)
-            settled = not any(part.training for part in modules)
+            settled = not any(getattr(part, "training", False) for part in modules)
             if settled and self._error is None and potential.grad_fn is None and not potential.kwargs(t):
                 self._error = gradient_error(potential, self.precision, t, state)
         self._began = time.perf_counter()

@@ -57,7 +57,9 @@ class Kernels:
         return F.conv2d(x, kept.weight, bias, stride=stride, padding=1)
 
     def _prepared(self, conv: nn.Conv2d, stride: int, folded: bool, own: bool, filters: bool) -> Kept:
-        made_of = (own, filters, *((id(w), w.data_ptr(), w._version) for w in (*conv.parameters(), *conv.buffers())))
+        tensors = (*conv.parameters(), *conv.buffers())
+        versions = (0 if w.is_inference() else w._version for w in tensors)
+        made_of = (own, filters, *versions, *((id(w), w.data_ptr()) for w in tensors))
         kept = self._kept.get((id(conv), folded))
         if kept is None or kept.made_of != made_of:
             with torch.no_grad(), torch.autocast(conv.weight.device.type, enabled=False):

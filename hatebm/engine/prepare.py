@@ -56,6 +56,8 @@ def _prepared(energy: Energy, state: Sequence[Tensor]) -> Prepared:
         return _hat(energy, state)
     if type(energy) in (Product, Mixture, Negate):
         return _composition(energy, state)
+    if any(isinstance(part, torch.jit.ScriptModule) for part in energy.modules()):
+        raise Refused("TorchScript is compiled")
     pixels = [len(x) * math.prod(x.shape[2:]) for x in state if x.dim() == 4]
     if not pixels and not _has_convolution(energy):
         raise Refused("it has no convolution")
@@ -90,7 +92,9 @@ def _key(energy: nn.Module, state: Sequence[Tensor]) -> Any:
     if found is None:  # then the trace itself is what tells
         graph = traced(energy, len(state))
         named = energy.named_modules(remove_duplicate=False)
-        leaves = [(name, type(part), repr(part), part.training, is_hooked(part)) for name, part in named]
+        leaves = [
+            (name, type(part), repr(part), getattr(part, "training", False), is_hooked(part)) for name, part in named
+        ]
         found = (graph.python_code("self").src, tuple(leaves))
     return found, tuple((x.shape, x.device) for x in state)
 
