@@ -155,6 +155,9 @@ def _philox(counter, key, backend=None):
 
 
 LIBRARY.impl("langevin_step_", _langevin_step, "CompositeExplicitAutograd")
+LIBRARY.impl(
+    "langevin_step_", torch.library.fallthrough_kernel, "Negative"
+)  # torch's own fails on images that are None
 LIBRARY.impl("langevin_ratio", _langevin_ratio, "CompositeExplicitAutograd")
 LIBRARY.impl("metropolis", _metropolis, "CompositeExplicitAutograd")
 LIBRARY.impl("normal", _normal, "CompositeExplicitAutograd")

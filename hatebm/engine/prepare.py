@@ -92,9 +92,7 @@ def _key(energy: nn.Module, state: Sequence[Tensor]) -> Any:
     if found is None:  # then the trace itself is what tells
         graph = traced(energy, len(state))
         named = energy.named_modules(remove_duplicate=False)
-        leaves = [
-            (name, type(part), repr(part), getattr(part, "training", False), is_hooked(part)) for name, part in named
-        ]
+        leaves = [(name, type(part), repr(part), part.training, is_hooked(part)) for name, part in named]
         found = (graph.python_code("self").src, tuple(leaves))
     return found, tuple((x.shape, x.device) for x in state)
 

@@ -112,7 +112,7 @@ def signature(module: nn.Module) -> Any:
         outside = getattr(type(part).forward, "__globals__", {})
         read = [plain(outside[key]) for key in forward.co_names if isinstance(outside.get(key), (int, float, str))]
         own = [(key, plain(value)) for key, value in vars(part).items() if key not in REGISTERED]
-        parts.append((name, type(part), getattr(part, "training", False), tuple(read), tuple(own)))
+        parts.append((name, type(part), part.training, tuple(read), tuple(own)))
         if any(value is OPAQUE for _, value in own):
             return None
     return tuple(parts)
