@@ -120,9 +120,8 @@ class Chain:
         device = self._state[0].device
         self._engine = Engine(compile, precision, device)
         if seed is None:
-            drawn = torch.randint(
-                1 << 62, (1,), dtype=torch.int64, device=device if is_traced(self._state[0]) else "cpu"
-            )
+            where = device if is_traced(self._state[0]) else "cpu"
+            drawn = torch.randint(1 << 62, (1,), dtype=torch.int64, device=where)
             seed = drawn if is_traced(drawn) else int(drawn)
         self._blocks.chain_ids = checked_chain_ids(name, chain_ids, len(self._state[0]), device)
         self._blocks.seed, self.step = checked_draw(name, seed, first_step, 0, 0, device)
@@ -202,13 +201,8 @@ class Chain:
                 before = [x.detach().clone() for x in state] if gather else []
                 facts = transition(t, state, gather)
                 if gather:
-                    kept.append(
-                        {
-                            "step": torch.tensor(t, dtype=torch.int64, device="cpu"),
-                            **facts,
-                            "displacement": _distance(before, state),
-                        }
-                    )
+                    at = torch.tensor(t, dtype=torch.int64, device="cpu")
+                    kept.append({"step": at, **facts, "displacement": _distance(before, state)})
                 if callback is not None and t % every == 0:
                     callback(t, self._shaped([x.detach().clone() for x in state]))
                 t += 1

@@ -149,13 +149,8 @@ def _exchanged(
             moved = {name: _chosen(accept, saved[there][name], saved[here][name]) for name in moving}
             replicas[here].load_state_dict(saved[here] | moved)
         shares[i] = accept.double()
-    return [
-        {
-            "swap_step": torch.tensor([t], dtype=torch.int64, device="cpu"),
-            "swap_energy": energies[None],
-            "swap_accept": shares[None],
-        }
-    ]
+    at = torch.tensor([t], dtype=torch.int64, device="cpu")
+    return [{"swap_step": at, "swap_energy": energies[None], "swap_accept": shares[None]}]
 
 
 def _info(told: list[dict[str, Tensor]], swaps: list[dict[str, Tensor]], replicas: list[Chain]) -> dict[str, Any]:
@@ -163,11 +158,8 @@ def _info(told: list[dict[str, Tensor]], swaps: list[dict[str, Tensor]], replica
     told = [info for info in told if len(info["step"])] or told[:1]
     states = [replica.state for replica in replicas]
     rows = _blocks(states[0])[0].new_empty(0, len(replicas), len(_blocks(states[0])[0]), dtype=torch.float64)
-    none = {
-        "swap_step": torch.empty(0, dtype=torch.int64, device="cpu"),
-        "swap_energy": rows,
-        "swap_accept": rows[:, 1:],
-    }
+    steps = torch.empty(0, dtype=torch.int64, device="cpu")
+    none = {"swap_step": steps, "swap_energy": rows, "swap_accept": rows[:, 1:]}
     info = _joined(told) | _joined([none, *swaps])
     shares = info["swap_accept"].nanmean(0)
     return info | {"swap_accept": shares, "replicas": states, "report": replicas[0].report()}

@@ -26,9 +26,8 @@ class Recorder:
         self.device, self.lock, self.done = device, threading.Lock(), torch.cuda.Event()
         self.stream = torch.cuda.Stream(device, priority=-1)
         self.pool = torch.cuda.graph_pool_handle()
-        self.anchor = self.captured(
-            lambda: torch.zeros(1, dtype=torch.float32, device=device)
-        )  # a pool ends with its last graph
+        # a pool ends with its last graph
+        self.anchor = self.captured(lambda: torch.zeros(1, dtype=torch.float32, device=device))
 
     def captured(self, step: Callable[[], object]) -> torch.cuda.CUDAGraph:
         """The graph of a step, which does not run.

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hatebm.nets.layers import conv3, dense
+
 
 class Classifier(nn.Module):
     """Class scores of an image; its penultimate layer gives the features of a Frechet distance.
@@ -14,12 +16,12 @@ class Classifier(nn.Module):
     def __init__(self, channels: int, classes: int):
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(channels, 32, 3, padding=1, dtype=torch.float32), nn.ReLU(),
-            nn.Conv2d(32, 32, 3, padding=1, dtype=torch.float32), nn.ReLU(),
+            conv3(channels, 32), nn.ReLU(),
+            conv3(32, 32), nn.ReLU(),
             nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(4), nn.Flatten(),
-            nn.Linear(32 * 16, 32, dtype=torch.float32), nn.ReLU(),
+            dense(32 * 16, 32), nn.ReLU(),
         )  # fmt: skip
-        self.head = nn.Linear(32, classes, dtype=torch.float32)
+        self.head = dense(32, classes)
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.head(self.body(pixels))

@@ -18,13 +18,11 @@ def kernel_distance(a: Tensor, b: Tensor, subset: int = 1000, seed: int = 0) -> 
     generator = torch.Generator("cpu").manual_seed(seed)
     blocks = []
     for features in (a, b):
-        order = torch.randperm(len(features), generator=generator, dtype=torch.int64, device="cpu")[
-            : smaller // size * size
-        ]
+        order = torch.randperm(len(features), generator=generator, dtype=torch.int64, device="cpu")
+        order = order[: smaller // size * size]
         blocks.append(order.to(features.device).split(size))
     pairs = zip(*blocks, strict=True)
-    values = torch.tensor(
-        [float(poly_mmd(a[i].double(), b[j].double())) for i, j in pairs], dtype=torch.float64, device="cpu"
-    )
+    found = [float(poly_mmd(a[i].double(), b[j].double())) for i, j in pairs]
+    values = torch.tensor(found, dtype=torch.float64, device="cpu")
     error = values.std() / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return float(values.mean()), float(error)

@@ -69,10 +69,8 @@ def detection(scores_in: Tensor, scores_out: Tensor, *, bootstrap: int = 1000, s
     generator = torch.Generator("cpu").manual_seed(seed)
     for part in torch.arange(bootstrap, dtype=torch.int64, device="cpu").split(max(1, CHUNK // len(levels))):
         sets = ((rank[:n], n), (rank[n:], m))
-        resampled = (
-            of[torch.randint(size, (len(part), size), generator=generator, dtype=torch.int64, device="cpu")]
-            for of, size in sets
-        )
+        kind = {"generator": generator, "dtype": torch.int64, "device": "cpu"}
+        resampled = (of[torch.randint(size, (len(part), size), **kind)] for of, size in sets)
         drawn.append(_rates(*(_counts(ranks, len(levels)) for ranks in resampled)))
     low, high = torch.cat(drawn, 1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64, device="cpu"), dim=1)
     return Detection(*(Estimate(*triple) for triple in torch.stack((found[:, 0], low, high), 1).tolist()))
@@ -80,9 +78,8 @@ def detection(scores_in: Tensor, scores_out: Tensor, *, bootstrap: int = 1000, s
 
 def _counts(ranks: Tensor, levels: int) -> Tensor:
     """How often each level occurs in each row: (b, n) -> (b, levels)."""
-    return torch.zeros(len(ranks), levels, dtype=torch.float64, device=ranks.device).scatter_add_(
-        1, ranks, torch.ones_like(ranks).double()
-    )
+    counts = torch.zeros(len(ranks), levels, dtype=torch.float64, device=ranks.device)
+    return counts.scatter_add_(1, ranks, torch.ones_like(ranks).double())
 
 
 def _rates(inside: Tensor, outside: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from hatebm.checks import require
 from hatebm.errors import UsageError
 from hatebm.nets.energy import energy_blocks
 from hatebm.nets.generator import GeneratorBlock
-from hatebm.nets.layers import Affine, init_glorot
+from hatebm.nets.layers import Affine, conv3, init_glorot
 
 
 class Encoder(nn.Module):
@@ -28,7 +28,7 @@ class Encoder(nn.Module):
         super().__init__()
         halvings = octaves("Encoder", size, code_side, widths)
         self.blocks = energy_blocks(channels, widths, pooled=range(1, 1 + halvings))
-        self.conv = nn.Conv2d(widths[-1], 1, 3, padding=1, dtype=torch.float32)
+        self.conv = conv3(widths[-1], 1)
         init_glorot(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class Decoder(nn.Module):
         ends = enumerate(pairwise((1, *widths)))
         self.blocks = nn.Sequential(*(GeneratorBlock(a, b, doubles=i in doubled, stem=i == 0) for i, (a, b) in ends))
         self.affine = Affine(widths[-1])
-        self.conv = nn.Conv2d(widths[-1], channels, 3, padding=1, dtype=torch.float32)
+        self.conv = conv3(widths[-1], channels)
         init_glorot(self)
 
     def forward(self, z: Tensor) -> Tensor:

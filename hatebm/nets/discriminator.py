@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from hatebm.nets.energy import check_halvings, energy_blocks
-from hatebm.nets.layers import init_sngan
+from hatebm.nets.layers import dense, init_sngan
 
 
 class Discriminator(nn.Module):
@@ -27,7 +26,7 @@ class Discriminator(nn.Module):
         super().__init__()
         check_halvings("Discriminator", size, widths, pools)
         self.blocks = energy_blocks(channels, widths, pooled=range(pools))
-        self.head = nn.Linear(widths[-1], 1, dtype=torch.float32)
+        self.head = dense(widths[-1], 1)
         init_sngan(self)
         for layer in list(self.modules()):
             if isinstance(layer, nn.Conv2d | nn.Linear):

@@ -3,13 +3,12 @@
 from collections.abc import Container, Sequence
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hatebm.checks import require
 from hatebm.errors import UsageError
-from hatebm.nets.layers import conv_then_pool, init_glorot
+from hatebm.nets.layers import conv1, conv3, conv_then_pool, dense, init_glorot
 
 
 class EnergyBlock(nn.Module):
@@ -21,11 +20,9 @@ class EnergyBlock(nn.Module):
 
     def __init__(self, width_in: int, width: int, *, pool: bool, stem: bool = False):
         super().__init__()
-        self.conv1 = nn.Conv2d(width_in, width, 3, padding=1, dtype=torch.float32)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, dtype=torch.float32)
-        self.shortcut = (
-            nn.Conv2d(width_in, width, 1, dtype=torch.float32) if pool or width_in != width else nn.Identity()
-        )
+        self.conv1 = conv3(width_in, width)
+        self.conv2 = conv3(width, width)
+        self.shortcut = conv1(width_in, width) if pool or width_in != width else nn.Identity()
         self.pool = pool
         self.stem = stem
 
@@ -51,7 +48,7 @@ class ResidualEnergy(nn.Module):
         super().__init__()
         check_halvings("ResidualEnergy", size, widths, pools)
         self.blocks = energy_blocks(channels, widths, pooled=range(pools))
-        self.head = nn.Linear(widths[-1], 1, bias=False, dtype=torch.float32)
+        self.head = dense(widths[-1], 1, bias=False)
         init_glorot(self)
 
     def forward(self, x: Tensor) -> Tensor:

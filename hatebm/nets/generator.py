@@ -1,6 +1,6 @@
 """The generator G: a residual network from a latent vector to an image."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hatebm.checks import require
 from hatebm.errors import UsageError
-from hatebm.nets.layers import NORMS, Affine, init_glorot, init_sngan, upsample
+from hatebm.nets.layers import NORMS, Affine, Norm, conv1, conv3, dense, init_glorot, init_sngan, upsample
 
 
 class GeneratorBlock(nn.Module):
@@ -19,24 +19,14 @@ class GeneratorBlock(nn.Module):
     weights sum to 1, so a 1x1 convolution commutes exactly with the upsampling and runs at the low resolution.
     """
 
-    def __init__(
-        self,
-        width_in: int,
-        width: int,
-        norm: Callable[[int], nn.Module] = Affine,
-        *,
-        doubles: bool = True,
-        stem: bool = False,
-    ):
+    def __init__(self, width_in: int, width: int, norm: Norm = Affine, *, doubles: bool = True, stem: bool = False):
         super().__init__()
         if not stem:
             self.affine1 = norm(width_in)
-        self.conv1 = nn.Conv2d(width_in, width, 3, padding=1, dtype=torch.float32)
+        self.conv1 = conv3(width_in, width)
         self.affine2 = norm(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, dtype=torch.float32)
-        self.shortcut = (
-            nn.Conv2d(width_in, width, 1, dtype=torch.float32) if doubles or width_in != width else nn.Identity()
-        )
+        self.conv2 = conv3(width, width)
+        self.shortcut = conv1(width_in, width) if doubles or width_in != width else nn.Identity()
         self.resize = upsample if doubles else nn.Identity()
         self.stem = stem
 
@@ -80,10 +70,10 @@ class ResidualGenerator(nn.Module):
         self.latent_shape = (latent_dim,)
         self.side = size // 2**doublings
         self.output_scale = output_scale
-        self.dense = nn.Linear(latent_dim, widths[0] * self.side**2, dtype=torch.float32)
+        self.dense = dense(latent_dim, widths[0] * self.side**2)
         self.blocks = nn.Sequential(*(GeneratorBlock(a, b, NORMS[norm]) for a, b in pairwise(widths)))
         self.affine = NORMS[norm](widths[-1])
-        self.conv = nn.Conv2d(widths[-1], channels, 3, padding=1, dtype=torch.float32)
+        self.conv = conv3(widths[-1], channels)
         if norm == "batch":
             init_sngan(self)
         else:

@@ -1,6 +1,7 @@
 """Layers that the networks share, and how their weights start."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -27,7 +28,12 @@ class Affine(nn.Module):
         return torch.addcmul(self.bias, x, self.weight)
 
 
-NORMS = {"affine": Affine, "batch": partial(nn.BatchNorm2d, dtype=torch.float32)}
+# float32, whatever the caller's default is
+conv3 = partial(nn.Conv2d, kernel_size=3, padding=1, dtype=torch.float32)
+conv1 = partial(nn.Conv2d, kernel_size=1, dtype=torch.float32)
+dense = partial(nn.Linear, dtype=torch.float32)
+Norm = Callable[[int], nn.Module]
+NORMS: dict[str, Norm] = {"affine": Affine, "batch": partial(nn.BatchNorm2d, dtype=torch.float32)}
 
 
 def conv_then_pool(conv: nn.Conv2d, x: Tensor) -> Tensor:
