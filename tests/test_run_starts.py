@@ -64,7 +64,7 @@ def test_trainings_that_are_killed_go_on_bit_for_bit_from_wherever_they_died(tmp
     )
     words += [*settings(own), *settings(first, "generator.")]
     script = Path(__file__).with_name("killed_runs.py")
-    command = [sys.executable, script, tmp_path, "3,8,17", *words]
+    command = [sys.executable, script, tmp_path, "4,20", *words]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
 

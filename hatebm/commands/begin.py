@@ -27,7 +27,6 @@ from hatebm.starts import create, created, left_behind, refuse_taken
 DEFAULT = "hat-synthesis"
 FIRST = "generator."  # begins the keys of --set that are meant for the stage before
 
-
 Begun = tuple[Run, Images, dict[Path, Learner]]  # a run, its data, and those of its stages that have begun, by folder
 
 
