@@ -48,9 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (ChainDiverged, TrainingDiverged) as error:
             return _complain(error, 1)
         except ModuleNotFoundError as error:
-            if error.name and error.name.startswith("hatebm"):
+            package = (error.name or "").partition(".")[0]
+            if package in ("", "hatebm"):
                 raise
-            return _complain(f'{error.name} is not installed; pip install "hatebm[train]" brings it', 2)
+            return _complain(f'{package} is not installed; pip install "hatebm[train]" brings it', 2)
         except (MemoryError, RuntimeError) as error:
             if not _is_lack_of_memory(error):
                 raise

@@ -118,6 +118,30 @@ REFUSED = [
     pytest.param(["train", "--set", "batch={[]:1}"], "batch wants a whole number, got '{[]:1}'", id="odd-value"),
     pytest.param(["train", "--fast"], "unrecognized arguments: --fast", id="unknown-flag"),
     pytest.param(["train", "--resume"], "is not the folder of a run", id="nothing-to-resume"),
+    pytest.param(["train", "--threads", "9" * 14], "argument --threads: wanted a whole number from 1 to", id="threads"),
+    pytest.param(["train", "--batch", "9" * 40], "wanted a whole number of at least 1 and at most 2^40", id="batch"),
+    pytest.param(["train", "--steps", "9" * 5000], "got '" + "9" * 37 + "'...", id="steps-huge"),
+    pytest.param(
+        ["train", "--size", "100000"], "--size: 1797 images of 100000 x 100000 take 16735 GiB", id="size-huge"
+    ),
+    pytest.param(
+        ["train", "--set", f"latent_dim={1 << 70}"], "latent_dim wants whole numbers of at most 2^40", id="2^70"
+    ),
+    pytest.param(
+        ["train", "--set", f"energy_widths=(4,{1 << 70})"], "energy_widths wants whole numbers", id="2^70-deep"
+    ),
+    pytest.param(["train", "--set", f"bank_size={1 << 40}"], "not enough memory: ", id="memory"),
+    pytest.param(["train", "--set", f"energy_widths=({1 << 39},{1 << 39})"], "not enough memory: ", id="overflow"),
+    pytest.param(["train", "--seed", "9" * 5000], "wanted a whole number of 64 bits, got '" + "9" * 37, id="seed-huge"),
+    pytest.param(
+        ["sample", "run", "--n", str(1 << 40)],
+        "argument --n: wanted a whole number of at least 1 and at most 2^24",
+        id="n",
+    ),
+    pytest.param(["sample", "run", "--steps", str(1 << 50)], "not negative and at most 2^40, got", id="chain-steps"),
+    pytest.param(["evaluate", "run", "--fid", "--n", str(1 << 40)], "argument --n: wanted a whole", id="fid-n"),
+    pytest.param(["bench", "--seconds", "1e999"], "wanted a number above 0, got '1e999'", id="seconds"),
+    pytest.param(["train", "--steps", "²"], "got '²'", id="superscript"),
     pytest.param(["paint"], "paint", id="unknown-command"),
     pytest.param([], "required: COMMAND", id="no-command"),
 ]
@@ -178,6 +202,37 @@ def test_a_missing_package_of_the_extra_is_named(monkeypatch, tmp_path, capsys):
     assert main(["train", "--out", str(tmp_path / "run")]) == 2
     assert 'rich is not installed; pip install "hatebm[train]" brings it' in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_what_a_command_does_not_use_need_not_be_there(tmp_path, monkeypatch, capsys):
+    for name in ("pooch", "torchmetrics"):
+        monkeypatch.setitem(sys.modules, name, None)
+    small, pictures = ["--size", "8", "--steps", "1", *tiny.SETTINGS], tmp_path / "pictures"
+    pictures.mkdir()
+    Image.new("L", (8, 8)).save(pictures / "0.png")
+    with monkeypatch.context() as patch:
+        patch.setattr("hatebm.commands.train.report", lambda *_: None)
+        assert main(["train", "--out", str(tmp_path / "digits"), *small]) == 0
+        patch.setitem(sys.modules, "sklearn.datasets", None)
+        assert main(["train", "--data", str(pictures), "--out", str(tmp_path / "run"), *small]) == 0
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    for missing, words in (
+        ("pooch", ["train", "--data", "mnist", "--data-root", str(tmp_path), "--out", str(tmp_path / "no")]),
+        ("sklearn", ["train", "--data", "digits", "--out", str(tmp_path / "no")]),
+        ("torchmetrics", ["evaluate", str(tmp_path / "run"), "--fid"]),
+    ):
+        assert main(words) == 2
+        said = f'hatebm: error: {missing} is not installed; pip install "hatebm[train]" brings it\n'
+        assert capsys.readouterr().err == said
+    assert not (tmp_path / "no").exists()
+
+
+def test_more_images_than_memory_holds_are_refused(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("hatebm.commands.words.SAMPLES", 1 << 60)
+    assert main(["sample", str(trained[0]), "--n", str(1 << 40), "--out", str(tmp_path / "a.png")]) == 2
+    assert "--n: 1099511627776 images of 48 x 48 take" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in ("train", "sample", "evaluate"))])

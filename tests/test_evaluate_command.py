@@ -3,6 +3,7 @@
 import json
 import shutil
 import textwrap
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -176,10 +177,69 @@ def test_distances_in_features_of_ones_own(gan, tmp_path, monkeypatch, features)
     )
 
 
+RAISING = """
+    import sys
+
+    def raises(images):
+        raise KeyError("two\\nlines")
+
+    def leaves(images):
+        sys.exit(3)
+
+    def later(images):
+        if len(images) == 7:  # the last batch of the samples
+            raise RuntimeError("later")
+        return images.flatten(1).float()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("their_raising:raises", "their_raising:raises raised KeyError: 'two\\nlines'"),
+        ("their_raising:leaves", "their_raising:leaves raised SystemExit: 3"),
+        ("their_raising:later", "their_raising:later raised RuntimeError: later"),
+        ("their_exit:network", "cannot import their_exit:network: SystemExit: 7"),
+        ("their_division:network", "cannot import their_division:network: ZeroDivisionError: division by zero"),
+        ("..their_raising:raises", "cannot import ..their_raising:raises: TypeError: "),
+    ],
+)
+def test_features_that_raise_or_leave_are_named_in_a_line(digits, tmp_path, monkeypatch, name, said):
+    for file, code in (("raising", RAISING), ("exit", "raise SystemExit(7)"), ("division", "1 / 0")):
+        (tmp_path / f"their_{file}.py").write_text(textwrap.dedent(code))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert f"--features: {said}" in refusal("evaluate", digits, "--fid", "--n", 7, "--features", name)
+
+
+def test_generators_that_leave_are_named_in_a_line(data, tmp_path, monkeypatch):
+    code = """
+        import sys
+        from torch import nn
+
+        class Leaves(nn.Module):
+            latent_shape = (5,)
+
+            def forward(self, z):
+                sys.exit(4)
+
+        def make():
+            sys.exit(5)
+    """
+    (tmp_path / "their_generator.py").write_text(textwrap.dedent(code))
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, said in (("make", "sys.exit(5)"), ("Leaves", "cannot take latents of shape (5,): SystemExit: 4")):
+        words = train("hat-refine", data, tmp_path / "run", "--generator", f"their_generator:{name}")
+        assert said in refusal(*words)
+    assert not (tmp_path / "run").exists()
+
+
 def test_other_refusals(digits, gan, tmp_path):
     (tmp_path / "broken.pt").write_bytes(b"broken")
+    with zipfile.ZipFile(tmp_path / "program.pt", "w") as archive:
+        archive.writestr("program/code/nothing.py", "")
     for arguments, message in (
         (["--fid", "--weights", tmp_path / "missing.pt"], f"--weights: no file {tmp_path / 'missing.pt'}"),
+        (["--fid", "--weights", tmp_path / "program.pt"], "program.pt cannot be read: "),
         (["--fid", "--weights", tmp_path / "broken.pt"], "is neither TorchScript nor a state dict"),
         (["--fid", "--features", "nowhere"], "--features: wanted package.module:attribute"),
         (["--fid", "--features", "no_such_module:network"], "--features: cannot import no_such_module:network"),

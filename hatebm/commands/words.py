@@ -60,7 +60,7 @@ def positive(text: str) -> int:
 
 def samples(text: str) -> int:
     """A whole number of at least 1, of images that one command draws."""
-    return _whole(text, 1, SAMPLES, f"wanted a whole number from 1 to {SAMPLES}")
+    return _whole(text, 1, SAMPLES, "wanted a whole number of at least 1 and at most 2^24")
 
 
 def threads(text: str) -> int:
