@@ -3,13 +3,15 @@
 Followed are closures, defaults, the globals and the attributes of modules that code names, what partials and methods
 hold, attributes of objects, classes, and containers. Not followed are names that code makes up (``getattr(x, name)``,
 ``globals()[name]``), weak references, what generators and C extensions hold, and what lies further away than DEEP such
-steps or behind the first MANY things.
+steps or behind the first MANY things or LOOKED names. Nothing is asked for more than it holds.
 """
 
 import functools
+import itertools
 import sys
 import types
-from collections import deque
+from argparse import Namespace
+from collections import ChainMap, UserDict, UserList, deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,10 +22,14 @@ from torch import Tensor, nn
 PURE = ("torch", "hatebm", "builtins", "math", "operator", "functools", "itertools", "typing", "collections")
 FOREIGN = (*PURE, "numpy", "scipy", "einops", "triton", *sys.stdlib_module_names)  # packages that hold no user's module
 LEAVES = (Tensor, int, float, complex, str, bytes, types.BuiltinFunctionType, types.ModuleType, type(None))
-CONTAINERS = (dict, list, tuple, set, frozenset, deque)
+MAPPINGS = (dict, types.MappingProxyType)
+CONTAINERS = (*MAPPINGS, list, tuple, set, frozenset, deque)
+HOLDERS = (ChainMap, UserDict, UserList, Namespace, functools.partialmethod, functools.cached_property)  # by attributes
+PLAIN = frozenset({*LEAVES, bool, nn.Parameter})  # most of what there is, told at once
 BORN = frozenset(vars(nn.Module())) - {"_forward_hooks", "_forward_pre_hooks"}  # what every module holds
 FEW = 64  # items of a container whose every change is noticed
 MANY = 4096  # items of a container, and things in all, that are followed
+LOOKED = 16 * MANY  # names and items that are looked at for such
 DEEP = 8  # from a function to what it names, from an object to what it holds
 Sight = list[tuple[str, tuple]]
 Space = dict[Any, Any]
@@ -38,14 +44,14 @@ def modules_of(*functions: Any) -> list[nn.Module]:
     if torch.compiler.is_compiling():
         roots = [owner for owner in map(owner_of, functions) if owner is not None]
     else:
-        things = (thing for function in functions if function is not None for thing, _ in _reached(function))
-        roots = [thing for thing in things if isinstance(thing, nn.Module)]
-    return list(dict.fromkeys(part for root in roots for part in root.modules()))
+        things = (thing for function in functions if function is not None for thing in _reached(function))
+        roots = [thing for thing in things if issubclass(type(thing), nn.Module)]
+    return list(dict.fromkeys(part for root in roots for part in nn.Module.modules(root)))
 
 
 def seen(function: Callable[..., Any]) -> Sight:
     """Each name that ``function`` can reach with what stands there: objects, sizes of containers, tensors' versions."""
-    spaces = (space for thing, spaces in _reached(function) for space in (*spaces, *_registered(thing)))
+    spaces = (space for thing in _reached(function) for space in (*_spaces(thing), *_registered(thing)))
     return [(name, _marks(value)) for space in spaces for name, value in space.items()]
 
 
@@ -59,7 +65,7 @@ def written(before: Sight, after: Sight) -> str | None:
 
 def is_from(thing: Any, rooms: tuple[str, ...]) -> bool:
     """Whether a module, a class or a function belongs to one of these packages."""
-    name = thing.__name__ if isinstance(thing, types.ModuleType) else getattr(thing, "__module__", None)
+    name = _attribute(thing, "__name__" if issubclass(type(thing), types.ModuleType) else "__module__", None)
     return str(name).split(".")[0] in rooms
 
 
@@ -71,71 +77,109 @@ def owner_of(function: Callable[..., Any] | None) -> nn.Module | None:
     return owner if isinstance(owner, nn.Module) else None
 
 
-def _reached(root: Any) -> Iterator[tuple[Any, list[Space]]]:
-    """The root and all that it reaches, the nearest first, each with the names that it holds."""
-    met, waiting = {id(root)}, deque([(root, DEEP)])
+def _reached(root: Any) -> Iterator[Any]:
+    """The root and all that it reaches, the nearest first."""
+    met, parts, looked, waiting = {id(root)}, set(), itertools.count(), deque([(root, DEEP)])
     while waiting:
         thing, deep = waiting.popleft()
-        spaces = _spaces(thing)
-        yield thing, spaces
-        if isinstance(thing, nn.Module):
-            met.update(map(id, thing.modules()))
-        for value in (value for space in spaces for value in list(space.values())) if deep else ():
-            if id(value) not in met and len(met) < MANY and _is_followed(value):
+        yield thing
+        if issubclass(type(thing), nn.Module):
+            parts.update(map(id, nn.Module.modules(thing)))
+        for value in _held(thing) if deep and len(met) < MANY else ():
+            if next(looked) > LOOKED:
+                break
+            if type(value) in PLAIN or id(value) in met or id(value) in parts:
+                continue
+            if _is_followed(value):
                 met.add(id(value))
                 waiting.append((value, deep - 1))
 
 
+def _held(thing: Any) -> Iterator[Any]:
+    return (value for space in _spaces(thing) for value in list(space.values()))
+
+
 def _is_followed(value: Any) -> bool:
-    if isinstance(value, CONTAINERS):
-        return 0 < len(value) <= MANY
-    if isinstance(value, LEAVES):
+    """Told by its type: an object may stand for another, or raise when it is asked for anything."""
+    kind = type(value)
+    if base := _container(kind):
+        return base.__len__(value) <= MANY and (kind is not base or base.__len__(value) > 0)
+    if issubclass(kind, LEAVES):
         return False
-    if isinstance(value, nn.Module | functools.partial | types.MethodType):
+    if issubclass(kind, nn.Module | functools.partial | types.MethodType) or kind in HOLDERS:
         return True
-    return not is_from(value, FOREIGN) or bool(getattr(value, "__closure__", None))
+    return not is_from(value, FOREIGN) or bool(kind is types.FunctionType and value.__closure__)
+
+
+def _container(kind: type) -> type | None:
+    """What kind of container a type is, None where it is none."""
+    if kind in CONTAINERS or not issubclass(kind, CONTAINERS):
+        return kind if kind in CONTAINERS else None
+    return next(base for base in CONTAINERS if issubclass(kind, base))
+
+
+def _items(thing: Any, base: type) -> Space:
+    """What a container holds, whatever its class makes of a look into it."""
+    return dict(base.items(thing) if base in MAPPINGS else enumerate(base.__iter__(thing)))
+
+
+def _attribute(thing: Any, name: str, default: Any) -> Any:
+    """An attribute as it stands, without what a class does when it is asked."""
+    try:
+        return object.__getattribute__(thing, name)
+    except AttributeError:
+        return default
 
 
 def _spaces(thing: Any) -> list[Space]:
-    if isinstance(thing, dict):
-        return [thing]
-    if isinstance(thing, CONTAINERS):
-        return [dict(enumerate(thing))]
-    if isinstance(thing, functools.partial):
+    kind = type(thing)
+    if base := _container(kind):
+        return [_items(thing, base), *([] if kind is base else _attributes(thing))]
+    if issubclass(kind, functools.partial):
         return [{"func": thing.func}, dict(enumerate(thing.args)), thing.keywords]
-    if isinstance(thing, types.MethodType):
+    if kind is types.MethodType:
         return [{"self": thing.__self__, "function": thing.__func__}]
-    if isinstance(thing, types.FunctionType):
+    if kind is types.FunctionType:
         defaults = [dict(enumerate(thing.__defaults__ or ())), thing.__kwdefaults__ or {}]
         return [_closure(thing), *defaults, vars(thing), _named(thing.__code__, thing.__globals__)]
-    if isinstance(thing, type):
-        bases = [base for base in thing.__mro__ if not is_from(base, FOREIGN)]
+    if issubclass(kind, type):
+        bases = [base for base in _attribute(thing, "__mro__", ()) if not is_from(base, FOREIGN)]
         return [{name: _function_of(value) for name, value in vars(base).items()} for base in bases]
-    parts = thing.modules() if isinstance(thing, nn.Module) else [thing]
+    parts = nn.Module.modules(thing) if issubclass(kind, nn.Module) else [thing]
     return [space for part in parts for space in _attributes(part)]
 
 
 def _attributes(thing: Any) -> list[Space]:
     """What an object holds, and its class."""
-    kind, own = type(thing), getattr(thing, "__dict__", {})
-    if isinstance(thing, nn.Module):
+    kind, own = type(thing), _attribute(thing, "__dict__", {})
+    if issubclass(kind, nn.Module):
         listened = own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own
         if kind.__module__.startswith("torch.") and not listened:
             return []
         own = {name: value for name, value in own.items() if name not in BORN}
-    slots = [base.__dict__.get("__slots__", ()) for base in kind.__mro__ if not is_from(base, FOREIGN)]
-    named = [name for names in slots for name in ([names] if isinstance(names, str) else names)]
-    return [own, {name: getattr(thing, name, None) for name in named}, {"class": kind}]
+    slotted = [vars(base) for base in kind.__mro__ if "__slots__" in vars(base)]
+    slots = [slot for names in slotted for slot in names.values() if type(slot) is types.MemberDescriptorType]
+    return [own, {slot.__name__: _content(slot, thing) for slot in slots}, {"class": kind}]
+
+
+def _content(slot: types.MemberDescriptorType, thing: Any) -> Any:
+    try:
+        return slot.__get__(thing)
+    except AttributeError:
+        return None
 
 
 def _function_of(value: Any) -> Any:
     """The function behind a name of a class."""
-    return value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+    kind = type(value)
+    if issubclass(kind, property):
+        return value.fget
+    return value.__func__ if issubclass(kind, staticmethod | classmethod) else value
 
 
 def _registered(thing: Any) -> list[Space]:
     """Attributes, parameters and buffers of every part of a module."""
-    parts = thing.modules() if isinstance(thing, nn.Module) else ()
+    parts = nn.Module.modules(thing) if issubclass(type(thing), nn.Module) else ()
     return [space for part in parts for space in (vars(part), part._parameters, part._buffers)]
 
 
@@ -147,9 +191,13 @@ def _closure(function: types.FunctionType) -> Space:
 def _named(code: types.CodeType, space: Space) -> Space:
     """The globals that code names, and what it may name of the modules among them."""
     found = {name: space[name] for name in code.co_names if name in space}
-    for value in list(found.values()):
-        if isinstance(value, types.ModuleType) and not is_from(value, FOREIGN):
-            found |= {name: vars(value)[name] for name in code.co_names if name in vars(value)}
+    here = (*code.co_names, *(f"{space.get('__package__')}.{name}" for name in code.co_names))  # imports in the code
+    imported = [sys.modules[name] for name in here if name in sys.modules and name not in space]
+    named = [value for value in (*found.values(), *imported) if isinstance(value, types.ModuleType)]
+    for module in named:  # and so on, those that a package holds
+        inside = {} if is_from(module, FOREIGN) else {n: vars(module)[n] for n in code.co_names if n in vars(module)}
+        named += [v for v in inside.values() if isinstance(v, types.ModuleType) and not any(v is old for old in named)]
+        found |= inside
     for inner in code.co_consts:
         found |= _named(inner, space) if isinstance(inner, types.CodeType) else {}
     return found
@@ -157,10 +205,11 @@ def _named(code: types.CodeType, space: Space) -> Space:
 
 def _marks(value: Any) -> tuple:
     """The object itself, held so that no other can take its place, and what a write to it would change."""
-    if isinstance(value, CONTAINERS):
-        items = [*value.keys(), *value.values()] if isinstance(value, dict) else [*value]
-        return (value, len(value), *(items if len(value) <= FEW else ()))
-    if isinstance(value, Tensor) and not value.is_inference():
+    if base := _container(type(value)):
+        size = base.__len__(value)
+        items = _items(value, base) if size <= FEW else {}
+        return (value, size, *items.keys(), *items.values())
+    if issubclass(type(value), Tensor) and not value.is_inference():
         return (value, value._version)
     return (value,)
 

@@ -1,8 +1,10 @@
 """Which modules a callable can reach: they run in the chain's mode, and no other is touched."""
 
 import functools
+import sys
 import types
 import weakref
+from collections import ChainMap, UserDict
 from dataclasses import dataclass, field
 
 import pytest
@@ -16,6 +18,8 @@ D = 4
 NET = nn.Identity()  # what the functions below name as a global
 HOLDER = types.SimpleNamespace(net=None)
 LIBRARY = types.ModuleType("library")
+PACKAGE = types.ModuleType("package")
+PACKAGE.library = sys.modules["library_of_nets"] = LIBRARY
 
 
 def drops():
@@ -55,6 +59,39 @@ class Slotted:
 
     def __call__(self, x):
         return self.net(x)
+
+
+class Private:
+    __slots__ = ("__net",)
+
+    def __init__(self, net):
+        self.__net = net
+
+    def __call__(self, x):
+        return self.__net(x)
+
+
+class Ensemble(list):
+    net = None
+
+    def __call__(self, x):
+        return self.net(x)
+
+
+class Cached:
+    @functools.cached_property
+    def made(self):
+        return HOLDER.net
+
+    def __call__(self, x):
+        return self.made(x)
+
+
+class PartOfAMethod:
+    twice = functools.partialmethod(lambda self, factor, x: factor * HOLDER.net(x), 2.0)
+
+    def __call__(self, x):
+        return self.twice(x)
 
 
 @dataclass
@@ -101,6 +138,35 @@ def by_library(net):
     return lambda x: LIBRARY.net(x)
 
 
+def by_package(net):
+    LIBRARY.net = net
+    return lambda x: PACKAGE.library.net(x)
+
+
+def by_import(net):
+    def energy(x):
+        from library_of_nets import net
+
+        return net(x)
+
+    LIBRARY.net = net
+    return energy
+
+
+def attribute_of_a_list(net):
+    energy = Ensemble()
+    energy.net = net
+    return energy
+
+
+def by_class_of(make):
+    def way(net):
+        HOLDER.net = net
+        return make()
+
+    return way
+
+
 def by_class(net):
     Static.net = net
     return Static.energy
@@ -145,6 +211,15 @@ WAYS = {
     "method": lambda net: Model(net).energy,
     "callable object": Model,
     "slots": Slotted,
+    "private slots": Private,
+    "package": by_package,
+    "import": by_import,
+    "list with attributes": attribute_of_a_list,
+    "proxy of a dict": lambda net: lambda x, nets=types.MappingProxyType({"a": net}): nets["a"](x),
+    "chain of dicts": lambda net: lambda x, nets=ChainMap({}, {"a": net}): nets["a"](x),
+    "dict of one's own": lambda net: lambda x, nets=UserDict(a=net): nets["a"](x),
+    "cached property": by_class_of(Cached),
+    "partial method": by_class_of(PartOfAMethod),
     "dataclass": lambda net: Data([net]),
     "function in a function": lambda net: lambda x: (lambda z: (lambda y: net(y))(z))(x),
     "wrapped": decorated,
@@ -221,3 +296,55 @@ def test_circles_and_crowds_end():
     crowd = [object() for _ in range(100_000)]
     net = drops()
     assert set(modules_of(lambda x: (ring, crowd, net(x)))) == set(net.modules())
+
+
+class Raises:
+    """Whatever it is asked for."""
+
+    def __getattribute__(self, name):
+        raise RuntimeError(name)
+
+    __len__ = __bool__ = __iter__ = __eq__ = __hash__ = lambda self, *_: self.asked
+
+
+class Unset:
+    __slots__ = ("value",)
+
+    def __getattr__(self, name):
+        raise KeyError(name)
+
+
+class List(list):
+    __len__ = __iter__ = __eq__ = lambda self, *_: Raises().asked
+    __hash__ = None
+
+
+class Dict(dict):
+    items = values = keys = __len__ = __iter__ = lambda self: Raises().asked
+
+
+class Module(types.ModuleType):
+    __getattr__ = Raises.__getattribute__
+
+
+class Gone:
+    pass
+
+
+def dead():
+    gone = Gone()
+    return weakref.proxy(gone)
+
+
+@pytest.mark.parametrize("make", [Raises, Unset, lambda: List([1]), lambda: Dict(a=1), lambda: Module("m"), dead])
+def test_what_is_reached_is_asked_for_nothing(make):
+    thing, net = make(), drops()
+    seen = []
+    net.register_forward_pre_hook(lambda *_: seen.append(net[1].training))
+    hatebm.langevin(lambda x, of=(thing, {"a": thing}): net(x), torch.randn(6, D), 1, eps=0.1, seed=0)
+    assert seen == [False]
+
+
+def test_the_parts_of_a_module_are_no_crowd():
+    crowd, net = nn.Sequential(*(nn.Identity() for _ in range(5000))), drops()
+    assert set(net.modules()) <= set(modules_of(lambda x, nets=(crowd, [{"a": [net]}]): nets))
