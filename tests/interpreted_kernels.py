@@ -145,6 +145,13 @@ def test_decisions(n):
         assert torch.equal(hatebm.ops.metropolis(log_ratio, **at | tensors, backend="triton"), want)
 
 
+def test_without_a_gradient_there_is_no_norm(assert_same):
+    x = torch.randn(3, 5)
+    out = run(x, None, "triton")
+    assert_same(out, run(x, None, "reference"))
+    assert out["grad_norm"].tolist() == [0, 0, 0]
+
+
 def test_empty_samples_have_no_norm():
     out = run(torch.empty(3, 0), torch.empty(3, 0), "triton")
     assert out["grad_norm"].tolist() == out["displacement"].tolist() == [0, 0, 0]
