@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hatebm.checks import require
 from hatebm.freeze import frozen, modules_of
 from hatebm.rays import Rays
+from hatebm.scalars import checked_number
 
 Energy = Callable[..., Tensor]
 
@@ -71,9 +72,7 @@ def negate(energy: Energy, by: Energy, weight: float) -> "Negate":
 
     Source: Du, Li & Mordatch, "Compositional visual generation with energy based models" (2020): negation.
     """
-    number = isinstance(weight, int | float) and not isinstance(weight, bool)
-    require(number, "negate", "weight", "a number", weight, TypeError)
-    require(math.isfinite(weight) and weight >= 0, "negate", "weight", "finite and >= 0", weight)
+    weight = checked_number("negate", "weight", weight, "finite and >= 0", lambda v: 0 <= v < math.inf)
     return Negate((energy, by), float(weight))
 
 

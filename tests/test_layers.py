@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LEVELS = [
-    {"checks", "errors"},
+    {"checks", "errors", "scalars"},
     {"native", "reference", "kernels"},
     {"backend", "library", "noise", "ops"},
     {
@@ -25,6 +25,7 @@ LEVELS = [
         "info",
         "perceptron",
         "rays",
+        "state",
         "whole",
         "energies",
     },

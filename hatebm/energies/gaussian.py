@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hatebm.checks import require
+from hatebm.checks import is_dense, require
 from hatebm.energies import reference
 from hatebm.energies.analytic import FAR, HUGE, Analytic
 from hatebm.energies.kernel import Formula
+from hatebm.scalars import check_unlearned
 
 
 class Gaussian(Analytic):
@@ -129,7 +131,23 @@ class Mixture(Analytic):
 
 
 def _tensor(op: str, name: str, value: Tensor | Sequence | float) -> Tensor:
-    value = value.detach().clone() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float32)
-    require(value.is_floating_point(), op, name, "floating-point", value, TypeError)
-    require(bool(value.isfinite().all()), op, name, "finite", value)
-    return value
+    check_unlearned(op, name, value)
+    if isinstance(value, Tensor):
+        require(value.is_floating_point() and is_dense(value), op, name, "floating-point", value, TypeError)
+        require(not value.is_meta, op, name, "a tensor with data", value)
+        found = value.detach().clone()
+    else:
+        found = _read(value)
+        require(found is not None, op, name, "numbers: a tensor, an array, or lists of one length", value, TypeError)
+    require(bool(found.float().isfinite().all()), op, name, "finite in float32", value)
+    return found
+
+
+def _read(value: Any) -> Tensor | None:
+    """Numbers as float32; None where these are none."""
+    try:
+        kind = torch.tensor(value).dtype
+        real = not (kind.is_complex or kind == torch.bool)
+        return torch.tensor(value, dtype=torch.float64).float() if real else None
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from hatebm.checks import require
 from hatebm.energies import reference
 from hatebm.energies.analytic import FAR, HUGE, Analytic
 from hatebm.energies.kernel import Formula
+from hatebm.scalars import checked_number
 
 
 class DoubleWell(Analytic):
@@ -93,6 +93,6 @@ class Funnel(Analytic):
 
 def _register_positive(energy: Analytic, **numbers: float) -> None:
     for name, value in numbers.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool) and 1e-12 < value < 1e12
-        require(number, type(energy).__name__, name, "a number between 1e-12 and 1e12", value)
+        text = "a number between 1e-12 and 1e12"
+        value = checked_number(type(energy).__name__, name, value, text, lambda v: 1e-12 < v < 1e12)
         energy.register_buffer(name, torch.tensor(float(value), dtype=torch.float64))

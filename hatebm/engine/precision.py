@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from hatebm.checks import require
+from hatebm.checks import checked_choice, require
 from hatebm.gradient import Potential, energy_and_gradient
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -19,7 +19,7 @@ def check_precision(precision: str, device: torch.device) -> None:
     Raises:
         ValueError: naming the argument.
     """
-    require(precision in PRECISIONS, "langevin", "precision", f"one of {PRECISIONS}", precision)
+    checked_choice("langevin", "precision", precision, PRECISIONS)
     text = "'float32' or 'bfloat16' where the state is not on CUDA"
     require(precision != "tf32" or device.type == "cuda", "langevin", "precision", text, precision)
 
