@@ -119,7 +119,7 @@ def ais(
 
     Raises:
         TypeError, ValueError: naming the argument, what was wanted and what came.
-        ChainDiverged: a NaN energy at a finite state.
+        ChainDiverged: a NaN energy where a chain is; a proposal with a NaN is refused.
 
     Source: Neal, "Annealed importance sampling" (2001); Grosse, Ghahramani and Adams, "Sandwiching the marginal
     likelihood using bidirectional Monte Carlo" (2015).

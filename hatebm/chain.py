@@ -35,7 +35,7 @@ class Chain:
     Args:
         energy: callable or module, (n, \*sample) to (n,) or a scalar, low = likely; called with every block of a
             tuple state. None with ``grad_fn``.
-        x: the initial state, float32 (float64 runs on the reference), (n, \*sample), or a tuple or a list of such blocks.
+        x: the initial state, float32 (float64 runs on the reference), (n, \*sample), or a tuple or list of such blocks.
         dynamics: the law; or give its fields as keywords, see :class:`hatebm.Dynamics`.
         seed: 64-bit seed of the noise; None draws one from torch's generator.
         chain_ids: (n,) ids of the chains in [0, 2^40); default 0..n-1.

@@ -204,7 +204,7 @@ def checked_chain_ids(op: str, ids: Any, n: int, device: torch.device) -> Tensor
         whole = [as_whole(value) for value in listed]
         require(None not in whole, op, "chain_ids", integers, ids, TypeError)
         require(all(0 <= value < CHAINS for value in whole), op, "chain_ids", place, ids)
-        ids = torch.tensor(whole, dtype=torch.int64)
+        ids = torch.tensor(whole, dtype=torch.int64, device="cpu")
     whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
     require(whole and is_dense(ids), op, "chain_ids", integers, ids, TypeError)
     ids = ids.long()
