@@ -145,11 +145,15 @@ CALLS = {
         lambda **told: hatebm.diagnostics.summary(DRAWS, told),
         {name: TOLD[name] for name in ("step", "energy", "displacement")},
     ),
+    "plot_chain": (
+        hatebm.diagnostics.plot_chain,
+        {"draws": DRAWS[:4, :2, :1], "info": None, "path": None, "quantities": [0]},
+    ),
     "ess": (hatebm.diagnostics.ess, {"draws": DRAWS, "kind": "bulk"}),
     "split_rhat": (hatebm.diagnostics.split_rhat, {"draws": DRAWS}),
     "autocorrelation": (hatebm.diagnostics.autocorrelation, {"draws": DRAWS}),
 }
-OF_ANY_SHAPE = {"x": ("5d", "meta", "learned schedule"), "draws": ("5d",), "means": ("5d",)}
+OF_ANY_SHAPE = {"x": ("5d", "meta", "learned schedule"), "draws": ("5d",), "path": ("word",), "means": ("5d",)}
 REFUSAL = re.compile(r"[A-Za-z_]+: (.+) must be .+, got .+")
 
 

@@ -79,6 +79,17 @@ def test_a_nan_where_a_chain_is_stays_a_fault(form):
     assert torch.equal(chain.state, x)
 
 
+def test_a_warning_made_an_error_leaves_the_chain_as_it_was():
+    start = torch.full((300, 2), 0.4)
+    chain = hatebm.Chain(ENERGIES["energy"], start, eps=0.6, seed=1, correct="mala")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match=SAID):
+            chain.run(30)
+    assert torch.equal(chain.state, start)
+    assert chain.step == 0
+
+
 def test_the_gradient_of_a_block_that_rests_counts_too():
     """Of sequential blocks the first one's proposal makes the gradient of the second a NaN."""
 
