@@ -35,7 +35,7 @@ class MLP(nn.Module):
             "gelu_tanh" (its approximation by tanh) or "elu"; or a module of torch.nn that is one of these.
 
     Raises:
-        ValueError: naming the argument, what was wanted and what came.
+        TypeError, ValueError: naming the argument, what was wanted and what came.
     """
 
     def __init__(self, widths: Sequence[int], activation: str | nn.Module = "silu") -> None:

@@ -19,7 +19,7 @@ class DoubleWell(Analytic):
         separation: how far from 0 the wells lie, > 0.
 
     Raises:
-        ValueError: naming the argument, what was wanted and what came.
+        TypeError, ValueError: naming the argument, what was wanted and what came.
     """
 
     kind = "double_well"
@@ -62,7 +62,7 @@ class Funnel(Analytic):
         scale: standard deviation of v, > 0.
 
     Raises:
-        ValueError: naming the argument, what was wanted and what came.
+        TypeError, ValueError: naming the argument, what was wanted and what came.
     """
 
     kind = "funnel"
