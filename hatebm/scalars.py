@@ -90,11 +90,12 @@ def as_whole(value: Any) -> int | None:
 
 
 def checked_whole(op: str, name: str, value: Any, wanted: str, low: int, high: int | None = None) -> int:
-    """An integer in [low, high), as an int of Python's."""
+    """An integer in [low, high), as an int of Python's; a fraction is a wrong value, all else a wrong type."""
     if type(value) is int and low <= value and (high is None or value < high):
         return value
     found = as_whole(value)
-    require(found is not None, op, name, wanted, value, TypeError)
+    if found is None:
+        require(False, op, name, wanted, value, TypeError if as_number(value) is None else ValueError)
     require(low <= found and (high is None or found < high), op, name, wanted, value)
     return found
 
