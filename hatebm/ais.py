@@ -9,14 +9,30 @@ import torch
 from torch import Tensor
 
 from hatebm.chain import Chain
-from hatebm.checks import CHAINS, checked_box, checked_chain_ids, in_the_name_of, require
+from hatebm.checks import CHAINS, ELEMENTS, STEPS, check_device, check_state, checked_choice, in_the_name_of, require
 from hatebm.closure import modules_of
 from hatebm.gradient import Potential
-from hatebm.modes import bare, in_mode
+from hatebm.modes import MODES, bare, in_mode
 from hatebm.noise import Purpose, normal, placed, uniform
+from hatebm.scalars import (
+    LISTED,
+    as_number,
+    as_whole,
+    checked_chain_ids,
+    checked_draw,
+    checked_interval,
+    checked_number,
+    checked_numbers,
+    checked_shape,
+    checked_whole,
+    largest,
+    plain,
+)
 
 NAME = "ais"
 ACCEPTED = 0.75
+MOST = 1 << 31  # chains of a pilot, leapfrog steps of a trajectory
+BRIDGES = 1 << 24
 
 
 class AIS(NamedTuple):
@@ -104,31 +120,36 @@ def ais(
 
     Raises:
         TypeError, ValueError: naming the argument, what was wanted and what came.
-        ChainDiverged: a NaN energy at a finite state.
+        ChainDiverged: a NaN energy where a chain is; a proposal with a NaN is refused.
 
     Source: Neal, "Annealed importance sampling" (2001); Grosse, Ghahramani and Adams, "Sandwiching the marginal
     likelihood using bidirectional Monte Carlo" (2015).
     """
+    require(callable(energy), NAME, "energy", "callable", energy, TypeError)
     betas = _checked_betas(bridges)
-    base = _Normal(std) if box is None else _Uniform(*checked_box(NAME, "box", box))
-    base.check()
-    for name, value, low in (
-        ("pilot", pilot, 0),
-        ("leapfrog_steps", leapfrog_steps, 1),
-        ("trajectories", trajectories, 1),
-    ):
-        require(isinstance(value, int) and value >= low, NAME, name, f"an integer >= {low}", value)
-    require(0 < temperature < math.inf, NAME, "temperature", "a finite number > 0", temperature)
+    base = _checked_normal(std) if box is None else _Uniform(*checked_interval(NAME, "box", box))
+    pilot = checked_whole(NAME, "pilot", pilot, "an integer in [0, 2^31)", 0, MOST)
+    leapfrog_steps = checked_whole(NAME, "leapfrog_steps", leapfrog_steps, "an integer in [1, 2^31)", 1, MOST)
+    most = STEPS // len(betas)
+    trajectories = checked_whole(NAME, "trajectories", trajectories, f"an integer in [1, {most})", 1, most)
+    wanted = "a finite number > 0"
+    temperature = float(checked_number(NAME, "temperature", temperature, wanted, lambda v: 0 < v < math.inf))
+    checked_choice(NAME, "mode", mode, MODES)
     fixed = energy_kwargs is None or isinstance(energy_kwargs, dict)
     require(fixed, NAME, "energy_kwargs", "a dict: the bridges share one energy", energy_kwargs, TypeError)
     reverse = isinstance(x, Tensor)
-    shape = x.shape if reverse else x
-    fits = isinstance(shape, tuple | list) and len(shape) > 0 and shape[0] > 1
+    check_device(NAME, device)
+    if reverse:
+        check_state(NAME, x)
+        require(not x.is_meta, NAME, "x", "samples with data", x)
+    shape = x.shape if reverse else checked_shape(NAME, "x", x, "(n, *sample) with n >= 2, or n samples", ELEMENTS)
+    fits = len(shape) > 0 and shape[0] > 1 and math.prod(shape[1:]) < ELEMENTS
     require(fits, NAME, "x", "(n, *sample) with n >= 2, or n samples", x)
-    device = x.device if reverse else placed(device)
+    device = x.device if reverse else placed(NAME, device)
     ids = checked_chain_ids(NAME, range(shape[0]) if chain_ids is None else chain_ids, shape[0], device)
     require(int(ids.max()) < CHAINS - pilot, NAME, "chain_ids", f"ids in [0, 2^40 - pilot), pilot = {pilot}", chain_ids)
-    seed = int(torch.randint(1 << 62, (1,), dtype=torch.int64, device="cpu")) if seed is None else seed
+    seed = torch.randint(1 << 62, (1,), dtype=torch.int64, device="cpu").item() if seed is None else seed
+    seed = checked_draw(NAME, seed, 0, 0, 0, device)[0]
     moves = {"leapfrog_steps": leapfrog_steps, "seed": seed, "mode": mode, "backend": backend}
     moves |= {"compile": compile, "precision": precision}
     path = _Path(energy, base, betas, temperature, trajectories, energy_kwargs, moves)
@@ -155,10 +176,6 @@ class _Normal(NamedTuple):
 
     std: float
 
-    def check(self) -> None:
-        fits = isinstance(self.std, int | float) and 0 < self.std < math.inf
-        require(fits, NAME, "std", "a finite number > 0", self.std)
-
     def checked(self, x: Tensor) -> Tensor:
         return x
 
@@ -180,10 +197,6 @@ class _Uniform(NamedTuple):
     low: float
     high: float
 
-    def check(self) -> None:
-        fits = -math.inf < self.low < self.high < math.inf
-        require(fits, NAME, "box", "(low, high), finite, with low < high", tuple(self))
-
     def checked(self, x: Tensor) -> Tensor:
         within = bool(((x >= self.low) & (x <= self.high)).all())
         require(within, NAME, "x", f"samples inside the box {tuple(self)}", x)
@@ -198,6 +211,14 @@ class _Uniform(NamedTuple):
     def law(self, beta: float) -> dict[str, Any]:
         """What the bridge at beta has of the base."""
         return {"reflect": tuple(self)}
+
+
+def _checked_normal(std: float) -> _Normal:
+    most = largest(torch.float32)
+    wanted = "a finite number > 0, with std^2 and 1 / std^2 in the range of float32"
+    return _Normal(
+        float(checked_number(NAME, "std", std, wanted, lambda v: 0 < v < most and 1 / most <= v * v <= most))
+    )
 
 
 class _Path:
@@ -254,10 +275,12 @@ class _Path:
 
 
 def _checked_betas(bridges: int | Sequence[float] | Tensor) -> list[float]:
-    if isinstance(bridges, int):
-        require(bridges > 0, NAME, "bridges", "> 0, or a list of betas", bridges)
-        return [(k / bridges) ** 2 for k in range(bridges + 1)]
-    betas = _listed("bridges", bridges)
+    number = as_whole(bridges)
+    if number is not None:
+        require(0 < number < BRIDGES, NAME, "bridges", "> 0 and below 2^24, or a list of betas", bridges)
+        return [(k / number) ** 2 for k in range(number + 1)]
+    require(_is_listed(bridges), NAME, "bridges", f"a number, {LISTED}", bridges, TypeError)
+    betas = [float(beta) for beta in checked_numbers(NAME, "bridges", bridges)]
     rises = len(betas) > 1 and all(low < high for low, high in pairwise(betas))
     require(rises and betas[0] == 0 and betas[-1] == 1, NAME, "bridges", "0 = beta_0 < ... < beta_K = 1", bridges)
     return betas
@@ -265,15 +288,13 @@ def _checked_betas(bridges: int | Sequence[float] | Tensor) -> list[float]:
 
 def _checked_eps(eps: float | Sequence[float] | Tensor, bridges: int) -> tuple[list[float], bool]:
     """A length for each bridge, and whether a pilot may steer it."""
-    one = isinstance(eps, int | float)
-    steps = [float(eps)] * bridges if one else _listed("eps", eps)
-    require(len(steps) == bridges, NAME, "eps", f"a number, or {bridges}, one a bridge", eps)
-    require(all(0 < step < math.inf for step in steps), NAME, "eps", "finite and > 0", eps)
-    return steps, one
+    one = as_number(eps) is not None
+    require(one or _is_listed(eps), NAME, "eps", f"a number, {LISTED}", eps, TypeError)
+    given = [eps] if one else eps
+    steps = [float(step) for step in checked_numbers(NAME, "eps", given, "finite and > 0", lambda v: 0 < v < math.inf)]
+    require(one or len(steps) == bridges, NAME, "eps", f"a number, or {bridges}, one a bridge", eps)
+    return steps * bridges if one else steps, one
 
 
-def _listed(name: str, numbers: Sequence[float] | Tensor) -> list[float]:
-    numbers = numbers.tolist() if isinstance(numbers, Tensor) else numbers
-    fits = isinstance(numbers, list | tuple) and all(isinstance(value, int | float) for value in numbers)
-    require(fits, NAME, name, "a number, a list, a tuple or a 1-D tensor of numbers", numbers, TypeError)
-    return [float(value) for value in numbers]
+def _is_listed(values: Any) -> bool:
+    return isinstance(values, Tensor) or isinstance(plain(values), list | tuple)

@@ -3,6 +3,7 @@
 import functools
 import importlib
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -17,6 +18,12 @@ CHOICE = f"one of {BACKENDS} or None"
 def backends() -> dict[str, bool | str]:
     """Each backend with True, or the reason why it cannot run here."""
     return {"reference": True} | {name: unavailable(name) or True for name in BACKENDS[1:]}
+
+
+def check_backend(op: str, backend: Any) -> None:
+    """Raise unless a backend is named, or left to be chosen."""
+    require(backend is None or isinstance(backend, str), op, "backend", CHOICE, backend, TypeError)
+    require(backend is None or backend in BACKENDS, op, "backend", CHOICE, backend)
 
 
 @functools.cache

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from hatebm.adjoint import LangevinStep
-from hatebm.checks import check_like
+from hatebm.checks import check_like, checked_blocks, require
 from hatebm.dynamics import OPEN, Dynamics
 from hatebm.library import langevin_step_, ready_step
 from hatebm.noise import Purpose
+from hatebm.scalars import largest, sides_of
 
 NOTHING = {"gz": None, "image": None, "grad_norm": None, "displacement": None, "diverged": None}
 Move = Callable[[Tensor, int, float, float, float], None]  # of gradient, step, step_size, noise_std and temperature
@@ -37,13 +38,15 @@ class Blocks:
     def __init__(
         self,
         dynamics: Dynamics,
-        count: int,
+        dtypes: Sequence[torch.dtype],
         masks: Sequence[Tensor | None],
         noise: Callable[[int], Any] | None,
         backend: str | None,
     ) -> None:
         self.joint = dynamics.blocks == "joint"
-        self.laws = dynamics.for_blocks(count)
+        self.laws, self.most = dynamics.for_blocks(len(dtypes)), [largest(dtype) for dtype in dtypes]
+        for law, most in zip(self.laws, self.most, strict=True):
+            law.check_range(most)
         self.settings = [law.settings() for law in self.laws]
         self.constant = not any(law.is_scheduled for law in self.laws)
         self._now: tuple[list[Now], list[list[int]]] | None = None
@@ -54,7 +57,7 @@ class Blocks:
     def at(self, t: int) -> tuple[list[Now], list[list[int]]]:
         """The numbers of every block at step t, and the groups of blocks that move together."""
         if self._now is None or not self.constant:
-            now = [Now(*law.at(t)) for law in self.laws]
+            now = [Now(*law.at(t, most)) for law, most in zip(self.laws, self.most, strict=True)]
             moving = [k for k, block in enumerate(now) if block.moves]
             self._now = now, [moving] if self.joint and moving else [[k] for k in moving]
         return self._now
@@ -64,8 +67,9 @@ class Blocks:
         if self.given is None:
             return [None] * len(state)
         drawn = self.given(t)
-        noise = (drawn,) if isinstance(drawn, Tensor) else drawn
+        noise = checked_blocks("langevin", "noise", drawn, len(state))
         for eps, x in zip(noise, state, strict=True):
+            require(eps is not None, "langevin", "noise", "standard normals for each block", eps, TypeError)
             check_like("langevin", "noise", eps, x, (x.dtype,))
         return noise
 
@@ -157,8 +161,8 @@ class Blocks:
         """Where nothing keeps each block from running away: bool, shaped like the block."""
         free = []
         for law, settings, mask, x in zip(self.laws, self.settings, self.masks, state, strict=True):
-            low, high = law.reflect or (settings["low"], settings["high"])
-            walled = law.clamp_at != "final" and all(v is not None and math.isfinite(v) for v in (low, high))
+            sides = sides_of(law.reflect) if law.reflect else (settings["low"], settings["high"])
+            walled = law.clamp_at != "final" and all(map(math.isfinite, sides))
             free.append(torch.full_like(x, not walled, dtype=torch.bool) if mask is None or walled else mask)
         return free
 

@@ -9,23 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hatebm.backend import CHOICE
+from hatebm.backend import check_backend
 from hatebm.blocks import Blocks
-from hatebm.checks import STEPS, check_state, checked_chain_ids, checked_draw, checked_mask, is_count, require
+from hatebm.checks import STEPS, checked_choice, checked_mask, require
 from hatebm.closure import modules_of
 from hatebm.composition import check_bounded, negations_in
 from hatebm.dynamics import Dynamics
-from hatebm.engine import Engine
+from hatebm.engine import Engine, through_compile
 from hatebm.gradient import Potential
 from hatebm.health import Watch
 from hatebm.lazy import settle
 from hatebm.library import is_traced
 from hatebm.modes import MODES, bare, in_mode
 from hatebm.noise import Purpose
+from hatebm.scalars import checked_chain_ids, checked_draw, checked_flag, checked_whole
+from hatebm.state import State, checked_like, checked_state
 from hatebm.transitions import checked_form, transition_of
 from hatebm.whole import WholeRuns
 
-State = Tensor | tuple[Tensor, ...]
 _lock, _running = threading.Lock(), weakref.WeakSet()
 COMPILE = {"auto": False, "off": False, False: False, "max": True, True: True}
 
@@ -39,7 +40,7 @@ class Chain:
     Args:
         energy: callable or module, (n, \*sample) to (n,) or a scalar, low = likely; called with every block of a
             tuple state. None with ``grad_fn``.
-        x: the initial state, float32 (float64 runs on the reference), (n, \*sample), or a tuple of such blocks.
+        x: the initial state, float32 (float64 runs on the reference), (n, \*sample), or a tuple or list of such blocks.
         dynamics: the law; or give its fields as keywords, see :class:`hatebm.Dynamics`.
         seed: 64-bit seed of the noise; None draws one from torch's generator.
         chain_ids: (n,) ids of the chains in [0, 2^40); default 0..n-1.
@@ -48,7 +49,7 @@ class Chain:
         grad_fn: the gradient itself (minus the score) in place of autograd: grad_fn(\*state, \*\*kwargs).
         mode: "eval", "train" or "keep": in which mode the modules run that the energy reaches (:mod:`hatebm.closure`);
             put back afterwards.
-        noise: callable of the step that returns the standard normals, a tuple for a tuple state.
+        noise: callable of the step that returns the standard normals, a tuple or a list for several blocks.
         nan: "raise" :class:`hatebm.ChainDiverged` at the end of a run, or "ignore".
         correct: None, or "mala": a Metropolis test after each step makes exp(-E / T - prior_precision |x|^2 / 2) exact
             at any step size, see :class:`hatebm.transitions.Adjusted`; a proposal outside the clamp is refused.
@@ -99,21 +100,21 @@ class Chain:
             require(function is None or callable(function), name, label, "callable", function, TypeError)
         given = energy_kwargs is None or isinstance(energy_kwargs, dict) or callable(energy_kwargs)
         require(given, name, "energy_kwargs", "a dict, or a callable of the step", energy_kwargs, TypeError)
-        require(backend is None or isinstance(backend, str), name, "backend", CHOICE, backend)
-        require(mode in MODES, name, "mode", f"one of {MODES}", mode)
-        require(nan in ("raise", "ignore"), name, "nan", "'raise' or 'ignore'", nan)
+        check_backend(name, backend)
+        checked_choice(name, "mode", mode, MODES)
+        checked_choice(name, "nan", nan, ("raise", "ignore"))
         known = isinstance(compile, str | bool) and compile in COMPILE
         require(known, name, "compile", "'auto', 'off' or 'max'", compile)
         self.dynamics = Dynamics(**law) if dynamics is None else dynamics
         self._single = isinstance(x, Tensor)
-        self._state = _checked_state(x)
+        self._state = checked_state(name, "x", x)
         self._mask = mask
         masks = checked_mask(name, mask, self._state)
         energy, grad_fn = bare(energy), bare(grad_fn)
         self._reaching = energy, grad_fn, energy_kwargs
-        energy = torch.compile(energy) if COMPILE[compile] and energy is not None else energy
+        energy = through_compile(energy) if COMPILE[compile] and energy is not None else energy
         self._potential = Potential(energy, grad_fn, energy_kwargs, masks)
-        self._blocks = Blocks(self.dynamics, len(self._state), masks, noise, backend)
+        self._blocks = Blocks(self.dynamics, [part.dtype for part in self._state], masks, noise, backend)
         self._form = checked_form(name, correct, leapfrog_steps, self._blocks.laws, energy)
         self._mode, self._nan, self._explored = mode, nan, False
         self._auto = compile == "auto"
@@ -124,7 +125,8 @@ class Chain:
             drawn = torch.randint(1 << 62, (1,), dtype=torch.int64, device=where)
             seed = drawn if is_traced(drawn) else int(drawn)
         self._blocks.chain_ids = checked_chain_ids(name, chain_ids, len(self._state[0]), device)
-        self._blocks.seed, self.step = checked_draw(name, seed, first_step, 0, 0, device)
+        self._blocks.seed, step = checked_draw(name, seed, first_step, 0, 0, device)
+        self.step = int(step) if isinstance(step, Tensor) else step
         self._velocity = self._fresh_velocity()
 
     @property
@@ -154,25 +156,28 @@ class Chain:
             every: of how many steps one is kept for ``callback`` and info.
             return_info: also return a dict of tensors over the kept steps t: "step" (kept,), and (kept, n) "energy"
                 where step t took its gradient, "grad_norm" of grad E / T + prior_precision * x there, and
-                "displacement", the distance moved; L2 norms over all blocks; and "accept", the share of accepted
-                proposals (0 or 1, with sequential blocks between), of a corrected chain.
+                "displacement", the distance moved; L2 norms over all blocks; and, of a corrected chain, "accept" and
+                "nan_refused", the shares of its proposals that were accepted, and that were refused for a NaN in their
+                energy or gradient (0 or 1, with sequential blocks between).
             grad_steps: the last so many steps keep the graph: of the energy's parameters, and of x, when these are all
                 steps.
 
         Raises:
-            ChainDiverged: a NaN or Inf, with its step and chains; the chain is left as it was before the run.
+            ChainDiverged: a NaN or Inf, with its step and chains; the chain is left as it was before the run. In the
+                proposal of a corrected chain a NaN is only refused, like an energy of +Inf, and warned of once.
             ValueError: a schedule that is too short, an argument out of range, or a negated expert that leaves no
                 density, see :func:`hatebm.negate`.
         """
-        require(is_count(n_steps, 0), "langevin", "n_steps", "an integer >= 0", n_steps)
-        require(is_count(every, 1), "langevin", "every", "an integer > 0", every)
+        n_steps = checked_whole("langevin", "n_steps", n_steps, "an integer >= 0", 0)
+        every = checked_whole("langevin", "every", every, "an integer > 0", 1)
+        return_info = checked_flag("langevin", "return_info", return_info)
         calls = callback is None or callable(callback)
         require(calls, "langevin", "callback", "a callable of the step and the state", callback, TypeError)
         end = self.step + n_steps
         require(end <= STEPS, "langevin", "n_steps", "small enough to stay below step 2^40", n_steps)
         for law in self._blocks.laws:
             law.check_length(end)
-        self._check_grad_steps(grad_steps, n_steps)
+        grad_steps = self._checked_grad_steps(grad_steps, n_steps)
         kept: list[dict[str, Any]] = []
         modules = modules_of(*self._reaching)
         with self._alone("run"), in_mode(modules, self._mode), self._engine.switches():
@@ -228,24 +233,24 @@ class Chain:
         """Go on from what :meth:`state_dict` returned.
 
         Raises:
-            ValueError: a key that is missing, or a state that does not have this chain's blocks.
+            TypeError, ValueError: naming what does not fit this chain, which is left as it was.
         """
         name = "load_state_dict"
-        wanted = set(self.state_dict())
-        require(set(saved) == wanted, name, "saved", f"a dict of {sorted(wanted)}", sorted(saved))
-        device = self._state[0].device
-        state = _checked_state(_to(device, saved["state"]))
-        velocity = _checked_state(_to(device, saved["velocity"])) if self._velocity else []
-        same = [x.shape[1:] for x in state] == [x.shape[1:] for x in self._state]
-        require(same, name, "state", "blocks shaped like the chain's", [tuple(x.shape) for x in state])
-        same = not velocity or [(v.shape, v.dtype) for v in velocity] == [(x.shape, x.dtype) for x in state]
-        require(same, name, "velocity", "blocks like the state's", [(tuple(v.shape), v.dtype) for v in velocity])
+        wanted = sorted(self.state_dict())
+        require(isinstance(saved, dict), name, "saved", f"a dict of {wanted}", saved, TypeError)
+        require(set(saved) == set(wanted), name, "saved", f"a dict of {wanted}", list(saved))
+        state = checked_like(name, "state", saved["state"], "the chain's", self._state)
+        velocity = checked_like(name, "velocity", saved["velocity"], "the state's", state) if self._velocity else []
+        same = all(v.shape == x.shape for v, x in zip(velocity, state, strict=False))
+        require(same, name, "velocity", "blocks like the state's", [tuple(v.shape) for v in velocity])
+        require(saved["chain_ids"] is not None, name, "chain_ids", "integers, one id a chain", None, TypeError)
+        device = state[0].device
         ids = checked_chain_ids(name, saved["chain_ids"], len(state[0]), device)
         seed, step = checked_draw(name, saved["seed"], saved["step"], 0, 0, device)
         masks = checked_mask(name, self._mask, state)
         default = torch.equal(ids.cpu(), torch.arange(len(state[0]), dtype=torch.int64, device="cpu"))
         with self._alone(name):
-            self._state, self._velocity, self.step = state, velocity, step
+            self._state, self._velocity, self.step = state, velocity, int(step)
             self._blocks.seed, self._blocks.chain_ids = seed, None if default else ids
             self._blocks.masks = self._potential.masks = masks
 
@@ -281,40 +286,25 @@ class Chain:
             check_bounded(self._potential.energy, self._state, self._potential.kwargs(self.step), priors, free)
         self._explored = True
 
-    def _check_grad_steps(self, grad_steps: int, n_steps: int) -> None:
-        name = "grad_steps"
-        whole = is_count(grad_steps, 0) and grad_steps <= n_steps
-        require(whole, "langevin", name, f"an integer from 0 to n_steps = {n_steps}", grad_steps)
+    def _checked_grad_steps(self, grad_steps: int, n_steps: int) -> int:
+        name, text = "grad_steps", f"an integer from 0 to n_steps = {n_steps}"
+        grad_steps = checked_whole("langevin", name, grad_steps, text, 0, n_steps + 1)
         plain = not (self._form.corrected or self._form.friction)
         require(plain or not grad_steps, "langevin", name, "0 with correct, leapfrog_steps or friction", grad_steps)
         require(torch.is_grad_enabled() or not grad_steps, "langevin", name, "0 where autograd is off", grad_steps)
+        return grad_steps
 
     def _shaped(self, state: list[Tensor]) -> State:
         return state[0] if self._single else tuple(state)
 
     def _gathered(self, kept: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        names = kept[0] if kept else ("step", "energy", "grad_norm", "displacement", *["accept"] * self._form.corrected)
+        told = ["accept", "nan_refused"] if self._form.corrected else []
+        names = kept[0] if kept else ("step", "energy", "grad_norm", "displacement", *told)
         empty = {"step": torch.empty(0, dtype=torch.int64, device="cpu")}
         rows = self._state[0].new_empty(0, len(self._state[0]))
         return {name: torch.stack([row[name] for row in kept]) if kept else empty.get(name, rows) for name in names}
 
 
-def _checked_state(x: State) -> list[Tensor]:
-    blocks = (x,) if isinstance(x, Tensor) else x
-    require(isinstance(blocks, tuple) and len(blocks) > 0, "langevin", "x", "a tensor or a tuple of tensors", x)
-    for block in blocks:
-        require(isinstance(block, Tensor), "langevin", "x", "a tensor or a tuple of tensors", block, TypeError)
-        check_state("langevin", block.detach())
-        same = block.shape[0] == blocks[0].shape[0] and block.device == blocks[0].device
-        require(same, "langevin", "x", "blocks with one number of chains on one device", block)
-    with torch.inference_mode(False):
-        return [block.clone() if torch.is_grad_enabled() else block.detach().clone() for block in blocks]
-
-
 def _distance(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
     moved = [(x.detach() - old).reshape(len(x), x[:1].numel()) for x, old in zip(after, before, strict=True)]
     return torch.cat(moved, 1).norm(dim=1)
-
-
-def _to(device: torch.device, x: State) -> State:
-    return x.to(device) if isinstance(x, Tensor) else tuple(part.to(device) for part in x)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from hatebm.checks import require
-from hatebm.convergence import autocorrelation, ess, moved, split_rhat
+from hatebm.convergence import autocorrelation, check_draws, check_info, ess, moved, split_rhat
+from hatebm.scalars import as_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,12 +48,15 @@ def plot_chain(
         ImportError: without matplotlib.
     """
     name = "plot_chain"
-    require(isinstance(draws, Tensor), name, "draws", "a tensor, such as torch.stack(states)", draws, TypeError)
-    filled = draws.dim() >= 2 and draws.numel() > 0
-    require(filled, name, "draws", "(steps, n, *sample), none of them 0", draws)
-    require(isinstance(info, dict | None), name, "info", "the dict that a run returns", info, TypeError)
+    check_draws(name, draws)
+    require(draws.numel() > 0, name, "draws", "(steps, n, *sample), none of them 0", draws)
+    check_info(name, info)
     info = info or {}
-    require(not info or "step" in info, name, "info", "the dict that a run returns, with 'step'", sorted(info))
+    require(not info or "step" in info, name, "info", "the dict that a run returns, with 'step'", list(info))
+    listed = quantities is None or isinstance(quantities, list | tuple)
+    require(listed, name, "quantities", "a list of indices into the sample", quantities, TypeError)
+    saves = isinstance(path, str | PathLike) and path != ""
+    require(path is None or saves, name, "path", "where to save, or None", path, TypeError)
     sample = draws.shape[2:]
     chosen = _telling(draws) if quantities is None else [_flat_index(index, sample) for index in quantities]
     require(len(chosen) > 0, name, "quantities", "one index or more", quantities)
@@ -89,10 +93,10 @@ def _telling(draws: Tensor) -> list[int]:
 
 
 def _flat_index(index: int | tuple[int, ...], sample: torch.Size) -> int:
-    whole = index if isinstance(index, tuple) else (index,)
+    whole = [as_whole(i) for i in index] if isinstance(index, tuple) else [as_whole(index)]
     sizes = sample if isinstance(index, tuple) else (sample.numel(),)
     fits = len(whole) == len(sizes) and all(
-        isinstance(i, int) and -size <= i < size for i, size in zip(whole, sizes, strict=True)
+        i is not None and -size <= i < size for i, size in zip(whole, sizes, strict=True)
     )
     require(fits, "plot_chain", "quantities", f"indices into the sample of shape {tuple(sample)}", index)
     flat = 0
@@ -111,7 +115,8 @@ def _element_name(k: int, sample: torch.Size) -> str:
 
 def _facts(info: dict[str, Tensor]) -> dict[str, tuple[Tensor, tuple[float, float]]]:
     """The panels of the last row: label to (kept, n) values and the limits of their axis."""
-    kept = {name: values.double().cpu() for name, values in info.items() if values.numel()}
+    told = [name for name in ("energy", "accept", "displacement") if name in info and info[name].numel()]
+    kept = {name: info[name].double().cpu() for name in told}
     facts = {}
     if "energy" in kept:
         facts["energy"] = kept["energy"], _settled_limits(kept["energy"])

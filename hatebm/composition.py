@@ -14,6 +14,7 @@ from hatebm.checks import require
 from hatebm.closure import modules_of, owner_of
 from hatebm.modes import in_mode
 from hatebm.rays import Rays
+from hatebm.scalars import checked_number
 
 Energy = Callable[..., Tensor]
 
@@ -73,9 +74,7 @@ def negate(energy: Energy, by: Energy, weight: float) -> "Negate":
 
     Source: Du, Li & Mordatch, "Compositional visual generation with energy based models" (2020): negation.
     """
-    number = isinstance(weight, int | float) and not isinstance(weight, bool)
-    require(number, "negate", "weight", "a number", weight, TypeError)
-    require(math.isfinite(weight) and weight >= 0, "negate", "weight", "finite and >= 0", weight)
+    weight = checked_number("negate", "weight", weight, "finite and >= 0", lambda v: 0 <= v < math.inf)
     return Negate((energy, by), float(weight))
 
 

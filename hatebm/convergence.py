@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hatebm.checks import require
+from hatebm.checks import checked_choice, is_dense, require
 
 CHUNK = 1 << 21  # float64 numbers worked on at once, so that large draws need little memory beside themselves
 TAILS = (0.05, 0.95)
@@ -55,7 +56,7 @@ def ess(draws: Tensor, kind: str = "bulk") -> Tensor:
     Raises:
         TypeError, ValueError: naming the argument, what was wanted and what came.
     """
-    require(kind in KINDS, "ess", "kind", f"one of {tuple(KINDS)}", kind)
+    checked_choice("ess", "kind", kind, KINDS)
     return _each_element("ess", draws, KINDS[kind])
 
 
@@ -92,11 +93,29 @@ def moved(draws: Tensor) -> Tensor:
     return (draws != draws[:1, :1]).flatten(0, 1).any(0)
 
 
+def check_draws(op: str, draws: Tensor) -> None:
+    """Raise unless these are draws."""
+    text = "a tensor, such as torch.stack(states)"
+    require(isinstance(draws, Tensor) and is_dense(draws), op, "draws", text, draws, TypeError)
+    require(not (draws.is_complex() or draws.is_meta), op, "draws", "real numbers", draws, TypeError)
+    require(draws.dim() >= 2, op, "draws", "(steps, n, *sample)", draws)
+
+
+def check_info(op: str, info: Any) -> None:
+    """Raise unless this is what a run tells, or nothing."""
+    text = "the dict that a run returns"
+    require(isinstance(info, dict | None), op, "info", text, info, TypeError)
+    told = [info[name] for name in ("step", "energy", "accept", "displacement") if name in (info or {})]
+    for value in told:
+        readable = isinstance(value, Tensor) and is_dense(value) and not value.is_meta and not value.is_complex()
+        require(readable and value.dim() > 0, op, "info", f"{text}, of tensors", value, TypeError)
+    rows = all(len(value) == len(told[0]) for value in told)
+    require(rows, op, "info", f"{text}, with a row a step", [tuple(value.shape) for value in told])
+
+
 def _each_element(op: str, draws: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     """What ``function`` finds, chunk by chunk: (elements, n, steps) float64 to (..., elements)."""
-    require(isinstance(draws, Tensor), op, "draws", "a tensor, such as torch.stack(states)", draws, TypeError)
-    require(not draws.is_complex(), op, "draws", "real numbers", draws, TypeError)
-    require(draws.dim() >= 2, op, "draws", "(steps, n, *sample)", draws)
+    check_draws(op, draws)
     steps, n, *sample = draws.shape
     if steps < 4 or n < 1 or 0 in sample:
         return torch.full(sample, math.nan, dtype=torch.float64, device=draws.device)

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hatebm.chain_picture import plot_chain
-from hatebm.checks import require
-from hatebm.convergence import autocorrelation, ess, moved, rhat_and_ess, split_rhat
+from hatebm.convergence import autocorrelation, check_info, ess, moved, rhat_and_ess, split_rhat
 
 __all__ = ["Summary", "autocorrelation", "ess", "plot_chain", "split_rhat", "summary"]
 
@@ -114,10 +113,11 @@ def summary(draws: Tensor, info: dict[str, Tensor] | None = None) -> Summary:
     Raises:
         TypeError, ValueError: naming the argument, what was wanted and what came.
     """
-    require(isinstance(info, dict | None), "summary", "info", "the dict that a run returns", info, TypeError)
+    check_info("summary", info)
     rhat, bulk, tail = rhat_and_ess(draws)
     moving = moved(draws)
-    facts = {name: value.double() for name, value in (info or {}).items()}
+    told = ("accept", "displacement", "energy")
+    facts = {name: info[name].double() for name in told if name in (info or {})}
     return Summary(
         steps=draws.shape[0],
         chains=draws.shape[1],

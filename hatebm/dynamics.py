@@ -1,19 +1,38 @@
 """The law of a chain as a value: what presets, configurations and checkpoints carry."""
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from hatebm.checks import checked_box, checked_clip, require
+from hatebm.checks import checked_choice, require
 from hatebm.native.extension import ADD
+from hatebm.scalars import (
+    as_number,
+    check_unlearned,
+    checked_box,
+    checked_clip,
+    checked_number,
+    in_range,
+    plain,
+    sides_of,
+)
 
 Schedule = float | list[float] | torch.Tensor | Callable[[int], float]
 SCHEDULED = ("step_size", "noise_std", "eps", "temperature")
 CONSTANT = (int, float, type(None))  # a tuple, which isinstance takes faster than a union
 OPEN = {"low": -math.inf, "high": math.inf}  # a box without walls, as the backends take it
+LARGEST = sys.float_info.max
+SCHEDULE = "a number, a list, a 1-D tensor or a callable of the step"
+WANTED = {
+    "step_size": "finite",
+    "noise_std": "finite and >= 0",
+    "eps": "finite and >= 0",
+    "temperature": "finite and > 0",
+}
 CHOICES = {
     "noise_at": ("after", "before"),
     "add": tuple(ADD),
@@ -28,7 +47,9 @@ class Dynamics:
     """The law x <- clamp(x - step_size * clip(grad E / temperature + prior_precision * x) + noise_std * eps).
 
     A tuple gives one entry per block of the state. ``step_size``, ``noise_std``, ``eps`` and ``temperature`` take a
-    number or a schedule: a list, a 1-D tensor or a callable, each indexed by the absolute step.
+    number or a schedule: a list, a 1-D tensor or a callable, each indexed by the absolute step. NumPy's numbers and
+    arrays and tensors are kept as Python's numbers and lists. A block whose step and noise are 0 is frozen and not
+    clamped.
 
     Args:
         step_size: factor of the gradient; required, unless ``eps`` is given.
@@ -70,9 +91,19 @@ class Dynamics:
     blocks: str = "joint"
 
     def __post_init__(self) -> None:
+        for name, checked in CHECKS.items():
+            value = getattr(self, name)
+            per_block = _is_per_block(name, value)
+            plain_value = tuple(checked(name, entry) for entry in value) if per_block else checked(name, value)
+            object.__setattr__(self, name, plain_value)
         counts = {len(value) for _, value in self._per_block()}
-        require(len(counts) <= 1, "Dynamics", "tuples", "one entry per block in every field", sorted(counts))
-        _choice("blocks", self.blocks)
+        require(
+            len(counts) <= 1 and 0 not in counts,
+            "Dynamics",
+            "tuples",
+            "one entry per block in every field",
+            sorted(counts),
+        )
         for part in [self] if not counts else [self._entry(k) for k in range(counts.pop())]:
             part._check()
 
@@ -88,36 +119,41 @@ class Dynamics:
             require(len(value) == count, "Dynamics", name, f"a tuple of {count} entries, one per block", value)
         return tuple(self._entry(k) for k in range(count)) if per_block else (self,) * count
 
-    def at(self, t: int) -> tuple[float, float, float]:
-        """step_size, noise_std and temperature of one block at step t."""
-        temperature = _at("temperature", self.temperature, t)
+    def at(self, t: int, most: float = LARGEST) -> tuple[float, float, float]:
+        """step_size, noise_std and temperature of one block at step t, in a type whose largest number is ``most``."""
+        temperature = _at("temperature", self.temperature, t, most)
         if self.eps is not None:
-            eps = _at("eps", self.eps, t)
+            eps = _at("eps", self.eps, t, most)
             return eps * eps / 2, eps, temperature
-        step_size = _at("step_size", self.step_size, t)
+        step_size = _at("step_size", self.step_size, t, most)
         if self.noise_std is not None:
-            return step_size, _at("noise_std", self.noise_std, t), temperature
+            return step_size, _at("noise_std", self.noise_std, t, most), temperature
         require(step_size >= 0, "Dynamics", "step_size", "a number >= 0 when noise_std is left out", step_size)
         return step_size, math.sqrt(2 * step_size), temperature
 
     def settings(self) -> dict[str, Any]:
         """What stays the same over the steps of one block, as the backends take it."""
-        kind, bound = checked_clip("Dynamics", self.clip) or (None, 0.0)
-        low, high = checked_box("Dynamics", "clamp", self.clamp) or (-math.inf, math.inf)
+        kind, bound = self.clip or (None, 0.0)
+        low, high = sides_of(self.clamp)
         clip = {"clip": kind, "bound": float(bound), "clip_on": self.clip_on}
-        return clip | {
-            "prior_precision": float(self.prior_precision),
-            "add": self.add,
-            "low": float(low),
-            "high": float(high),
-        }
+        return clip | {"prior_precision": float(self.prior_precision), "add": self.add, "low": low, "high": high}
+
+    def check_range(self, most: float) -> None:
+        """Raise unless each number of one block that is known is at most ``most``, or open where a wall may be."""
+        for name in SCHEDULED:
+            for number in _numbers(getattr(self, name)):
+                _check_number(name, number, most)
+        _checked_finite("prior_precision", self.prior_precision, most)
+        checked_clip("Dynamics", self.clip, most)
+        for name in ("clamp", "reflect"):
+            checked_box("Dynamics", name, getattr(self, name), most)
 
     def check_length(self, end: int) -> None:
         """Raise unless every schedule that is a list or a tensor reaches step ``end`` - 1."""
         for name in SCHEDULED if self.is_scheduled else ():
             values = getattr(self, name)
-            if isinstance(values, list | torch.Tensor):
-                wanted = f"a schedule of at least {end} entries: it is indexed by the absolute step"
+            if isinstance(values, list):
+                wanted = f"a schedule of at least {end} entries: it is indexed by the absolute step, not by the chain"
                 require(len(values) >= end, "Dynamics", name, wanted, f"{len(values)} entries")
 
     def _values(self) -> list[tuple[str, Any]]:
@@ -134,25 +170,12 @@ class Dynamics:
         return entry
 
     def _check(self) -> None:
+        """What the fields of one block have to do with one another."""
         name = "Dynamics"
-        require(
-            (self.step_size is None) != (self.eps is None), name, "step_size", "given, or eps instead", self.step_size
-        )
+        one = (self.step_size is None) != (self.eps is None)
+        require(one, name, "step_size", "given, or eps instead", self.step_size)
         require(self.eps is None or self.noise_std is None, name, "noise_std", "left out beside eps", self.noise_std)
-        require(self.temperature is not None, name, "temperature", "a number or a schedule", None, TypeError)
-        for field in SCHEDULED:
-            _check_schedule(field, getattr(self, field))
-        finite = _is_number(self.prior_precision) and math.isfinite(self.prior_precision)
-        require(finite, name, "prior_precision", "a finite number", self.prior_precision)
-        for field in CHOICES:
-            _choice(field, getattr(self, field))
-        checked_clip(name, self.clip)
-        checked_box(name, "clamp", self.clamp)
-        low, high = checked_box(name, "reflect", self.reflect) or (-math.inf, math.inf)
-        require(low < high, name, "reflect", "(low, high) with low < high", self.reflect)
         require(self.reflect is None or self.clamp is None, name, "reflect", "left out beside clamp", self.reflect)
-        drags = self.friction is None or (_is_number(self.friction) and self.friction > 0)
-        require(drags, name, "friction", "a number > 0 or None", self.friction)
         smooth = self.friction is None or self.noise_at == "after"
         require(smooth, name, "noise_at", "'after' with friction", self.noise_at)
         fits = self.clamp_at != "noise+step" or self.noise_at == "before"
@@ -163,62 +186,98 @@ FIELDS = tuple(Dynamics.__dataclass_fields__)
 
 
 def _is_per_block(name: str, value: Any) -> bool:
-    if not isinstance(value, tuple):
+    if not isinstance(value, tuple) or name == "blocks":
         return False
     if name == "clip":
-        return not (len(value) == 2 and isinstance(value[0], str))
+        return not (value and isinstance(value[0], str))
     if name in ("clamp", "reflect"):
         return any(isinstance(entry, tuple | list) for entry in value)
     return True
 
 
-def _choice(field: str, value: Any) -> None:
-    require(value in CHOICES[field], "Dynamics", field, f"one of {CHOICES[field]}", value)
-
-
-def _check_schedule(field: str, value: Any) -> None:
-    if isinstance(value, torch.Tensor):
-        fits = value.dim() <= 1
-        require(fits, "Dynamics", field, "a number, a list, a 1-D tensor or a callable of the step", value)
-    for number in _numbers(value):
-        require(
-            _is_number(number),
-            "Dynamics",
-            field,
-            "a number, a list, a 1-D tensor or a callable of the step",
-            value,
-            TypeError,
-        )
+def _checked_schedule(field: str, value: Any) -> Schedule | None:
+    """A number, a list of numbers or a callable; None where a field may be left out."""
+    if (value is None and field != "temperature") or callable(value):
+        return value
+    check_unlearned("Dynamics", field, value)
+    found = plain(value)
+    numbers = [as_number(number) for number in found] if isinstance(found, list) else [as_number(found)]
+    require(None not in numbers, "Dynamics", field, SCHEDULE, value, TypeError)
+    for number in numbers:
         _check_number(field, number)
+    return numbers if isinstance(found, list) else numbers[0]
 
 
-def _numbers(value: Any) -> Sequence[Any]:
+def _checked_finite(field: str, value: Any, most: float = LARGEST) -> float:
+    wanted = "a finite number" + in_range(most)
+    return checked_number("Dynamics", field, value, wanted, lambda number: abs(number) <= most)
+
+
+def _checked_clip(field: str, value: Any) -> tuple[str, float] | None:
+    return checked_clip("Dynamics", value)
+
+
+def _checked_box(field: str, value: Any) -> tuple[float | None, float | None] | None:
+    return checked_box("Dynamics", field, value)
+
+
+def _checked_mirrors(field: str, value: Any) -> tuple[float | None, float | None] | None:
+    box = _checked_box(field, value)
+    low, high = sides_of(box)
+    require(low < high, "Dynamics", field, "(low, high) with low < high", value)
+    return box
+
+
+def _checked_friction(field: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    return checked_number("Dynamics", field, value, "a number > 0 or None", lambda v: v > 0)
+
+
+def _checked_word(field: str, value: Any) -> str:
+    checked_choice("Dynamics", field, value, CHOICES[field])
+    return value
+
+
+CHECKS = {
+    **dict.fromkeys(SCHEDULED, _checked_schedule),
+    "prior_precision": _checked_finite,
+    **dict.fromkeys(CHOICES, _checked_word),
+    "clip": _checked_clip,
+    "clamp": _checked_box,
+    "reflect": _checked_mirrors,
+    "friction": _checked_friction,
+}
+
+
+def _numbers(value: Schedule | None) -> Sequence[float]:
     if value is None or callable(value):
         return ()
-    if isinstance(value, torch.Tensor):
-        return value.reshape(-1).tolist()
     return value if isinstance(value, list) else (value,)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _check_number(field: str, number: float, most: float = LARGEST) -> None:
+    signed = field == "step_size" or number > 0 or (number == 0 and field != "temperature")
+    if not (signed and abs(number) <= most):
+        require(False, "Dynamics", field, WANTED[field] + in_range(most), number)
+    if field == "eps" and number * number / 2 > most:
+        require(False, "Dynamics", field, "so small that eps^2 / 2 is finite" + in_range(most), number)
+    if field == "temperature" and 1 / number > most:
+        require(False, "Dynamics", field, "so large that 1 / temperature is finite" + in_range(most), number)
 
 
-def _check_number(field: str, number: float) -> None:
-    low = {"step_size": -math.inf, "temperature": 0.0}.get(field, 0.0)
-    open_below = field == "temperature"
-    fits = math.isfinite(number) and (number > low if open_below else number >= low)
-    wanted = {"step_size": "finite", "temperature": "finite and > 0"}.get(field, "finite and >= 0")
-    require(fits, "Dynamics", field, wanted, number)
+def _checked_entry(field: str, value: Any) -> float:
+    check_unlearned("Dynamics", field, value)
+    number = as_number(value)
+    require(number is not None, "Dynamics", field, "a schedule of numbers, one a step", value, TypeError)
+    return float(number)
 
 
-def _at(field: str, value: Schedule, t: int) -> float:
+def _at(field: str, value: Schedule, t: int, most: float) -> float:
     if callable(value):
-        number = float(value(t))
-        _check_number(field, number)
+        number = value(t)
+        if type(number) is not float:
+            number = _checked_entry(field, number)
+        _check_number(field, number, most)
         return number
-    if isinstance(value, list):
-        return float(value[t])
-    if isinstance(value, torch.Tensor):
-        return float(value[t] if value.dim() else value)
-    return float(value)
+    return float(value[t] if isinstance(value, list) else value)

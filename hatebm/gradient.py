@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import _engine_run_backward
 
-from hatebm.checks import GRAD_DTYPES, check_like, require
+from hatebm.checks import GRAD_DTYPES, check_like, checked_blocks, require
 from hatebm.hat_energy import remembering
 
 
@@ -31,13 +31,16 @@ class Potential:
     ) -> None:
         self.energy, self.grad_fn, self.masks = energy, grad_fn, masks
         self.changes = kwargs is not None and not isinstance(kwargs, dict)
-        self.kwargs = kwargs if self.changes else lambda t, given=dict(kwargs or {}): given
+        self.kwargs = Scheduled(kwargs) if self.changes else Always(dict(kwargs or {}))
         self.differentiable = False
         self._ones = Ones()
         self.prepared: Callable[..., Tensor] | None = None
         self.within: Callable[[], AbstractContextManager[None]] = nullcontext
         self.deciding: Callable[[], AbstractContextManager[None]] = nullcontext
         self.kept: dict[Any, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"prepared": None, "kept": None}  # made afresh by each run
 
     def gradient(self, t: int, state: Sequence[Tensor], wanted: Sequence[int]) -> tuple[Tensor | None, list[Tensor]]:
         """The energies where they come along, (n,) or a scalar, and the gradient in the blocks ``wanted``."""
@@ -145,6 +148,26 @@ def _check_unwritten(before: list[int], state: Sequence[Tensor], but: Sequence[i
         require(False, "langevin", "energy", text, "one that writes to it", RuntimeError)
 
 
+class Always(NamedTuple):
+    """The same keyword arguments at every step."""
+
+    kwargs: dict[str, Any]
+
+    def __call__(self, t: int) -> dict[str, Any]:
+        return self.kwargs
+
+
+class Scheduled(NamedTuple):
+    """The keyword arguments of each step."""
+
+    function: Callable[[int], dict[str, Any]]
+
+    def __call__(self, t: int) -> dict[str, Any]:
+        found = self.function(t)
+        require(isinstance(found, dict), "langevin", "energy_kwargs", "a dict at every step", found, TypeError)
+        return found
+
+
 class Ones:
     """Ones like the energies of the CPU, made again only where those are of another kind."""
 
@@ -183,10 +206,9 @@ def given_gradient(
     """The gradient that ``grad_fn`` returns (minus the score), in the blocks ``wanted``."""
     with torch.set_grad_enabled(differentiable):
         grads = grad_fn(*(x.clone() for x in state), **kwargs)  # which may work in place on what it is given
-    grads = (grads,) if isinstance(grads, Tensor) else tuple(grads)
-    text = f"{len(state)} tensors, one per block"
-    require(len(grads) == len(state), "langevin", "grad_fn's result", text, f"{len(grads)}")
-    for grad, x in zip(grads, state, strict=True):
+    grads = checked_blocks("langevin", "grad_fn's result", grads, len(state))
+    for k, (grad, x) in enumerate(zip(grads, state, strict=True)):
+        require(k not in wanted or grad is not None, "langevin", "grad_fn's result", "a tensor a block", grad)
         check_like("langevin", "grad_fn's result", grad, x, (x.dtype, *GRAD_DTYPES))
     return [grads[k] for k in wanted]
 

@@ -1,6 +1,7 @@
 """Where chains break: watched without waiting for the device, reported with step and chain."""
 
 import math
+import warnings
 
 import torch
 from torch import Tensor
@@ -28,19 +29,30 @@ class ChainDiverged(RuntimeError):  # noqa: N818 (the public name)
         self.chains = chains
 
 
-def report_diverged(first: Tensor, chain_ids: Tensor | None) -> None:
-    """Raise :class:`ChainDiverged` for the chains that broke first, if any did."""
+NAN_REFUSED = (
+    "langevin: proposals with a NaN in their energy or gradient were refused; info['nan_refused'] counts them, "
+    "nan='ignore' says nothing"
+)
+
+
+def report_diverged(first: Tensor, chain_ids: Tensor | None, refused: Tensor | None) -> None:
+    """Raise :class:`ChainDiverged` for the chains that broke first, if any did; else warn of proposals with a NaN.
+
+    Python shows a warning once.
+    """
     first = first.cpu()
     step = int(first.min()) if first.numel() else NEVER
     if step != NEVER:
         broken = (first == step).nonzero().flatten()
         raise ChainDiverged(step, (broken if chain_ids is None else chain_ids.cpu()[broken]).tolist())
+    if refused is not None and bool(refused.any()):
+        warnings.warn(NAN_REFUSED, stacklevel=1)
 
 
 # Said to write x, so that a compiled graph that returns x keeps it.
-LIBRARY.define("report_diverged_(Tensor(a!) x, Tensor first, Tensor? chain_ids) -> ()")
+LIBRARY.define("report_diverged_(Tensor(a!) x, Tensor first, Tensor? chain_ids, Tensor? refused) -> ()")
 LIBRARY.impl("report_diverged_", lambda x, *broken: report_diverged(*broken), "CompositeExplicitAutograd")
-torch.library.register_fake("hatebm::report_diverged_", lambda x, first, chain_ids: None, lib=LIBRARY)
+torch.library.register_fake("hatebm::report_diverged_", lambda x, first, chain_ids, refused: None, lib=LIBRARY)
 
 
 class Watch:
@@ -52,6 +64,7 @@ class Watch:
     def __init__(self, n: int, device: torch.device, wanted: bool = True, refused: bool = False) -> None:
         self.n, self.device, self.wanted, self.refused = n, device, wanted, refused
         self._first: Tensor | None = None
+        self._refused: Tensor | None = None
         self.window = 32 if device.type == "cpu" else 256  # few stay in the caches, many launch less
         self.energies: list[Tensor] = []
         self.steps: list[int] = []
@@ -71,6 +84,11 @@ class Watch:
         self.steps.append(t)
         if len(self.steps) == self.window:
             self._look()
+
+    def see_refused(self, refused: Tensor) -> None:
+        """Keep which chains, (n,) bool, had a proposal refused for a NaN."""
+        if self.wanted:
+            self._refused = refused if self._refused is None else self._refused | refused
 
     def see_first(self, first: Tensor) -> None:
         """Keep the first bad step of each chain in a run of steps, :data:`NEVER` where there is none.
@@ -96,9 +114,9 @@ class Watch:
             broken = ~x.reshape(len(x), x[:1].numel()).isfinite().all(1)
             self._first = torch.where(broken, self.first.clamp(max=t), self.first)
         if is_traced(self.first):
-            torch.ops.hatebm.report_diverged_(state[0], self.first, chain_ids)
+            torch.ops.hatebm.report_diverged_(state[0], self.first, chain_ids, self._refused)
         else:
-            report_diverged(self.first, chain_ids)
+            report_diverged(self.first, chain_ids, self._refused)
 
     def _look(self) -> None:
         if not self.steps:

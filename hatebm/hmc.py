@@ -66,7 +66,8 @@ def hmc(
 
     Raises:
         TypeError, ValueError: naming the argument, what was wanted and what came.
-        ChainDiverged: a NaN energy at a finite state, with the step and the chains where it began.
+        ChainDiverged: a NaN energy where a chain is, with the step and the chains where it began; a proposal with a NaN
+            is refused, see :meth:`hatebm.Chain.run`.
 
     Source: Duane, Kennedy, Pendleton and Roweth, "Hybrid Monte Carlo" (1987); Neal, "MCMC using Hamiltonian dynamics"
     (2011), figure 2.

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from hatebm import library, reference
-from hatebm.backend import module_for
-from hatebm.checks import ELEMENTS, checked_chain_ids, checked_draw, require
+from hatebm.backend import check_backend, module_for
+from hatebm.checks import CHAINS, ELEMENTS, check_device, is_dense, require
+from hatebm.scalars import checked_chain_ids, checked_draw, checked_shape
+
+ALL = 1 << 60  # elements of a draw
 
 
 class Purpose(IntEnum):
@@ -37,13 +40,18 @@ def philox(counter: Tensor, key: Tensor, *, backend: str | None = None) -> Tenso
         TypeError, ValueError: a tensor that is not int64, a wrong last dimension, or a word out of range.
     """
     for name, value, width in (("counter", counter, 4), ("key", key, 2)):
-        require(isinstance(value, Tensor) and value.dtype == torch.int64, "philox", name, "an int64 tensor", value)
+        whole = isinstance(value, Tensor) and value.dtype == torch.int64 and is_dense(value)
+        require(whole, "philox", name, "an int64 tensor", value, TypeError)
         require(value.dim() > 0 and value.shape[-1] == width, "philox", name, f"shape (..., {width})", value)
         in_range = (
             library.is_traced(value) or value.numel() == 0 or (int(value.min()) >= 0 and int(value.max()) < 1 << 32)
         )
         require(in_range, "philox", name, "words in [0, 2^32)", value)
     require(counter.device == key.device, "philox", "key", f"a tensor on {counter.device} like counter", key)
+    pairs = zip(reversed(counter.shape[:-1]), reversed(key.shape[:-1]), strict=False)
+    fits = all(a == b or 1 in (a, b) for a, b in pairs)
+    require(fits, "philox", "key", f"broadcastable to counter's {tuple(counter.shape[:-1])}", key)
+    check_backend("philox", backend)
     if library.is_traced(counter):
         return torch.ops.hatebm.philox(counter, key, backend)
     return module_for("philox", backend, counter.device).philox(counter, key)
@@ -80,10 +88,11 @@ def normal(
         RuntimeError: a chosen backend that cannot run here, with the reason.
     """
     shape = _checked_shape("normal", shape)
-    device = placed(device, chain_ids, seed, step)
+    check_backend("normal", backend)
+    device = placed("normal", device, chain_ids, seed, step)
     seed, step = checked_draw("normal", seed, step, block, purpose, device)
     chain_ids = checked_chain_ids("normal", chain_ids, shape[0], device)
-    settings = {"block": block, "purpose": int(purpose), "chain_ids": chain_ids, "device": device}
+    settings = {"block": int(block), "purpose": int(purpose), "chain_ids": chain_ids, "device": device}
     if torch.compiler.is_compiling():
         return torch.ops.hatebm.normal(shape, **library.place(seed, step), **settings, backend=backend)
     return module_for("normal", backend, device).normal(shape, seed=seed, step=step, **settings)
@@ -105,7 +114,7 @@ def words(
     Element e takes word e mod 4 of the Philox block e // 4; arguments and errors as in :func:`normal`.
     """
     shape = _checked_shape("words", shape)
-    device = placed(device, chain_ids, seed, step)
+    device = placed("words", device, chain_ids, seed, step)
     seed, step = checked_draw("words", seed, step, block, purpose, device)
     chain_ids = checked_chain_ids("words", chain_ids, shape[0], device)
     numel = math.prod(shape[1:])
@@ -119,14 +128,16 @@ def uniform(shape: Sequence[int], **place: Any) -> Tensor:
 
 
 def _checked_shape(op: str, shape: Sequence[int]) -> tuple[int, ...]:
-    shape = tuple(shape)
-    require(len(shape) > 0 and all(size >= 0 for size in shape), op, "shape", "(n, *sample)", shape)
-    require(math.prod(shape[1:]) < ELEMENTS, op, "shape", "fewer than 2^34 elements a chain", shape)
-    return shape
+    sizes = checked_shape(op, "shape", shape, "(n, *sample), sizes >= 0 with n < 2^40", CHAINS - 1)
+    require(len(sizes) > 0, op, "shape", "(n, *sample)", shape)
+    require(math.prod(sizes[1:]) < ELEMENTS, op, "shape", "fewer than 2^34 elements a chain", shape)
+    require(math.prod(sizes) < ALL, op, "shape", "fewer than 2^60 elements in all", shape)
+    return sizes
 
 
-def placed(device: torch.device | str | None, *operands: Any) -> torch.device:
+def placed(op: str, device: torch.device | str | None, *operands: Any) -> torch.device:
     """Where a tensor of one's own lies: there, or beside the first operand, or on the caller's default device."""
+    check_device(op, device)
     if device is None:
         default = torch.empty(0, dtype=torch.uint8, device=None)  # torch.get_default_device() breaks graphs
         device = next((v.device for v in operands if isinstance(v, Tensor)), default.device)

@@ -11,32 +11,49 @@ import torch
 from torch import Tensor
 
 from hatebm import library
+from hatebm.backend import check_backend
 from hatebm.checks import (
-    ELEMENTS,
     GRAD_DTYPES,
     check_dense,
     check_like,
     check_state,
     check_writable,
     check_written,
-    checked_box,
-    checked_chain_ids,
-    checked_clip,
-    checked_draw,
+    checked_choice,
     describe,
     overlaps,
     require,
 )
 from hatebm.native.extension import ADD
 from hatebm.noise import Purpose
+from hatebm.scalars import (
+    checked_box,
+    checked_chain_ids,
+    checked_clip,
+    checked_draw,
+    checked_number,
+    in_range,
+    largest,
+    sides_of,
+)
+
+CLIP_ON = ("grad", "update")
 
 
 def residual_add(gz: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
     r"""The hat's input G(z) + y, both (n, \*sample) of one dtype, differentiable in both."""
-    require(isinstance(gz, Tensor) and gz.is_floating_point(), "residual_add", "gz", "a floating-point tensor", gz)
+    require(
+        isinstance(gz, Tensor) and gz.is_floating_point(),
+        "residual_add",
+        "gz",
+        "a floating-point tensor",
+        gz,
+        TypeError,
+    )
     for name, value in (("gz", gz), ("y", y)):
         require(isinstance(value, Tensor), "residual_add", name, "a tensor", value, TypeError)
         check_dense("residual_add", name, value)
+    check_backend("residual_add", backend)
     like = y.shape == gz.shape and y.dtype == gz.dtype and y.device == gz.device
     require(like, "residual_add", "y", f"{describe(gz)} like gz", y)
     read = gz.dtype == torch.float32 or backend in (None, "reference")
@@ -92,7 +109,7 @@ def langevin_step_(
         noise: eps itself, shaped like x, in place of a draw.
         gz, image: shaped like x, float32: ``image`` receives gz + x in the same pass.
         grad_norm, displacement: (n,), dtype of x: receive the L2 norm of grad / temperature + prior_precision * x
-            before the clip, and of the move.
+            before the clip, 0 without ``grad``, and of the move.
         diverged: (n,) int64: receives min(diverged, step) for chains whose gradient is not finite.
         backend: one of ``hatebm.backends()``; None takes the fastest that can run.
 
@@ -114,37 +131,33 @@ def langevin_step_(
         if value is not None:
             check_written(name, label, value, x, torch.int64 if label == "diverged" else x.dtype)
     if noise_std is None:
-        require(step_size >= 0, name, "step_size", "a number >= 0 when noise_std is left out", step_size)
-        noise_std = math.sqrt(2 * step_size)
-    for label, value in (("step_size", step_size), ("prior_precision", prior_precision)):
-        require(math.isfinite(value), name, label, "a finite number", value)
-    require(0 <= noise_std < math.inf, name, "noise_std", "a finite number >= 0", noise_std)
-    require(0 < temperature < math.inf, name, "temperature", "a finite number > 0", temperature)
-    require(add in ADD, name, "add", "one of 'sequential', 'increment', 'fma'", add)
-    require(clip_on in ("grad", "update"), name, "clip_on", "'grad' or 'update'", clip_on)
-    kind, bound = checked_clip(name, clip) or (None, 0.0)
-    low, high = checked_box(name, "clamp", clamp) or (-math.inf, math.inf)
+        free = "a number >= 0 when noise_std is left out"
+        noise_std = math.sqrt(2 * checked_number(name, "step_size", step_size, free, lambda v: 0 <= v < math.inf))
+    most = largest(x.dtype)
+    numbers = _numbers(name, most, step_size, noise_std, temperature, prior_precision)
+    checked_choice(name, "add", add, ADD)
+    checked_choice(name, "clip_on", clip_on, CLIP_ON)
+    check_backend(name, backend)
+    kind, bound = checked_clip(name, clip, most) or (None, 0.0)
+    low, high = sides_of(checked_box(name, "clamp", clamp, most))
+    noise_std = numbers["noise_std"]
     drawn = noise_std != 0 and noise is None
     if drawn or diverged is not None:
         require(step is not None, name, "step", "a step index", step)
     if drawn:
         require(seed is not None, name, "seed", "a seed, since noise is drawn", seed)
-    purpose, seed, step = int(purpose), 0 if seed is None else seed, 0 if step is None else step
+    seed, step = 0 if seed is None else seed, 0 if step is None else step
     seed, step = checked_draw(name, seed, step, block, purpose, x.device)
     chain_ids = checked_chain_ids(name, chain_ids, x.shape[0], x.device)
-    settings = {
-        "step_size": float(step_size),
-        "noise_std": float(noise_std),
-        "inverse_temperature": 1.0 / temperature,
-        "prior_precision": float(prior_precision),
+    settings = numbers | {
         "add": add,
         "clip": kind,
         "clip_on": clip_on,
         "bound": float(bound),
-        "low": float(low),
-        "high": float(high),
-        "block": block,
-        "purpose": purpose,
+        "low": low,
+        "high": high,
+        "block": int(block),
+        "purpose": int(purpose),
         "chain_ids": chain_ids,
         "noise": noise,
         "gz": gz,
@@ -195,31 +208,18 @@ def langevin_ratio(
         RuntimeError: a chosen backend that cannot run here, with the reason.
     """
     name = "langevin_ratio"
-    require(isinstance(x, Tensor), name, "x", "a tensor", x, TypeError)
-    check_dense(name, "x", x)
-    require(x.dtype in (torch.float32, torch.float64), name, "x", "float32 (or float64 on the reference)", x, TypeError)
-    require(x.dim() > 0, name, "x", "(n, *sample) with a leading chain dimension", x)
-    require(math.prod(x.shape[1:]) < ELEMENTS, name, "x", "fewer than 2^34 elements a chain", x)
+    check_state(name, x)
+    check_backend(name, backend)
     for label, value in (("grad", grad), ("proposal", proposal), ("proposal_grad", proposal_grad)):
         require(isinstance(value, Tensor), name, label, "a tensor", value, TypeError)
     check_like(name, "grad", grad, x, (x.dtype, *GRAD_DTYPES))
     check_like(name, "proposal", proposal, x, (x.dtype,))
     check_like(name, "proposal_grad", proposal_grad, x, (grad.dtype,))
-    for label, value in (("step_size", step_size), ("prior_precision", prior_precision)):
-        require(math.isfinite(value), name, label, "a finite number", value)
-    for label, value in (("noise_std", noise_std), ("temperature", temperature)):
-        require(0 < value < math.inf, name, label, "a finite number > 0", value)
-    require(clip_on in ("grad", "update"), name, "clip_on", "'grad' or 'update'", clip_on)
-    kind, bound = checked_clip(name, clip) or (None, 0.0)
-    settings = {
-        "step_size": float(step_size),
-        "noise_std": float(noise_std),
-        "inverse_temperature": 1.0 / temperature,
-        "prior_precision": float(prior_precision),
-        "clip": kind,
-        "clip_on": clip_on,
-        "bound": float(bound),
-    }
+    most = largest(x.dtype)
+    checked_choice(name, "clip_on", clip_on, CLIP_ON)
+    kind, bound = checked_clip(name, clip, most) or (None, 0.0)
+    settings = _numbers(name, most, step_size, noise_std, temperature, prior_precision, noisy=True)
+    settings |= {"clip": kind, "clip_on": clip_on, "bound": float(bound)}
     return library.langevin_ratio(x, grad, proposal, proposal_grad, backend, **settings)
 
 
@@ -252,9 +252,36 @@ def metropolis(
     name = "metropolis"
     require(isinstance(log_ratio, Tensor), name, "log_ratio", "a tensor", log_ratio, TypeError)
     check_dense(name, "log_ratio", log_ratio)
+    check_backend(name, backend)
     require(log_ratio.dtype == torch.float64, name, "log_ratio", "float64", log_ratio, TypeError)
     require(log_ratio.dim() == 1, name, "log_ratio", "(n,), one number a chain", log_ratio)
     seed, step = checked_draw(name, seed, step, block, purpose, log_ratio.device)
     chain_ids = checked_chain_ids(name, chain_ids, len(log_ratio), log_ratio.device)
-    place = {"block": block, "purpose": int(purpose), "chain_ids": chain_ids}
+    place = {"block": int(block), "purpose": int(purpose), "chain_ids": chain_ids}
     return library.metropolis(log_ratio, backend, seed=seed, step=step, **place)
+
+
+def _numbers(
+    op: str,
+    most: float,
+    step_size: float,
+    noise_std: float,
+    temperature: float,
+    prior_precision: float,
+    noisy: bool = False,
+) -> dict[str, float]:
+    """The law's numbers as floats that are at most ``most``; ``noisy`` wants noise that is not 0."""
+    end = in_range(most)
+    signed, least = f"a finite number{end}", f"a finite number {'>' if noisy else '>='} 0{end}"
+    temperature = checked_number(op, "temperature", temperature, f"a finite number > 0{end}", lambda v: 0 < v <= most)
+    held = 1.0 / temperature <= most
+    require(held, op, "temperature", f"so large that 1 / temperature is finite{end}", temperature)
+    fits = (lambda v: 0 < v <= most) if noisy else (lambda v: 0 <= v <= most)
+    return {
+        "step_size": float(checked_number(op, "step_size", step_size, signed, lambda v: abs(v) <= most)),
+        "noise_std": float(checked_number(op, "noise_std", noise_std, least, fits)),
+        "inverse_temperature": 1.0 / temperature,
+        "prior_precision": float(
+            checked_number(op, "prior_precision", prior_precision, signed, lambda v: abs(v) <= most)
+        ),
+    }

@@ -160,6 +160,8 @@ def langevin_step_(
         kick = noise_std * noise.to(x.dtype)
     if grad is None:
         new = new + kick if noise_std != 0 else new
+        if grad_norm is not None:
+            grad_norm.zero_()
     else:
         g = _total_gradient(x, grad, inverse_temperature, prior_precision)
         norm = sample_norm(g) if clip == "norm" or grad_norm is not None else None

@@ -2,15 +2,23 @@
 
 import math
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hatebm.cells import from_cells, in_box, to_cells
-from hatebm.checks import checked_draw, require
+from hatebm.checks import ELEMENTS, check_device, checked_choice, is_dense, require
 from hatebm.noise import Purpose, uniform, words
+from hatebm.scalars import (
+    as_number,
+    checked_draw,
+    checked_interval,
+    checked_number,
+    checked_shape,
+    checked_whole,
+    plain,
+)
 
 STORAGES = (torch.uint8, torch.float32)
 REPLACEMENTS = ("ring", "uniform", "reservoir")
@@ -60,17 +68,15 @@ class ReplayBuffer:
         device: torch.device | str | None = None,
     ) -> None:
         name = "ReplayBuffer"
-        require(_is_whole(capacity, 1, SEEN), name, "capacity", "an integer in [1, 2^31)", capacity)
-        sizes = isinstance(shape, Sequence) and all(_is_whole(size, 0) for size in shape)
-        require(sizes, name, "shape", "the sizes of one sample", shape)
-        require(storage in STORAGES, name, "storage", "torch.uint8 or torch.float32", storage)
-        pair = isinstance(box, tuple | list) and len(box) == 2 and all(isinstance(v, int | float) for v in box)
-        finite = pair and all(map(math.isfinite, box)) and box[0] < box[1]
-        require(finite, name, "box", "finite numbers (low, high) with low < high", box)
-        require(replacement in REPLACEMENTS, name, "replacement", f"one of {REPLACEMENTS}", replacement)
-        self.capacity, self.shape = int(capacity), tuple(shape)
-        self.box, self.replacement = (float(box[0]), float(box[1])), replacement
+        self.capacity = checked_whole(name, "capacity", capacity, "an integer in [1, 2^31)", 1, SEEN)
+        self.shape = checked_shape(name, "shape", shape, "the sizes of one sample", ELEMENTS - 1)
+        known = isinstance(storage, torch.dtype) and storage in STORAGES
+        require(known, name, "storage", "torch.uint8 or torch.float32", storage)
+        checked_choice(name, "replacement", replacement, REPLACEMENTS)
+        self.box, self.replacement = checked_interval(name, "box", box), replacement
         self.seed = _checked_seed(name, seed)
+        require(math.prod(self.shape) < ELEMENTS, name, "shape", "fewer than 2^34 elements", shape)
+        check_device(name, device)
         self.seen = 0
         with torch.inference_mode(False):
             here = torch.get_default_device() if device is None else device
@@ -119,8 +125,8 @@ class ReplayBuffer:
             TypeError, ValueError: naming the argument, what was wanted and what came.
         """
         name = "draw"
-        require(_is_whole(n, 0), name, "n", "an integer >= 0", n)
-        require(isinstance(reinit, int | float) and 0 <= reinit <= 1, name, "reinit", "in [0, 1]", reinit)
+        n = checked_whole(name, "n", n, "an integer in [0, 2^31)", 0, SEEN)
+        reinit = checked_number(name, "reinit", reinit, "a number in [0, 1]", lambda share: 0 <= share <= 1)
         require(init is None or callable(init), name, "init", "callable", init, TypeError)
         self._check_labels(name, labels, n, wanted=reinit > 0)
         place = self._place(name, step)
@@ -189,14 +195,15 @@ class ReplayBuffer:
         """
         name = "load_state_dict"
         wanted = set(self.state_dict()) - {"labels"}
-        require(set(saved) - {"labels"} == wanted, name, "saved", f"a dict of {sorted(wanted)}", sorted(saved))
+        require(isinstance(saved, dict), name, "saved", f"a dict of {sorted(wanted)}", saved, TypeError)
+        require(set(saved) - {"labels"} == wanted, name, "saved", f"a dict of {sorted(wanted)}", list(saved))
         for key, own in (("capacity", self.capacity), ("low", self.box[0]), ("high", self.box[1])):
-            require(saved[key] == own, name, key, f"{own} like the buffer's", saved[key])
-        seed, seen = _checked_seed(name, saved["seed"]), saved["seen"]
+            require(as_number(saved[key]) == own, name, key, f"{own} like the buffer's", saved[key])
+        seed = _checked_seed(name, saved["seed"])
+        seen = checked_whole(name, "seen", saved["seen"], "an integer in [0, 2^31)", 0, SEEN)
         states, labels = saved["states"], saved.get("labels")
-        require(_is_whole(seen, 0, SEEN), name, "seen", "an integer in [0, 2^31)", seen)
         n = min(seen, self.capacity)
-        fits = isinstance(states, Tensor) and states.dtype == self.storage and states.shape == (n, *self.shape)
+        fits = _is_kept(states) and states.dtype == self.storage and states.shape == (n, *self.shape)
         require(fits, name, "states", f"a {self.storage} tensor of shape {(n, *self.shape)}", states)
         fits = labels is None or _are_labels(labels, n)
         require(fits, name, "labels", f"an int64 tensor of {n} labels", labels)
@@ -243,6 +250,7 @@ class ReplayBuffer:
 
     def _check_states(self, op: str, label: str, x: Tensor, n: int | None = None) -> None:
         require(isinstance(x, Tensor), op, label, "a tensor", x, TypeError)
+        require(_is_kept(x), op, label, "a dense tensor with data", x, TypeError)
         require(x.dtype in (torch.float32, torch.float64), op, label, "float32 or float64", x, TypeError)
         shape = (*x.shape[:1], *self.shape) if n is None else (n, *self.shape)
         fits = x.dim() > 0 and x.shape == shape and x.device == self.device
@@ -264,7 +272,7 @@ class ReplayBuffer:
     def _checked_slots(self, slots: Tensor | None, n: int) -> Tensor:
         if slots is None:
             return torch.full((n,), -1, dtype=torch.int64, device=self.device)
-        own = isinstance(slots, Tensor) and slots.dtype == torch.int64 and slots.device == self.device
+        own = _is_kept(slots) and slots.dtype == torch.int64 and slots.device == self.device
         require(own, "push", "slots", f"an int64 tensor on {self.device}", slots, TypeError)
         require(slots.shape == (n,), "push", "slots", f"of shape ({n},), one a row", slots)
         low, high = (int(end) for end in slots.aminmax()) if n else (-1, -1)
@@ -287,14 +295,15 @@ def _last_rows(slots: Tensor) -> Tensor:
 
 
 def _are_labels(labels: Any, n: int) -> bool:
-    whole = isinstance(labels, Tensor) and labels.dtype == torch.int64
+    whole = _is_kept(labels) and labels.dtype == torch.int64
     return whole and labels.dim() > 0 and len(labels) == n
 
 
 def _checked_seed(op: str, seed: int) -> int:
-    return int(checked_draw(op, seed, 0, 0, Purpose.REPLAY, torch.device("cpu"))[0])
+    seed = plain(seed)  # a number of its own, where draws may take a tensor
+    return checked_draw(op, seed, 0, 0, Purpose.REPLAY, torch.device("cpu"))[0]
 
 
-def _is_whole(value: Any, low: int, high: int | None = None) -> bool:
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    return whole and value >= low and (high is None or value < high)
+def _is_kept(value: Any) -> bool:
+    """Whether this is a tensor whose elements can be kept."""
+    return isinstance(value, Tensor) and is_dense(value) and not value.is_meta

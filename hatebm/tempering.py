@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from hatebm.chain import Chain, State
-from hatebm.checks import in_the_name_of, require
+from hatebm.checks import STEPS, in_the_name_of, require
 from hatebm.closure import modules_of
 from hatebm.dynamics import Dynamics
 from hatebm.gradient import Potential
 from hatebm.modes import bare, in_mode
 from hatebm.noise import Purpose
 from hatebm.ops import metropolis
+from hatebm.scalars import checked_flag, checked_numbers, checked_whole
 from hatebm.transitions.adjusted import chosen
 
 NAME = "tempering"
@@ -89,9 +90,9 @@ def tempering(
     """
     ladder = _checked_ladder(temperatures)
     require(callable(energy), NAME, "energy", "a callable: an exchange compares energies", energy, TypeError)
-    require(isinstance(n_steps, int) and n_steps >= 0, NAME, "n_steps", "an integer >= 0", n_steps)
-    whole = isinstance(swap_every, int) and swap_every > 0
-    require(whole, NAME, "swap_every", "an integer > 0", swap_every)
+    n_steps = checked_whole(NAME, "n_steps", n_steps, "an integer >= 0, to end below step 2^40", 0, STEPS)
+    return_info = checked_flag(NAME, "return_info", return_info)
+    swap_every = checked_whole(NAME, "swap_every", swap_every, "an integer > 0", 1)
     starts = x if isinstance(x, list) else [x] * len(ladder)
     require(len(starts) == len(ladder), NAME, "x", f"a state, or a list of {len(ladder)}, one a temperature", x)
     require(starts is not x or mask is None, NAME, "mask", "left out beside a list of states", mask)
@@ -116,7 +117,9 @@ def tempering(
         replicas.append(Chain(energy, starts[i], laws[i], seed=seed, chain_ids=ids + i * CHAINS, **settings))
     potential = Potential(bare(energy), None, energy_kwargs, ())
 
+    first_step = replicas[0].step
     end = first_step + n_steps
+    require(end <= STEPS, NAME, "n_steps", "small enough to stay below step 2^40", n_steps)
     cuts = [first_step, *range((first_step // swap_every + 1) * swap_every, end, swap_every), end]
     told, swaps = [], []
     with in_mode(modules_of(potential.energy, energy_kwargs), mode):
@@ -190,12 +193,11 @@ def _scaled(value: Any, factor: float) -> Any:
 
 
 def _checked_ladder(temperatures: Sequence[float] | Tensor) -> list[float]:
-    ladder = temperatures.tolist() if isinstance(temperatures, Tensor) else temperatures
-    numbers = isinstance(ladder, list | tuple) and all(isinstance(value, int | float) for value in ladder)
-    require(numbers, NAME, "temperatures", "a list, a tuple or a 1-D tensor of numbers", temperatures, TypeError)
+    wanted = "finite, > 0 and increasing, the wanted one first"
+    ladder = checked_numbers(NAME, "temperatures", temperatures, wanted, lambda value: 0 < value < math.inf)
     require(0 < len(ladder) <= REPLICAS, NAME, "temperatures", f"of 1 to {REPLICAS} entries", temperatures)
-    rises = ladder[0] > 0 and ladder[-1] < math.inf and all(low < high for low, high in pairwise(ladder))
-    require(rises, NAME, "temperatures", "finite, > 0 and increasing, the wanted one first", temperatures)
+    rises = all(low < high for low, high in pairwise(ladder))
+    require(rises, NAME, "temperatures", wanted, temperatures)
     return [float(value) for value in ladder]
 
 

@@ -76,7 +76,7 @@ def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> St
     """What a kernel is told of the next steps of a state of one block."""
     law, settings = blocks.laws[0], blocks.settings[0]
     end = first_step + (1 if blocks.constant else n_steps)
-    step_size, noise_std, temperature = zip(*map(law.at, range(first_step, end)), strict=True)
+    step_size, noise_std, temperature = zip(*(law.at(t, blocks.most[0]) for t in range(first_step, end)), strict=True)
     schedule = array("f")
     for numbers in (step_size, noise_std, [1.0 / t for t in temperature]):
         schedule += array("f", numbers) * (n_steps if blocks.constant else 1)

@@ -118,8 +118,8 @@ def langevin_step_(
 ) -> None:
     """Twin of :func:`hatebm.reference.langevin_step_`."""
     n, d = sizes(x)
-    for norms in (grad_norm, displacement):
-        if norms is not None and d == 0:
+    for norms, unmeasured in ((grad_norm, grad is None), (displacement, False)):
+        if norms is not None and (unmeasured or d == 0):
             norms.zero_()
     if n * d == 0:
         return

@@ -125,10 +125,32 @@ def test_decisions(n):
     for ids in (None, torch.randint(2**40, (n,))):
         at = {"seed": -3, "step": 2**39 + 5, "block": 2, "chain_ids": ids}
         log_ratio = torch.randn(n, dtype=torch.float64)
+        log_ratio[:3] = torch.tensor([-torch.inf, torch.nan, torch.inf])[:n]
         want = hatebm.ops.metropolis(log_ratio, **at, backend="reference")
         assert torch.equal(hatebm.ops.metropolis(log_ratio, **at, backend="triton"), want)
         tensors = {"seed": torch.tensor([-3]), "step": torch.tensor(2**39 + 5)}
         assert torch.equal(hatebm.ops.metropolis(log_ratio, **at | tensors, backend="triton"), want)
+
+
+@pytest.mark.filterwarnings("ignore:langevin. proposals with a NaN:UserWarning")
+@pytest.mark.parametrize("form", [{"correct": "mala"}, {"leapfrog_steps": 2}], ids=str)
+def test_proposals_with_a_nan_are_refused(form, assert_same):
+    def chain(backend):
+        energy = lambda x: (x.square() / 2 - x.log()).sum(1)  # noqa: E731
+        made = hatebm.Chain(energy, torch.full((20, 2), 0.4), eps=0.6, seed=1, backend=backend, **form)
+        x, info = made.run(3, return_info=True)
+        return {"x": x, "nan_refused": info["nan_refused"]}
+
+    got = chain("triton")
+    assert got["nan_refused"].any()
+    assert_same(got, chain("reference"))
+
+
+def test_without_a_gradient_there_is_no_norm(assert_same):
+    x = torch.randn(3, 5)
+    out = run(x, None, "triton")
+    assert_same(out, run(x, None, "reference"))
+    assert out["grad_norm"].tolist() == [0, 0, 0]
 
 
 def test_empty_samples_have_no_norm():

@@ -36,8 +36,6 @@ def run(x, grad, backend, **law):
         "diverged": torch.full((n,), 2**62, device=x.device),
     }
     gathered = {k: v for k, v in out.items() if k != "x"}
-    if grad is None:
-        del gathered["grad_norm"], out["grad_norm"]
     law = {"step_size": 0.1, "seed": 3, "step": 2**34 + 9} | law
     hatebm.ops.langevin_step_(out["x"], grad, gz=torch.ones_like(x), backend=backend, **gathered, **law)
     return out

@@ -69,7 +69,7 @@ def test_gradients_of_every_type(shape, dtype, gathered):
     results = []
     for backend in ("cpu", "reference"):
         out = x.clone()
-        extra = {"displacement": torch.empty(len(x))} if gathered else {}
+        extra = {name: torch.full((len(x),), -1.0) for name in ("displacement", "grad_norm") if gathered}
         hatebm.ops.langevin_step_(out, grad, backend=backend, **extra, **law)
         results.append({"x": out, **extra})
     assert_same_bits(*results)

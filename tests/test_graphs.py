@@ -44,7 +44,7 @@ def well(x):
 
 
 def parts(energy=well, masks=(None,), seed=3, ids=None, noise=None, backend=None, kwargs=None, **law):
-    blocks = Blocks(Dynamics(**{"eps": 0.1} | law), len(masks), list(masks), noise, backend)
+    blocks = Blocks(Dynamics(**{"eps": 0.1} | law), [torch.float32] * len(masks), list(masks), noise, backend)
     blocks.seed, blocks.chain_ids, blocks.held = seed, ids, [None] * len(masks)
     return blocks, Potential(energy, None, kwargs, list(masks))
 

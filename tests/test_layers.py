@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LEVELS = [
-    {"checks", "errors", "files", "terminal"},
+    {"checks", "errors", "files", "scalars", "terminal"},
     {"native", "reference", "kernels"},
     {"backend", "library", "noise", "ops"},
     {
@@ -28,6 +28,7 @@ LEVELS = [
         "lazy",
         "perceptron",
         "rays",
+        "state",
         "whole",
         "energies",
     },

@@ -212,9 +212,14 @@ def test_a_step_of_nothing_leaves_the_state_alone():
 
 
 @pytest.mark.parametrize(
-    ("widths", "activation", "message"),
-    [((3,), "silu", "widths"), ((3, 0), "silu", "widths"), (3, "silu", "widths"), ((3, 4), "mish", "activation")],
+    ("widths", "activation", "message", "error"),
+    [
+        ((3,), "silu", "widths", ValueError),
+        ((3, 0), "silu", "widths", ValueError),
+        (3, "silu", "widths", TypeError),
+        ((3, 4), "mish", "activation", ValueError),
+    ],
 )
-def test_bad_arguments_are_named(widths, activation, message):
-    with pytest.raises(ValueError, match=f"MLP: {message} must be"):
+def test_bad_arguments_are_named(widths, activation, message, error):
+    with pytest.raises(error, match=f"MLP: {message} must be"):
         MLP(widths, activation)

@@ -40,7 +40,7 @@ REFUSALS = [
     ({"x": X.half()}, "x must be float32"),
     ({"x": torch.tensor(1.0)}, "x must be"),
     ({"x": (X, X[:2])}, "x must be blocks"),
-    ({"x": [X]}, "x must be a tensor or a tuple"),
+    ({"x": {0: X}}, "x must be a tensor or a tuple"),
     ({"noise": lambda t: X[:2]}, "noise must be a tensor of shape"),
     ({"dynamics": hatebm.Dynamics(eps=0.1)}, "dynamics must be given alone"),
 ]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hatebm.backend import kernels_for, module_for
-from hatebm.checks import describe, require
+from hatebm.checks import describe, is_dense, require
 from hatebm.energies.kernel import LONGEST, MOST_COMPONENTS, Formula
 from hatebm.library import is_traced
 from hatebm.whole import Steps
@@ -50,7 +50,7 @@ class Analytic(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         name = type(self).__name__
-        require(isinstance(x, Tensor), name, "x", "a tensor", x, TypeError)
+        require(isinstance(x, Tensor) and is_dense(x), name, "x", "a dense tensor", x, TypeError)
         require(x.is_floating_point(), name, "x", "floating-point", x, TypeError)
         require(x.dim() > 0, name, "x", r"(n, *sample) with a leading chain dimension", x)
         rows = x.reshape(len(x), x[:1].numel() if len(x) else x.shape[1:].numel())

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hatebm.checks import require
+from hatebm.checks import is_dense, require
 from hatebm.energies import reference
 from hatebm.energies.analytic import FAR, HUGE, Analytic
 from hatebm.energies.kernel import Formula
 from hatebm.native.extension import readable
+from hatebm.scalars import check_unlearned
 
 ASYMMETRY = 0.01  # more is a factor in the matrix's place; rounding stays below, and E is that of the mean anyway
 
@@ -138,10 +140,24 @@ class Mixture(Analytic):
 
 
 def _tensor(op: str, name: str, value: Tensor | Sequence | float) -> Tensor:
+    check_unlearned(op, name, value)
     if isinstance(value, Tensor):
-        value = value.detach().clone()
+        require(value.is_floating_point() and is_dense(value), op, name, "floating-point", value, TypeError)
+        require(not value.is_meta, op, name, "a tensor with data", value)
+        found = value.detach().clone()
     else:
-        value = torch.tensor(value, dtype=torch.float32, device=torch.get_default_device())
-    require(value.is_floating_point(), op, name, "floating-point", value, TypeError)
-    require(bool(value.isfinite().all()), op, name, "finite", value)
-    return value
+        found = _read(value)
+        require(found is not None, op, name, "numbers: a tensor, an array, or lists of one length", value, TypeError)
+    require(bool(found.float().isfinite().all()), op, name, "finite in float32", value)
+    return found
+
+
+def _read(value: Any) -> Tensor | None:
+    """Numbers as float32 on the caller's default device; None where these are none."""
+    try:
+        kind = torch.tensor(value, dtype=None, device="cpu").dtype
+        if kind.is_complex or kind == torch.bool:
+            return None
+        return torch.tensor(value, dtype=torch.float64, device="cpu").float().to(torch.get_default_device())
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None

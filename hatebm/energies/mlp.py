@@ -5,10 +5,12 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from hatebm.checks import is_count, require
+from hatebm.checks import require
 from hatebm.perceptron import Perceptron
+from hatebm.scalars import checked_shape
 from hatebm.whole import Steps
 
+MOST = 1 << 31  # units of a layer
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
@@ -33,13 +35,14 @@ class MLP(nn.Module):
             "gelu_tanh" (its approximation by tanh) or "elu"; or a module of torch.nn that is one of these.
 
     Raises:
-        ValueError: naming the argument, what was wanted and what came.
+        TypeError, ValueError: naming the argument, what was wanted and what came.
     """
 
     def __init__(self, widths: Sequence[int], activation: str | nn.Module = "silu") -> None:
         super().__init__()
-        counts = isinstance(widths, Sequence) and len(widths) >= 2 and all(is_count(w, 1) for w in widths)
-        require(counts, "MLP", "widths", "two or more integers > 0: d and the hidden layers", widths)
+        wanted = "two or more integers > 0: d and the hidden layers"
+        widths = checked_shape("MLP", "widths", widths, wanted, MOST)
+        require(len(widths) >= 2 and 0 not in widths, "MLP", "widths", wanted, widths)
         known = isinstance(activation, nn.Module) or (isinstance(activation, str) and activation in ACTIVATIONS)
         require(known, "MLP", "activation", f"one of {tuple(ACTIVATIONS)} or a module", activation)
         layers: list[nn.Module] = []

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from hatebm.checks import require
 from hatebm.energies import reference
 from hatebm.energies.analytic import FAR, HUGE, Analytic
 from hatebm.energies.kernel import Formula
+from hatebm.scalars import checked_number
 
 
 class DoubleWell(Analytic):
@@ -19,7 +19,7 @@ class DoubleWell(Analytic):
         separation: how far from 0 the wells lie, > 0.
 
     Raises:
-        ValueError: naming the argument, what was wanted and what came.
+        TypeError, ValueError: naming the argument, what was wanted and what came.
     """
 
     kind = "double_well"
@@ -62,7 +62,7 @@ class Funnel(Analytic):
         scale: standard deviation of v, > 0.
 
     Raises:
-        ValueError: naming the argument, what was wanted and what came.
+        TypeError, ValueError: naming the argument, what was wanted and what came.
     """
 
     kind = "funnel"
@@ -94,6 +94,6 @@ class Funnel(Analytic):
 def _register_positive(energy: Analytic, **numbers: float) -> None:
     here = torch.get_default_device()
     for name, value in numbers.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool) and 1e-12 < value < 1e12
-        require(number, type(energy).__name__, name, "a number between 1e-12 and 1e12", value)
+        text = "a number between 1e-12 and 1e12"
+        value = checked_number(type(energy).__name__, name, value, text, lambda v: 1e-12 < v < 1e12)
         energy.register_buffer(name, torch.tensor(float(value), dtype=torch.float64, device=here))

@@ -13,7 +13,7 @@ replay (:mod:`hatebm.engine.trial`). A graph is used again only where all that i
 :class:`Engine` does both for every run of a chain, and reports.
 """
 
-from hatebm.engine.engine import Engine
+from hatebm.engine.engine import Engine, through_compile
 from hatebm.engine.prepare import prepare
 
-__all__ = ["Engine", "prepare"]
+__all__ = ["Engine", "prepare", "through_compile"]

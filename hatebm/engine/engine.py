@@ -4,6 +4,7 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,24 @@ from hatebm.health import Watch
 from hatebm.transitions.form import Form
 
 
+def through_compile(energy: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The energy run through torch.compile, in a form that can be copied and pickled as the energy can."""
+    return torch.compile(energy) if isinstance(energy, nn.Module) else Compiled(energy)
+
+
+class Compiled:
+    """A function run through torch.compile, and once more so where a copy or a pickle of it is taken up."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self.function, self.compiled = function, torch.compile(function)
+
+    def __call__(self, *state: Tensor, **kwargs: Any) -> Tensor:
+        return self.compiled(*state, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Compiled, (self.function,)
+
+
 class Engine:
     """Prepares the energy when a run begins; ``compile`` and ``precision`` as in :class:`hatebm.Chain`."""
 
@@ -29,6 +48,9 @@ class Engine:
         self._began, self._speed = 0.0, ""
         self._graphs: GraphRuns | None = None
         self._graphed: tuple[str, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_graphs": None}  # of one run
 
     def begin(self, potential: Potential, modules: Sequence[nn.Module], t: int, state: list[Tensor]) -> None:
         """Give the potential its prepared form, in the mode and with the weights of the run."""

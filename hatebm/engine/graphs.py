@@ -188,7 +188,7 @@ def unfit(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor])
 
 def alike(blocks: Blocks, t: int, n_steps: int) -> int:
     """How many of the steps from t on have the law's numbers of step t."""
-    if not any(isinstance(getattr(law, name), list | Tensor) for law in blocks.laws for name in SCHEDULED):
+    if not any(isinstance(getattr(law, name), list) for law in blocks.laws for name in SCHEDULED):
         return n_steps
     first = blocks.at(t)
     return next((i for i in range(1, n_steps) if blocks.at(t + i) != first), n_steps)

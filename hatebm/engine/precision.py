@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.backends import cuda, cudnn
 
-from hatebm.checks import require
+from hatebm.checks import checked_choice, require
 from hatebm.gradient import Potential, energy_and_gradient
 from hatebm.held import held, standing
 
@@ -21,7 +21,7 @@ def check_precision(precision: str, device: torch.device) -> None:
     Raises:
         ValueError: naming the argument.
     """
-    require(precision in PRECISIONS, "langevin", "precision", f"one of {PRECISIONS}", precision)
+    checked_choice("langevin", "precision", precision, PRECISIONS)
     text = "'float32' or 'bfloat16' where the state is not on CUDA"
     require(precision != "tf32" or device.type == "cuda", "langevin", "precision", text, precision)
 

@@ -39,6 +39,8 @@ def langevin_step_(
     diverged: Tensor | None = None,
 ) -> None:
     """Twin of :func:`hatebm.reference.langevin_step_`."""
+    if grad is None and grad_norm is not None:
+        grad_norm.zero_()
     n, d = x.shape[0], math.prod(x.shape[1:])
     kind, here = None if grad is None else grad.dtype, x.device
     layout = _layout((x, grad, noise, gz, image))

@@ -9,7 +9,7 @@ from hatebm.blocks import Blocks, Now
 from hatebm.checks import require
 from hatebm.dynamics import OPEN
 from hatebm.gradient import Potential
-from hatebm.health import Watch
+from hatebm.health import Watch, surely_finite
 from hatebm.library import langevin_ratio, metropolis
 from hatebm.noise import Purpose
 from hatebm.transitions.overdamped import gathered_facts
@@ -19,8 +19,9 @@ class Adjusted:
     """The unadjusted step proposes x', and x' is accepted with probability min(1, p(x') q(x | x') / p(x) q(x' | x)).
 
     p = exp(-E / T - prior_precision |x|^2 / 2), zero outside a clamp's box; q is the law of the unadjusted step, with
-    its clip. Energies and gradients are carried along, so that a step costs one evaluation. Any function of x
-    may stand for the gradient in q, so one in reduced precision leaves the law exact. Source: Roberts and
+    its clip; a proposal with a NaN in its energy or gradient is refused. Energies and gradients are carried along, so
+    that a step costs one evaluation. Any function of x may stand for the gradient in q, so one in reduced precision
+    leaves the law exact. Source: Roberts and
     Tweedie, "Exponential convergence of Langevin distributions and their discrete approximations" (1996).
     """
 
@@ -38,32 +39,38 @@ class Adjusted:
             self.energies, self.grads = look(self.potential, self.blocks, t, state, moving)
             self.watch.see_energy(t, self.energies)
         norms = [x.new_zeros(len(x)) if gather else None for x in state]
-        energies, accepted = self.energies, []
+        energies, accepted, refused = self.energies, [], []
         for group in groups:
             proposal = list(state)
             for k in group:
                 require(now[k].noise_std > 0, "langevin", "noise_std", "> 0 with correct='mala'", now[k].noise_std)
                 open_box = OPEN | {"grad_norm": norms[k], "diverged": self.watch.first}
                 proposal[k] = self.blocks.move(t, k, state[k].clone(), self.grads[k], now[k], noise[k], **open_box)
-            accepted.append(self._choose(t, state, proposal, now, group, moving))
-        if not gather:
-            return {}
-        return gathered_facts(energies, norms) | {"accept": share(accepted, energies)}
+            accept, nan = self._choose(t, state, proposal, now, group, moving)
+            accepted.append(accept)
+            refused.append(nan)
+        return gathered_facts(energies, norms) | decisions(accepted, refused, energies) if gather else {}
 
     def _choose(
         self, t: int, state: list[Tensor], proposal: list[Tensor], now: list[Now], group: list[int], moving: list[int]
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
+        """Who accepts, and whose proposal had a NaN; None where nobody's."""
         there, grads = look(self.potential, self.blocks, t, proposal, moving)
-        self.watch.see_energy(t, there)
         log_ratio = (self.energies.double() - there.double()) / now[group[0]].temperature
         for k in group:
             at = (self.blocks.free(k, state[k]), self.grads[k], self.blocks.free(k, proposal[k]), grads[k])
             log_ratio = log_ratio + langevin_ratio(*at, self.blocks.backend, **self.blocks.proposal_law(k, now[k]))
+        there, nan = without_nan(there, grads, log_ratio, group)
+        self.watch.see_energy(t, there)
+        if nan is not None:
+            log_ratio = torch.where(nan, -math.inf, log_ratio)
+            nan = nan & finite_rows(proposal) & self.energies.isfinite()
+            self.watch.see_refused(nan)
         accept = decide(self.blocks, log_ratio, t, group[0])
         for k in group:
             state[k] = chosen(accept, proposal[k], state[k])
         self.energies, self.grads = carried(accept, (there, grads), (self.energies, self.grads))
-        return accept
+        return accept, nan
 
 
 Here = tuple[Tensor, dict[int, Tensor]]  # energies, and the gradient of each moving block
@@ -85,9 +92,40 @@ def carried(accept: Tensor, there: Here, here: Here) -> Here:
     return torch.where(accept, there[0], here[0]), grads
 
 
-def share(accepted: list[Tensor], energies: Tensor) -> Tensor:
-    """The share of each chain's proposals that were accepted: 1 where a step moves nothing."""
-    return torch.stack(accepted).float().mean(0) if accepted else torch.ones_like(energies, dtype=torch.float32)
+def without_nan(
+    energies: Tensor, grads: dict[int, Tensor], log_ratio: Tensor, group: list[int]
+) -> tuple[Tensor, Tensor | None]:
+    """The energies of proposals, infinite where one or its gradient is NaN, and where that is; None if nowhere.
+
+    Where the log ratio is finite, so is all that went into it: the energies, and the gradients of the group.
+    """
+    others = [grad for k, grad in grads.items() if k not in group]
+    if surely_finite(log_ratio) and all(map(surely_finite, others)):
+        return energies, None
+    nan = energies.isnan()
+    for grad in grads.values():
+        nan |= rows(grad).isnan().any(1) & (energies < math.inf)
+    return torch.where(nan, math.inf, energies), nan
+
+
+def finite_rows(state: list[Tensor]) -> Tensor:
+    """(n,) where every block of a state is finite."""
+    return torch.stack([rows(x).isfinite().all(1) for x in state]).all(0)
+
+
+def rows(x: Tensor) -> Tensor:
+    """The elements of each chain side by side."""
+    return x.reshape(len(x), x[:1].numel())
+
+
+def decisions(accepted: list[Tensor], refused: list[Tensor | None], energies: Tensor) -> dict[str, Tensor]:
+    """The share of each chain's proposals that were accepted, 1 where a step moves nothing, and refused for a NaN."""
+    none = torch.zeros_like(energies, dtype=torch.float32)
+    nan = [none if part is None else part for part in refused]
+    return {
+        "accept": torch.stack(accepted).float().mean(0) if accepted else none + 1,
+        "nan_refused": torch.stack(nan).float().mean(0) if nan else none,
+    }
 
 
 def decide(blocks: Blocks, log_ratio: Tensor, t: int, block: int) -> Tensor:

@@ -6,13 +6,16 @@ from typing import NamedTuple
 from torch import Tensor
 
 from hatebm.blocks import Blocks
-from hatebm.checks import is_count, require
+from hatebm.checks import require
 from hatebm.dynamics import Dynamics
 from hatebm.gradient import Potential
 from hatebm.health import Watch
+from hatebm.scalars import checked_whole
 from hatebm.transitions.adjusted import Adjusted
 from hatebm.transitions.hamiltonian import Hamiltonian
 from hatebm.transitions.overdamped import Overdamped
+
+MOST = 1 << 31  # leapfrog steps of a trajectory
 
 
 class Form(NamedTuple):
@@ -31,9 +34,10 @@ def checked_form(
     Raises:
         TypeError, ValueError: naming the argument, what was wanted and what came.
     """
-    require(correct is None or correct == "mala", op, "correct", "None or 'mala'", correct)
-    whole = leapfrog_steps is None or is_count(leapfrog_steps, 1)
-    require(whole, op, "leapfrog_steps", "an integer > 0 or None", leapfrog_steps)
+    mala = isinstance(correct, str) and correct == "mala"
+    require(correct is None or mala, op, "correct", "None or 'mala'", correct)
+    if leapfrog_steps is not None:
+        leapfrog_steps = checked_whole(op, "leapfrog_steps", leapfrog_steps, "an integer in [1, 2^31) or None", 1, MOST)
     require(leapfrog_steps is None or correct is None, op, "correct", "None beside leapfrog_steps", correct)
     frictions = [law.friction for law in laws]
     alike = None not in frictions or set(frictions) == {None}
@@ -47,8 +51,7 @@ def checked_form(
 def _check_corrected(op: str, form: Form, laws: Sequence[Dynamics], energy: Callable | None) -> None:
     require(energy is not None, op, "energy", "a callable where proposals are accepted or refused", energy)
     temperatures = [law.temperature for law in laws]
-    first = temperatures[0]
-    one = all(T is first or (not isinstance(first, Tensor) and first == T) for T in temperatures)
+    one = all(temperature == temperatures[0] for temperature in temperatures)
     require(one, op, "temperature", "one for all blocks of a corrected chain", temperatures)
     for law in laws:
         require(law.noise_at == "after", op, "noise_at", "'after' in a corrected chain", law.noise_at)

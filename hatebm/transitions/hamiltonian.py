@@ -8,9 +8,9 @@ from torch import Tensor
 from hatebm.blocks import Blocks, Now
 from hatebm.checks import require
 from hatebm.gradient import Potential
-from hatebm.health import Watch
+from hatebm.health import Watch, surely_finite
 from hatebm.library import langevin_ratio
-from hatebm.transitions.adjusted import carried, chosen, decide, look, share
+from hatebm.transitions.adjusted import carried, chosen, decide, decisions, finite_rows, look, rows, without_nan
 from hatebm.transitions.overdamped import gathered_facts
 
 
@@ -52,20 +52,23 @@ class Hamiltonian:
         for k in moving if gather else ():
             force = self.blocks.force(k, state[k], self.grads[k], now[k])
             norms[k] = force.reshape(len(force), force[:1].numel()).norm(dim=1)
-        before, accepted = self.energies, []
+        before, accepted, refused = self.energies, [], []
         for group in groups:
             for k in group:
                 self.velocity[k] = self._refreshed(t, k, state[k], now[k], noise[k])
-            accepted.append(self._trajectory(t, state, now, group, moving))
+            accept, nan = self._trajectory(t, state, now, group, moving)
+            accepted.append(accept)
+            refused.append(nan)
         if not gather:
             return {}
         facts = gathered_facts(before, norms)
-        return facts | {"accept": share(accepted, before)} if self.corrected else facts
+        return facts | decisions(accepted, refused, before) if self.corrected else facts
 
     def _trajectory(
         self, t: int, state: list[Tensor], now: list[Now], group: list[int], moving: list[int]
-    ) -> Tensor | None:
-        x, v, grads = list(state), list(self.velocity), self.grads
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Who accepts, None where nothing is refused, and whose way met a NaN; None where nobody's."""
+        x, v, grads, met = list(state), list(self.velocity), self.grads, None
         for k in group:
             v[k] = self.blocks.push(t, k, v[k].clone(), x[k], grads[k], now[k], 1, self.watch.first)
         for leap in range(self.leapfrog_steps):
@@ -73,24 +76,31 @@ class Hamiltonian:
                 x[k], v[k] = self.blocks.drift(t, k, x[k].clone(), v[k], now[k].noise_std, bounded=not self.corrected)
             last = leap + 1 == self.leapfrog_steps
             energies, grads = self._look(t, x, moving, decides=self.corrected and last)
+            if self.corrected and not last:
+                met = _either(met, _nan_gradient(x, [grads[k] for k in group]))
             halves = 1 if last else 2
             for k in group:
                 v[k] = self.blocks.push(t, k, v[k], x[k], grads[k], now[k], halves, None)
         if not self.corrected:
             self.watch.see_energy(t, energies)
             state[:], self.velocity[:], self.energies, self.grads = x, v, energies, grads
-            return None
-        self.watch.see_energy(t, where_finite(energies, x))
+            return None, None
         log_ratio = (self.energies.double() - energies.double()) / now[group[0]].temperature
         for k in group:
             log_ratio = log_ratio + self._half_square(self.velocity[k], v[k], 1.0)
             if prior := self.blocks.settings[k]["prior_precision"]:
                 log_ratio = log_ratio + self._half_square(state[k], x[k], prior)
+        energies, nan = without_nan(energies, grads, log_ratio, group)
+        self.watch.see_energy(t, energies)
+        if nan is not None:
+            log_ratio = torch.where(nan, -math.inf, log_ratio)
+            met = _either(met, nan & finite_rows(x)) & self.energies.isfinite()
+            self.watch.see_refused(met)
         accept = decide(self.blocks, log_ratio, t, group[0])
         for k in group:
             state[k], self.velocity[k] = chosen(accept, x[k], state[k]), chosen(accept, v[k], -self.velocity[k])
         self.energies, self.grads = carried(accept, (energies, grads), (self.energies, self.grads))
-        return accept
+        return accept, met
 
     def _look(
         self, t: int, state: list[Tensor], moving: list[int], decides: bool
@@ -115,7 +125,12 @@ class Hamiltonian:
         return langevin_ratio(old, old, new, new, self.blocks.backend, **law)
 
 
-def where_finite(energies: Tensor, state: list[Tensor]) -> Tensor:
-    """The energies, infinite where a trajectory has left the range of floating point: it is only refused."""
-    finite = [x.reshape(len(x), x[:1].numel()).isfinite().all(1) for x in state]
-    return torch.where(torch.stack(finite).all(0), energies, math.inf)
+def _nan_gradient(state: list[Tensor], grads: list[Tensor]) -> Tensor | None:
+    """(n,) where a gradient is NaN at a finite state, which no trajectory survives; None where surely nowhere."""
+    if all(map(surely_finite, grads)):
+        return None
+    return torch.stack([rows(grad).isnan().any(1) for grad in grads]).any(0) & finite_rows(state)
+
+
+def _either(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return other if one is None else one if other is None else one | other

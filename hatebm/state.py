@@ -1,0 +1,41 @@
+"""The state of a chain at the door: a tensor, or several as blocks."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hatebm.checks import check_state, describe, is_dense, require
+
+State = Tensor | tuple[Tensor, ...]
+WANTED = "a tensor or a tuple of tensors"
+
+
+def checked_state(op: str, name: str, x: State) -> list[Tensor]:
+    """The blocks of a state, or of a list of them, as tensors of their own."""
+    blocks = _blocks(op, name, x)
+    for block in blocks:
+        check_state(op, block.detach(), name)
+        same = block.shape[0] == blocks[0].shape[0] and block.device == blocks[0].device
+        require(same, op, name, "blocks with one number of chains on one device", block)
+    with torch.inference_mode(False):
+        return [block.clone() if torch.is_grad_enabled() else block.detach().clone() for block in blocks]
+
+
+def checked_like(op: str, name: str, x: State, whose: str, own: Sequence[Tensor]) -> list[Tensor]:
+    """The blocks of a saved state, on the device of a chain's own, and like these but for the number of chains."""
+    blocks = _blocks(op, name, x)
+    for block in blocks:
+        require(is_dense(block) and not block.is_meta, op, name, "dense tensors with data", block, TypeError)
+    same = [(b.shape[1:], b.dtype) for b in blocks if b.dim()] == [(b.shape[1:], b.dtype) for b in own]
+    require(same, op, name, f"blocks like {whose}, such as {describe(own[0])}", list(blocks))
+    return checked_state(op, name, tuple(block.detach().to(own[0].device) for block in blocks))
+
+
+def _blocks(op: str, name: str, x: State) -> Sequence[Tensor]:
+    blocks = (x,) if isinstance(x, Tensor) else x
+    require(isinstance(blocks, tuple | list), op, name, WANTED, x, TypeError)
+    require(len(blocks) > 0, op, name, WANTED, x)
+    for block in blocks:
+        require(isinstance(block, Tensor), op, name, WANTED, block, TypeError)
+    return blocks
