@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -182,7 +182,7 @@ class Dynamics:
         require(fits, name, "clamp_at", "'step' or 'final' unless noise_at='before'", self.clamp_at)
 
 
-FIELDS = tuple(Dynamics.__dataclass_fields__)
+FIELDS = tuple(field.name for field in fields(Dynamics))
 
 
 def _is_per_block(name: str, value: Any) -> bool:
