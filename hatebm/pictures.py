@@ -105,7 +105,7 @@ def save_curves(path: Path, rows: Sequence[dict], labels: dict[str, str]) -> Non
 
 def _running_mean(values: Tensor) -> Tensor:
     half = min(10, (len(values) - 1) // 2)
-    sums = F.pad(values.cumsum(0), (1, 0))
+    sums = F.pad(values.double().cumsum(0), (1, 0))
     at = torch.arange(len(values), dtype=torch.int64, device="cpu")
     low, high = (at - half).clamp_min(0), (at + half + 1).clamp_max(len(values))
     return (sums[high] - sums[low]) / (high - low)
