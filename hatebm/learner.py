@@ -72,7 +72,8 @@ class Part:
         """Tensors like those that `tensors` gives, whose optimiser has taken its first step or not."""
         named = {key: t for key, t in self.tensors(name).items() if not key.startswith(f"{name}_optimizer.")}
         for i, parameter in enumerate(self.optimizer.param_groups[0]["params"] if begun else ()):
-            moments = {"step": torch.zeros((), dtype=torch.float32), "exp_avg": parameter, "exp_avg_sq": parameter}
+            step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            moments = {"step": step, "exp_avg": parameter, "exp_avg_sq": parameter}
             named |= {f"{name}_optimizer.{i}.{key}": tensor for key, tensor in moments.items()}
         return named
 
