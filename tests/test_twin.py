@@ -1,8 +1,13 @@
 """A module again with other tensors: it computes what the module does, and nothing done to it reaches the module."""
 
+import weakref
+from collections import Counter
+
 import torch
+from engine_nets import Block, Head, images, small_networks_are_worth_it  # noqa: F401
 from torch import nn
 
+import hatebm
 from hatebm.engine.twin import twin
 
 
@@ -48,3 +53,33 @@ def test_shared_tensors_are_those_of_the_module():
         module.first.weight.fill_(7)
     assert torch.equal(other.listed[0].weight, module.first.weight)
     assert not any(p.requires_grad for p in (*other._parameters.values(), *other.first._parameters.values()))
+
+
+def test_containers_in_circles_and_of_other_classes():
+    module = nn.Linear(3, 3)
+    module.ring, module.counts = {"module": module, "list": []}, Counter(a=2)
+    module.ring["list"].append(module.ring)
+    other = twin(module, torch.Tensor.detach)
+    assert other.ring["list"][0] is other.ring is not module.ring
+    assert other.ring["module"] is other
+    assert other.counts == module.counts
+
+
+class Gone:
+    pass
+
+
+def test_what_a_network_holds_beside_its_weights_stops_no_chain():
+    torch.manual_seed(0)
+    net, x, gone = Head(Block(64, 64)), images(16), Gone()
+    want = hatebm.langevin(net, x, 2, eps=0.01, seed=0, compile="off")
+    net.ring = []
+    net.ring.append(net.ring)
+    chain = hatebm.Chain(net, x, eps=0.01, seed=0)
+    torch.testing.assert_close(chain.run(2), want)
+    assert "folded" in chain.report()
+    net.trainer = weakref.proxy(gone)
+    del gone
+    chain = hatebm.Chain(net, x, eps=0.01, seed=0)
+    torch.testing.assert_close(chain.run(2), want)
+    assert "left alone: torch.fx cannot follow its forward (ReferenceError" in chain.report()

@@ -29,8 +29,8 @@ def reads(module: nn.Module) -> Any:
 
 def _is_followed(part: nn.Module, named: dict[types.CodeType, tuple]) -> bool:
     kind = type(part)
-    held = [item for value in vars(part).values() for item in (value if isinstance(value, list | tuple) else [value])]
-    functions = [item for item in held if isinstance(item, types.FunctionType) and not is_from(item, PURE)]
+    held = [item for value in vars(part).values() for item in (value if type(value) in (list, tuple) else [value])]
+    functions = [item for item in held if type(item) is types.FunctionType and not is_from(item, PURE)]
     if any(not is_from(base, PURE) for base in kind.__mro__):
         if kind.__call__ is not nn.Module.__call__ or kind.__getattr__ is not nn.Module.__getattr__:
             return False

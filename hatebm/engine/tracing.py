@@ -59,9 +59,10 @@ def traced(module: nn.Module, n_blocks: int) -> fx.Graph:
         Refused: a forward that torch.fx cannot follow, or that does more than compute.
     """
     _refuse_strangers(module)
-    root = twin(module, lambda tensor: tensor)
-    before, python_state = [_shallow(part) for part in root.modules()], random.getstate()
+    python_state = random.getstate()
     try:
+        root = twin(module, lambda tensor: tensor)
+        before = [_shallow(part) for part in root.modules()]
         with NothingDrawn():
             graph = BlockTracer(n_blocks).trace(root)
     except Refused:
@@ -118,18 +119,23 @@ def signature(module: nn.Module) -> Any:
     return tuple(parts)
 
 
-def plain(value: Any) -> Any:
-    """A constant as a key that compares by value and type; OPAQUE where something else may change it."""
+def plain(value: Any, within: tuple[Any, ...] = ()) -> Any:
+    """A constant as a key that compares by value and type; OPAQUE where something else may change it.
+
+    Told by its type, since a proxy answers for another or raises; ``within`` are the containers that hold it.
+    """
     kind = type(value)
-    if isinstance(value, CONSTANTS):
+    if issubclass(kind, CONSTANTS):
         return (kind, value)
-    if isinstance(value, (tuple, list, set, frozenset, dict)):
-        listed = [part for item in value.items() for part in item] if isinstance(value, dict) else value
-        items = tuple(map(plain, listed)) if value else ()
+    if issubclass(kind, (tuple, list, set, frozenset, dict)):
+        if any(value is outer for outer in within):
+            return OPAQUE
+        listed = [part for item in value.items() for part in item] if issubclass(kind, dict) else value
+        items = tuple(plain(item, (*within, value)) for item in listed)
         return OPAQUE if OPAQUE in items else (kind, items)
-    if isinstance(value, types.FunctionType) and not value.__closure__:
+    if kind is types.FunctionType and not value.__closure__:
         return value.__code__
-    if isinstance(value, types.BuiltinFunctionType) and not isinstance(value.__self__, Tensor | nn.Module):
+    if kind is types.BuiltinFunctionType and not isinstance(value.__self__, Tensor | nn.Module):
         return value
     return OPAQUE
 
@@ -149,8 +155,8 @@ def _refuse_strangers(module: nn.Module) -> None:
 
 
 def _shallow(module: nn.Module) -> dict[str, Any]:
-    containers = dict | list | set
-    return {key: value.copy() if isinstance(value, containers) else value for key, value in vars(module).items()}
+    containers = (dict, list, set)
+    return {key: value.copy() if issubclass(type(value), containers) else value for key, value in vars(module).items()}
 
 
 def _is_changed(now: dict[str, Any], before: dict[str, Any]) -> bool:
@@ -158,7 +164,7 @@ def _is_changed(now: dict[str, Any], before: dict[str, Any]) -> bool:
 
 
 def _is_same(new: Any, old: Any) -> bool:
-    if not isinstance(old, dict | list | set) or type(new) is not type(old):
+    if not issubclass(type(old), (dict, list, set)) or type(new) is not type(old):
         return new is old
     return len(new) == len(old) and all(a is b for a, b in zip(_items(new), _items(old), strict=True))
 
