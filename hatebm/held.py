@@ -1,5 +1,6 @@
 """What all threads share, held at one value while any of them needs it: modes of modules, switches of torch."""
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -54,6 +55,21 @@ def standing(place: Place) -> Any:
     """What an attribute is when nobody holds it."""
     with _changed:
         return _found.get(place, getattr(*place))
+
+
+def _alone() -> None:
+    """In a child made by fork no other thread lives on, nor lets go of what it held."""
+    global _changed
+    _changed = threading.Condition()
+    _waiting.clear()
+    for holder in [holder for holder in _holders if holder.thread != threading.get_ident()]:
+        _holders.remove(holder)
+        for place in holder.places & _found.keys():
+            _put_back(place)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_alone)
 
 
 def _write(place: Place, value: Any) -> None:

@@ -1,5 +1,7 @@
 """Threads that share a module: each gets its chain, nobody's gradients are lost, and all is left as it was found."""
 
+import os
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -153,6 +155,32 @@ def test_two_that_would_wait_for_each_other_are_told():
     assert len(refused) == 1
     assert "wait for each other" in refused[0]
     assert (one.flag, two.flag) == (0, 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_waits_for_no_thread_of_its_parent():
+    thing, inside, go_on = Thing(0), threading.Event(), threading.Event()
+
+    def holding():
+        with held([(thing, "flag")], 1):
+            inside.set()
+            go_on.wait(WAIT)
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(holding)
+        inside.wait(WAIT)
+        child = os.fork()
+        if not child:
+            signal.alarm(10)  # ends it where it waits
+            with held([(thing, "flag")], 2):
+                within = thing.flag
+            os._exit(0 if (within, thing.flag) == (2, 0) else 1)
+        status = os.waitpid(child, 0)[1]
+        go_on.set()
+        done.result(WAIT)
+    assert status == 0
+    assert thing.flag == 0
 
 
 def test_one_chain_is_for_one_thread():
