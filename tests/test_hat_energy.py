@@ -158,6 +158,9 @@ def test_nothing_is_kept_after_a_run_or_outside_of_one():
     callback = lambda t, x: twins.extend((copy.deepcopy(energy), pickle.loads(pickle.dumps(energy))))  # noqa: E731
     hatebm.langevin(energy, (z, y), 2, eps=(0.2, 0.1), blocks="sequential", seed=0, callback=callback)
     assert all(torch.equal(twin.eval()(z, y), energy.eval()(z, y)) for twin in twins)
+    chain, twins = hatebm.Chain(energy, (z, y), eps=(0.2, 0.1), seed=0), []
+    after = chain.run(2, callback=lambda t, x: twins.append(copy.deepcopy(chain)))
+    assert all(torch.equal(*pair) for twin in twins for pair in zip(twin.run(2), after, strict=True))
 
 
 def test_training_through_the_last_steps_reaches_the_generator():
