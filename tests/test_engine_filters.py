@@ -126,6 +126,9 @@ def test_a_chain_has_the_same_bits_in_any_split():
 def test_reduced_precision_leaves_filters_aside():
     net, x = seeded(lambda: Wide(conv(), nn.ReLU(), conv())), images(8)
     chain = Chain(net, x, step_size=0.1, noise_std=0.0, seed=0, precision="bfloat16")
-    exact = Chain(net, x, step_size=0.1, noise_std=0.0, seed=0, compile="off", precision="bfloat16")
-    moved = chain.run(2) - x
-    assert float((moved - (exact.run(2) - x)).norm() / moved.norm()) < 2.0**-7  # a few roundings of bfloat16
+    plain = Chain(net, x, step_size=0.1, noise_std=0.0, seed=0, compile="off", precision="bfloat16")
+    moves = [one.run(2) - x for one in (chain, plain)]
+    want = Chain(net.double(), x.double(), step_size=0.1, noise_std=0.0, seed=0, compile="off").run(2) - x
+    off, usual = (float((move - want).norm() / want.norm()) for move in moves)
+    assert 2.0**-12 < usual < 2.0**-4  # of bfloat16, whichever way a processor rounds its products
+    assert off < 1.5 * usual
