@@ -112,7 +112,7 @@ def energy_and_gradient(
         _check_unwritten(before, state, wanted)
     if all(grad is None for grad in grads):
         text = "a function of the state through autograd (not detached)"
-        require(False, "langevin", "energy", text, "a result without a graph")
+        require(False, "langevin", "energy", text, "a result that does not depend on it")
     for k, grad in zip(wanted, grads, strict=True):
         if grad is None:
             text = "a function of every block that moves; a block of step size and noise 0 stays where it is"
