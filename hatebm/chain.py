@@ -283,7 +283,7 @@ class Chain:
         priors = [law.prior_precision * block.temperature for law, block in zip(self._blocks.laws, now, strict=True)]
         free = self._blocks.unwalled(self._state)
         if any(mask.any() for mask in free):
-            check_bounded(self._potential.energy, self._state, self._potential.kwargs(self.step), priors, free)
+            check_bounded(self._reaching[0], self._state, self._potential.kwargs(self.step), priors, free)
         self._explored = True
 
     def _checked_grad_steps(self, grad_steps: int, n_steps: int) -> int:

@@ -225,3 +225,10 @@ def test_an_energy_that_fails_says_so_and_the_weight_is_put_back():
     with pytest.raises(RuntimeError, match="out of order"):
         check_bounded(energy, [torch.zeros(2, 3)], {})
     assert energy.weight == 1.5
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # inductor's own imports
+def test_a_negation_that_is_to_be_compiled_is_looked_at_as_it_is():
+    square = lambda x: x.square().sum(1)  # noqa: E731
+    with pytest.raises(ValueError, match=TEXT):
+        hatebm.langevin(hatebm.negate(square, square, 2.0), torch.randn(4, 3), 1, eps=0.1, seed=0, compile="max")
