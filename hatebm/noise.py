@@ -128,7 +128,7 @@ def uniform(shape: Sequence[int], **place: Any) -> Tensor:
 
 
 def _checked_shape(op: str, shape: Sequence[int]) -> tuple[int, ...]:
-    sizes = checked_shape(op, "shape", shape, "(n, *sample), sizes >= 0 with n < 2^40", CHAINS - 1)
+    sizes = checked_shape(op, "shape", shape, "(n, *sample), sizes >= 0 with n <= 2^40", CHAINS)
     require(len(sizes) > 0, op, "shape", "(n, *sample)", shape)
     require(math.prod(sizes[1:]) < ELEMENTS, op, "shape", "fewer than 2^34 elements a chain", shape)
     require(math.prod(sizes) < ALL, op, "shape", "fewer than 2^60 elements in all", shape)
