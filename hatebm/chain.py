@@ -111,7 +111,7 @@ class Chain:
         self._mask = mask
         masks = checked_mask(name, mask, self._state)
         energy, grad_fn = bare(energy), bare(grad_fn)
-        self._reaching = energy, grad_fn, energy_kwargs
+        self._reaching = [given for given in (energy, grad_fn, energy_kwargs) if given is not None]
         energy = through_compile(energy) if COMPILE[compile] and energy is not None else energy
         self._potential = Potential(energy, grad_fn, energy_kwargs, masks)
         self._blocks = Blocks(self.dynamics, [part.dtype for part in self._state], masks, noise, backend)
