@@ -24,7 +24,6 @@ from hatebm.scalars import (
 Schedule = float | list[float] | torch.Tensor | Callable[[int], float]
 SCHEDULED = ("step_size", "noise_std", "eps", "temperature")
 CONSTANT = (int, float, type(None))  # a tuple, which isinstance takes faster than a union
-OPEN = {"low": -math.inf, "high": math.inf}  # a box without walls, as the backends take it
 LARGEST = sys.float_info.max
 SCHEDULE = "a number, a list, a 1-D tensor or a callable of the step"
 WANTED = {

@@ -7,7 +7,7 @@ instruction set.
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,8 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from hatebm import native
 from hatebm.backend import kernels_for, module_for
+from hatebm.energies.steps import Steps
 from hatebm.native import extension
-
-if TYPE_CHECKING:
-    from hatebm.whole import Steps
 
 MOST_WEIGHTS = 1 << 21  # of all layers: beyond it they leave a core's own cache, and large products are as fast
 MOST_ON_GPUS = 1 << 17  # beyond it, reading them at each step costs as much as the launches that are saved
@@ -39,11 +37,11 @@ class Perceptron:
     def __init__(self, module: nn.Sequential) -> None:
         self.module = module
 
-    def can_advance(self, x: Tensor, steps: "Steps") -> str | None:
+    def can_advance(self, x: Tensor, steps: Steps) -> str | None:
         """Why these chains go step by step; None where the kernel takes them."""
         return self._obstacle(x, steps.backend)
 
-    def advance_(self, x: Tensor, steps: "Steps") -> Tensor:
+    def advance_(self, x: Tensor, steps: Steps) -> Tensor:
         """Move x in place; returns the first bad step of each chain."""
         kernels = module_for("perceptron_chains_", steps.backend, x.device)
         return kernels.perceptron_chains_(x, layers_of(self.module), steps)

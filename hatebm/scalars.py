@@ -11,6 +11,7 @@ from torch import Tensor
 from hatebm.checks import CHAINS, STEPS, is_dense, require
 
 FLOAT32 = torch.finfo(torch.float32).max
+OPEN = {"low": -math.inf, "high": math.inf}  # a box without walls, as the backends take it
 ONE = "one number for all chains and elements"
 LISTED = "a list, a tuple or a 1-D tensor of numbers"
 LEARNED = "a number without a graph (no gradient would reach it)"

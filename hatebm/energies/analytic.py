@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from hatebm.backend import kernels_for, module_for
 from hatebm.checks import describe, is_dense, require
 from hatebm.energies.kernel import LONGEST, MOST_COMPONENTS, Formula
+from hatebm.energies.steps import Steps
 from hatebm.library import is_traced
-from hatebm.whole import Steps
 
 HUGE = 1e37  # what an energy known to be finite stays below, a thirtieth of the largest float32
 FAR = 1e18  # and its elements

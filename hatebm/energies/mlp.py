@@ -6,9 +6,9 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from hatebm.checks import require
+from hatebm.energies.steps import Steps
 from hatebm.perceptron import Perceptron
 from hatebm.scalars import checked_shape
-from hatebm.whole import Steps
 
 MOST = 1 << 31  # units of a layer
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

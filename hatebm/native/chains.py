@@ -40,7 +40,7 @@ def whole_chains_(formula: Any, reach: tuple[float, ...], x: Tensor, steps: Any)
     """Take the steps of chains in the energy of a formula, in place; the first bad step of each chain, (n,).
 
     Energy and gradient are known to be finite for |x| <= reach, of element 0 for the last of its numbers; steps are
-    :class:`hatebm.whole.Steps`.
+    :class:`hatebm.energies.steps.Steps`.
     """
     rows, n, here = readable(x), x.shape[0], x.device
     first_bad = x.new_empty(n, dtype=torch.int64)
@@ -78,8 +78,8 @@ def perceptron_look(x: Tensor, layers: Sequence[Any]) -> tuple[Tensor, Tensor]:
 def perceptron_chains_(x: Tensor, layers: Sequence[Any], steps: Any) -> Tensor:
     """Take the steps of chains in the energy of a perceptron, in place.
 
-    Layers are :class:`hatebm.perceptron.Layer`, steps :class:`hatebm.whole.Steps`. Returns the first step at which each
-    chain's energy or gradient was not finite, (n,).
+    Layers are :class:`hatebm.perceptron.Layer`, steps :class:`hatebm.energies.steps.Steps`. Returns the first step at
+    which each chain's energy or gradient was not finite, (n,).
     """
     rows, n, here = readable(x), len(x), x.device
     first = torch.full((n,), NEVER, dtype=torch.int64, device=here)

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from hatebm.blocks import Blocks, Now
 from hatebm.checks import require
-from hatebm.dynamics import OPEN
 from hatebm.gradient import Potential
 from hatebm.health import Watch, surely_finite
 from hatebm.library import langevin_ratio, metropolis
 from hatebm.noise import Purpose
+from hatebm.scalars import OPEN
 from hatebm.transitions.overdamped import gathered_facts
 
 
