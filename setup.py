@@ -181,7 +181,7 @@ setup(
         "hatebm.bench",
         "hatebm.transitions",
         "hatebm.energies",
-        "hatebm.native",
+        "hatebm.ops.native",
         "hatebm.kernels",
     ],
     package_dir={"hatebm.kernels": "kernels"},

@@ -6,7 +6,6 @@ answer_ctrl_c()  # to import torch, as all below does, takes seconds
 
 from hatebm import diagnostics, energies, ops
 from hatebm.ais import ais
-from hatebm.backend import backends
 from hatebm.chain import Chain
 from hatebm.composition import mixture, negate, product
 from hatebm.dynamics import Dynamics
@@ -14,7 +13,8 @@ from hatebm.hat_energy import HatEnergy
 from hatebm.health import ChainDiverged
 from hatebm.hmc import hmc
 from hatebm.langevin import langevin
-from hatebm.noise import Purpose, normal, philox
+from hatebm.ops.backend import backends
+from hatebm.ops.noise import Purpose, normal, philox
 from hatebm.replay import ReplayBuffer
 from hatebm.tempering import tempering
 

@@ -9,12 +9,21 @@ import torch
 from torch import Tensor
 
 from hatebm.chain import Chain
-from hatebm.checks import CHAINS, ELEMENTS, STEPS, check_device, check_state, checked_choice, in_the_name_of, require
 from hatebm.closure import modules_of
 from hatebm.gradient import Potential
 from hatebm.modes import MODES, bare, in_mode
-from hatebm.noise import Purpose, normal, placed, uniform
-from hatebm.scalars import (
+from hatebm.ops.checks import (
+    CHAINS,
+    ELEMENTS,
+    STEPS,
+    check_device,
+    check_state,
+    checked_choice,
+    in_the_name_of,
+    require,
+)
+from hatebm.ops.noise import Purpose, normal, placed, uniform
+from hatebm.ops.scalars import (
     LISTED,
     as_number,
     as_whole,

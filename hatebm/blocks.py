@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hatebm.adjoint import LangevinStep
-from hatebm.checks import check_like, checked_blocks, require
 from hatebm.dynamics import Dynamics
-from hatebm.library import langevin_step_, ready_step
-from hatebm.noise import Purpose
-from hatebm.scalars import OPEN, largest, sides_of
+from hatebm.ops.adjoint import LangevinStep
+from hatebm.ops.checks import check_like, checked_blocks, require
+from hatebm.ops.library import langevin_step_, ready_step
+from hatebm.ops.noise import Purpose
+from hatebm.ops.scalars import OPEN, largest, sides_of
 
 NOTHING = {"gz": None, "image": None, "grad_norm": None, "displacement": None, "diverged": None}
 Move = Callable[[Tensor, int, float, float, float], None]  # of gradient, step, step_size, noise_std and temperature

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hatebm.noise import words
+from hatebm.ops.noise import words
 
 CELLS = 256
 DITHER_BITS = 15  # (k + (j + 1/2) / 2^15) / 256 is an odd multiple of 2^-24: float32 holds it exactly
@@ -26,7 +26,7 @@ def from_cells(cells: Tensor, box: Box, **place: Any) -> Tensor:
     Args:
         cells: (n, \*sample), uint8.
         box: (low, high); with (0, 1) and (-1, 1) nothing is rounded, and :func:`to_cells` gives the same cell again.
-        place: where the numbers are drawn, arguments of :func:`hatebm.noise.words`.
+        place: where the numbers are drawn, arguments of :func:`hatebm.ops.noise.words`.
     """
     n, d = len(cells), math.prod(cells.shape[1:])
     halves = words((n, (d + 1) // 2), **place).int().view(torch.int16)  # two numbers from each word

@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hatebm.backend import check_backend
 from hatebm.blocks import Blocks
-from hatebm.checks import STEPS, checked_choice, checked_mask, require
 from hatebm.closure import modules_of
 from hatebm.composition import check_bounded, negations_in
 from hatebm.dynamics import Dynamics
@@ -19,10 +17,12 @@ from hatebm.engine import Engine, through_compile
 from hatebm.gradient import Potential
 from hatebm.health import Watch
 from hatebm.lazy import settle
-from hatebm.library import is_traced
 from hatebm.modes import MODES, bare, in_mode
-from hatebm.noise import Purpose
-from hatebm.scalars import checked_chain_ids, checked_draw, checked_flag, checked_whole
+from hatebm.ops.backend import check_backend
+from hatebm.ops.checks import STEPS, checked_choice, checked_mask, require
+from hatebm.ops.library import is_traced
+from hatebm.ops.noise import Purpose
+from hatebm.ops.scalars import checked_chain_ids, checked_draw, checked_flag, checked_whole
 from hatebm.state import State, checked_like, checked_state
 from hatebm.transitions import checked_form, transition_of
 from hatebm.whole import WholeRuns

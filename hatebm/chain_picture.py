@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hatebm.checks import require
 from hatebm.convergence import autocorrelation, check_draws, check_info, ess, moved, split_rhat
-from hatebm.scalars import as_whole
+from hatebm.ops.checks import require
+from hatebm.ops.scalars import as_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

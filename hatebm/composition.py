@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hatebm.checks import require
 from hatebm.closure import modules_of, owner_of
 from hatebm.modes import in_mode
+from hatebm.ops.checks import require
+from hatebm.ops.scalars import checked_number
 from hatebm.rays import Rays
-from hatebm.scalars import checked_number
 
 Energy = Callable[..., Tensor]
 

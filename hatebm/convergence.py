@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hatebm.checks import checked_choice, is_dense, require
+from hatebm.ops.checks import checked_choice, is_dense, require
 
 CHUNK = 1 << 21  # float64 numbers worked on at once, so that large draws need little memory beside themselves
 TAILS = (0.05, 0.95)

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from hatebm.checks import checked_choice, require
-from hatebm.native.extension import ADD
-from hatebm.scalars import (
+from hatebm.ops.checks import checked_choice, require
+from hatebm.ops.native.extension import ADD
+from hatebm.ops.scalars import (
     as_number,
     check_unlearned,
     checked_box,

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import _engine_run_backward
 
-from hatebm.checks import GRAD_DTYPES, check_like, checked_blocks, require
 from hatebm.hat_energy import remembering
+from hatebm.ops.checks import GRAD_DTYPES, check_like, checked_blocks, require
 
 
 class Potential:

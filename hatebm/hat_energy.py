@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hatebm.checks import require
-from hatebm.library import is_traced
+from hatebm.ops.checks import require
+from hatebm.ops.library import is_traced
 
 
 class HatEnergy(nn.Module):

@@ -6,8 +6,8 @@ import warnings
 import torch
 from torch import Tensor
 
-from hatebm.library import LIBRARY, is_traced
-from hatebm.native.chains import NEVER
+from hatebm.ops.library import LIBRARY, is_traced
+from hatebm.ops.native.chains import NEVER
 
 
 class ChainDiverged(RuntimeError):  # noqa: N818 (the public name)

@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from hatebm.chain import Chain, State
-from hatebm.checks import in_the_name_of
 from hatebm.dynamics import Schedule
+from hatebm.ops.checks import in_the_name_of
 
 
 @in_the_name_of("hmc")

@@ -5,8 +5,8 @@ import platform
 
 import torch
 
-from hatebm.backend import backends
-from hatebm.native import extension
+from hatebm.ops.backend import backends
+from hatebm.ops.native import extension
 
 PACKAGES = ("hatebm", "torch", "triton", "numpy", "scikit-learn", "pillow", "safetensors", "rich", "matplotlib")
 

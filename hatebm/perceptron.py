@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from hatebm import native
-from hatebm.backend import kernels_for, module_for
 from hatebm.energies.steps import Steps
-from hatebm.native import extension
+from hatebm.ops import native
+from hatebm.ops.backend import kernels_for, module_for
+from hatebm.ops.native import extension
 
 MOST_WEIGHTS = 1 << 21  # of all layers: beyond it they leave a core's own cache, and large products are as fast
 MOST_ON_GPUS = 1 << 17  # beyond it, reading them at each step costs as much as the launches that are saved

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hatebm.noise import Purpose, normal
+from hatebm.ops.noise import Purpose, normal
 
 CHAINS, ROUNDS = 4, 24
 REACH = (1e4, 1e3, 1e2, 1e1)

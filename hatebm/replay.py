@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from hatebm.cells import from_cells, in_box, to_cells
-from hatebm.checks import ELEMENTS, check_device, checked_choice, is_dense, require
-from hatebm.noise import Purpose, uniform, words
-from hatebm.scalars import (
+from hatebm.ops.checks import ELEMENTS, check_device, checked_choice, is_dense, require
+from hatebm.ops.noise import Purpose, uniform, words
+from hatebm.ops.scalars import (
     as_number,
     checked_draw,
     checked_interval,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hatebm.checks import check_state, describe, is_dense, require
+from hatebm.ops.checks import check_state, describe, is_dense, require
 
 State = Tensor | tuple[Tensor, ...]
 WANTED = "a tensor or a tuple of tensors"

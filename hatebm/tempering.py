@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from hatebm.chain import Chain, State
-from hatebm.checks import STEPS, in_the_name_of, require
 from hatebm.closure import modules_of
 from hatebm.dynamics import Dynamics
 from hatebm.gradient import Potential
 from hatebm.modes import bare, in_mode
-from hatebm.noise import Purpose
 from hatebm.ops import metropolis
-from hatebm.scalars import checked_flag, checked_numbers, checked_whole
+from hatebm.ops.checks import STEPS, in_the_name_of, require
+from hatebm.ops.noise import Purpose
+from hatebm.ops.scalars import checked_flag, checked_numbers, checked_whole
 from hatebm.transitions.adjusted import chosen
 
 NAME = "tempering"

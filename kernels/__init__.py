@@ -1,4 +1,4 @@
-"""The ops as Triton kernels: twins of :mod:`hatebm.reference`, with the same bits."""
+"""The ops as Triton kernels: twins of :mod:`hatebm.ops.reference`, with the same bits."""
 
 from hatebm.kernels.langevin import langevin_step_
 from hatebm.kernels.metropolis import metropolis

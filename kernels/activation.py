@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from hatebm.native.chains import ACTIVATIONS
+from hatebm.ops.native.chains import ACTIVATIONS
 
 RELU, LEAKY_RELU, SILU, SOFTPLUS, TANH, GELU, GELU_TANH, *_ = map(tl.constexpr, range(len(ACTIVATIONS)))
 

@@ -116,7 +116,7 @@ def langevin_step_(
     displacement: Tensor | None = None,
     diverged: Tensor | None = None,
 ) -> None:
-    """Twin of :func:`hatebm.reference.langevin_step_`."""
+    """Twin of :func:`hatebm.ops.reference.langevin_step_`."""
     n, d = sizes(x)
     for norms, unmeasured in ((grad_norm, grad is None), (displacement, False)):
         if norms is not None and (unmeasured or d == 0):

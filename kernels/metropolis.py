@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hatebm.kernels.noise import chain_of, minus_2_ln, words_of
 from hatebm.kernels.quads import EXACT, NUMBERS, QUADS, place, value_or_load
-from hatebm.native.extension import readable
+from hatebm.ops.native.extension import readable
 
 
 @triton.jit(do_not_specialize=NUMBERS)
@@ -33,7 +33,7 @@ def metropolis(
     purpose: int = 0,
     chain_ids: Tensor | None = None,
 ) -> Tensor:
-    """Twin of :func:`hatebm.reference.metropolis`."""
+    """Twin of :func:`hatebm.ops.reference.metropolis`."""
     log_ratio, n = readable(log_ratio), len(log_ratio)
     accept = torch.empty_like(log_ratio, dtype=torch.bool)
     if n > 0:

@@ -19,7 +19,7 @@ from hatebm.kernels.quads import (
     sizes,
     value_or_load,
 )
-from hatebm.native.extension import readable
+from hatebm.ops.native.extension import readable
 
 
 @triton.jit
@@ -124,7 +124,7 @@ def normal(
     chain_ids: Tensor | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Twin of :func:`hatebm.reference.normal`."""
+    """Twin of :func:`hatebm.ops.reference.normal`."""
     out = torch.empty(shape, dtype=torch.float32, device=device)
     n, d = sizes(out)
     if out.numel() > 0:
@@ -153,7 +153,7 @@ def philox_words(counter, key, words, m, BLOCK: tl.constexpr):
 
 
 def philox(counter: Tensor, key: Tensor) -> Tensor:
-    """Twin of :func:`hatebm.reference.philox`."""
+    """Twin of :func:`hatebm.ops.reference.philox`."""
     shape = torch.broadcast_shapes(counter.shape[:-1], key.shape[:-1])
     counter = readable(counter.expand(*shape, 4))
     key = readable(key.expand(*shape, 2))

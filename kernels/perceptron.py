@@ -16,8 +16,8 @@ from torch import Tensor
 from hatebm.kernels.activation import activated
 from hatebm.kernels.quads import EXACT, NUMBERS
 from hatebm.kernels.whole import chains_of_program, kicked, law_of, normals_of_chains, stepped
-from hatebm.native.chains import ACTIVATIONS, NEVER, mark_moved, schedule_of
-from hatebm.native.extension import readable
+from hatebm.ops.native.chains import ACTIVATIONS, NEVER, mark_moved, schedule_of
+from hatebm.ops.native.extension import readable
 
 CHAINS = 16  # of a program: as few as products of tiles take
 TILE = 64  # features that a product takes at a time
@@ -147,7 +147,7 @@ def perceptron_fits(layers: Sequence[Any], device: torch.device) -> bool:
 
 
 def perceptron_chains_(x: Tensor, layers: Sequence[Any], steps: Any) -> Tensor:
-    """Twin of :func:`hatebm.native.perceptron_chains_`, to float32 rounding."""
+    """Twin of :func:`hatebm.ops.native.perceptron_chains_`, to float32 rounding."""
     rows = readable(x)
     first_bad = torch.full((len(x),), NEVER, dtype=torch.int64, device=x.device)
     if rows.numel():
@@ -160,7 +160,7 @@ def perceptron_chains_(x: Tensor, layers: Sequence[Any], steps: Any) -> Tensor:
 
 
 def perceptron_look(x: Tensor, layers: Sequence[Any]) -> tuple[Tensor, Tensor]:
-    """Twin of :func:`hatebm.native.perceptron_look`: the bits that the chains of this backend step by."""
+    """Twin of :func:`hatebm.ops.native.perceptron_look`: the bits that the chains of this backend step by."""
     rows = readable(x)
     energies = rows.new_empty(len(x))
     with torch.cuda.device_of(x):

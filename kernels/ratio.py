@@ -9,8 +9,8 @@ from hatebm.kernels.law import clip_factor, drift_of, ratio_element, total_gradi
 from hatebm.kernels.quads import EXACT, elements_of, is_wide, offsets_of, program, sizes
 from hatebm.kernels.samples import ON_CHIP, quads_of_program, sharing
 from hatebm.kernels.tree import RUN, fold_in_halves, norm_of, run_sums, run_totals, tree_sum
-from hatebm.native.extension import readable
-from hatebm.reference import ratio_coefficients
+from hatebm.ops.native.extension import readable
+from hatebm.ops.reference import ratio_coefficients
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -72,7 +72,7 @@ def langevin_ratio(
     clip_on: str = "grad",
     bound: float = 0.0,
 ) -> Tensor:
-    """Twin of :func:`hatebm.reference.langevin_ratio`."""
+    """Twin of :func:`hatebm.ops.reference.langevin_ratio`."""
     n, d = sizes(x)
     out = torch.zeros(n, dtype=torch.float64, device=x.device)
     if n * d == 0:

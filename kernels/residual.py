@@ -18,7 +18,7 @@ def residual_elements(gz, y, out, numel, BLOCK: tl.constexpr):
 
 
 def residual_add(gz: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
-    """Twin of :func:`hatebm.reference.residual_add`."""
+    """Twin of :func:`hatebm.ops.reference.residual_add`."""
     gz, y = gz.resolve_neg(), y.resolve_neg()
     total = torch.empty_like(gz if gz.stride() == y.stride() else gz.contiguous())  # dense, whatever gz is
     gz, y = (v if v.stride() == total.stride() else torch.empty_like(total).copy_(v) for v in (gz, y))

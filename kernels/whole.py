@@ -12,8 +12,8 @@ from hatebm.kernels.law import clamp, clip_factor, moved, total_gradient
 from hatebm.kernels.noise import chain_of, normals_of
 from hatebm.kernels.quads import EXACT, NUMBERS, place
 from hatebm.kernels.tree import fold_in_halves, norm_of
-from hatebm.native.chains import NEVER, mark_moved, schedule_of
-from hatebm.native.extension import readable
+from hatebm.ops.native.chains import NEVER, mark_moved, schedule_of
+from hatebm.ops.native.extension import readable
 
 AT_ONCE = 128  # elements of a warp: a quad to each thread
 OPTIONS = EXACT if torch.version.hip else EXACT | {"maxnreg": 128}  # ptxas's own choice leaves words on the stack
@@ -140,7 +140,7 @@ def look_at(
 
 
 def look(formula: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Twin of :func:`hatebm.native.look`, for at most 1024 elements a sample."""
+    """Twin of :func:`hatebm.ops.native.look`, for at most 1024 elements a sample."""
     rows = readable(rows)
     energies, gradient = rows.new_zeros(len(rows)), torch.empty_like(rows)
     if rows.numel():
@@ -151,7 +151,7 @@ def look(formula: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def whole_chains_(formula: Any, reach: tuple[float, ...], x: Tensor, steps: Any) -> Tensor:
-    """Twin of :func:`hatebm.native.whole_chains_`, for at most 1024 elements a chain."""
+    """Twin of :func:`hatebm.ops.native.whole_chains_`, for at most 1024 elements a chain."""
     rows = readable(x)
     first_bad = torch.full((len(x),), NEVER, dtype=torch.int64, device=x.device)
     schedule = schedule_of(steps, x.device)

@@ -9,7 +9,7 @@ from torch import nn
 import hatebm
 from hatebm import kernels
 from hatebm.energies.mlp import ACTIVATIONS
-from hatebm.native.chains import NEVER
+from hatebm.ops.native.chains import NEVER
 from hatebm.perceptron import Perceptron, layers_of
 from hatebm.whole import steps_of
 

@@ -6,8 +6,9 @@ import torch
 from test_energies import KINDS, of_kind
 from test_whole_chain import EVERY_LAW, outcome, start
 
-from hatebm import kernels, native
+from hatebm import kernels
 from hatebm.energies import Mixture
+from hatebm.ops import native
 
 pytestmark = interpreter.MARKS
 

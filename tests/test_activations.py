@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from hatebm import _C
-from hatebm.native.chains import ACTIVATIONS
+from hatebm.ops.native.chains import ACTIVATIONS
 
 FUNCTIONS = {
     "relu": (F.relu, 0.0),

@@ -11,7 +11,7 @@ from torch import nn
 
 from hatebm.data import Images, batch_indices, to_pixels
 from hatebm.errors import UsageError
-from hatebm.noise import Purpose, normal
+from hatebm.ops.noise import Purpose, normal
 from hatebm.systems.autoencoder import Autoencoder, AutoencoderConfig
 
 CONFIG = AutoencoderConfig(

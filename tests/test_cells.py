@@ -9,7 +9,7 @@ from scipy import stats
 
 import hatebm
 from hatebm.cells import from_cells, to_cells
-from hatebm.noise import Purpose
+from hatebm.ops.noise import Purpose
 
 
 @pytest.mark.parametrize("box", BOXES)

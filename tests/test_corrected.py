@@ -9,7 +9,7 @@ from targets import DoubleWell, LinearHat, gaussian_energy, kolmogorov_p, quadra
 from torch.distributions import Normal
 
 import hatebm
-from hatebm.noise import Purpose
+from hatebm.ops.noise import Purpose
 
 
 def doubled_column(x):

@@ -10,8 +10,8 @@ import torch
 from parity import LAWS, RATIOS, assert_same_bits, layouts, proposed, ratio, run
 
 import hatebm
-from hatebm import reference
-from hatebm.native import extension, ops
+from hatebm.ops import reference
+from hatebm.ops.native import extension, ops
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from hatebm.data import Images, SkippedFile, batch_indices, digits, image_folder, load, to_bytes, to_pixels
 from hatebm.errors import UsageError
-from hatebm.noise import Purpose, uniform
+from hatebm.ops.noise import Purpose, uniform
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

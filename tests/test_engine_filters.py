@@ -18,7 +18,7 @@ from engine_nets import (
 from torch import nn
 
 from hatebm import Chain
-from hatebm.native.extension import _C, has_vectors
+from hatebm.ops.native.extension import _C, has_vectors
 
 pytestmark = pytest.mark.skipif(_C is None or not has_vectors(), reason="no SIMD build of the kernels")
 FILTERED, ALONG = "convolutions by minimal filtering", "activations taken along"

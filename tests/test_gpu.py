@@ -5,8 +5,8 @@ import torch
 from parity import LAWS, RATIOS, assert_same_bits, layouts, proposed, ratio, run
 
 import hatebm
-from hatebm import reference
-from hatebm.native.extension import unavailable
+from hatebm.ops import reference
+from hatebm.ops.native.extension import unavailable
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 STEP = {"step_size": 0.1, "seed": 3, "step": 9}

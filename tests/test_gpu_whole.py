@@ -7,7 +7,7 @@ from test_whole_chain import EVERY_LAW, outcome, start
 
 import hatebm
 from hatebm.energies import MLP
-from hatebm.native.extension import unavailable
+from hatebm.ops.native.extension import unavailable
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import hatebm
-from hatebm.adjoint import LangevinStep
+from hatebm.ops.adjoint import LangevinStep
 
 OPEN = {"clamp": None, "noise_at": "after", "clamp_at": "step", "reflect": None}
 

@@ -15,7 +15,7 @@ from hatebm.engine.recorded import Step, Tensors
 from hatebm.engine.trial import agrees
 from hatebm.gradient import Potential
 from hatebm.health import Watch
-from hatebm.native.chains import NEVER
+from hatebm.ops.native.chains import NEVER
 from hatebm.transitions import checked_form
 
 N, D = 6, 5

@@ -14,7 +14,7 @@ from hatebm.config import dropped
 from hatebm.data import batch_indices
 from hatebm.errors import UsageError
 from hatebm.learner import Part
-from hatebm.noise import Purpose, normal
+from hatebm.ops.noise import Purpose, normal
 from hatebm.systems.hat import Synthesis
 from hatebm.systems.hat.synthesis import bank_slots, residual_chain, update_generator
 from hatebm.systems.hat.update import update_energy

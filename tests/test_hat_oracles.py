@@ -142,7 +142,7 @@ def test_each_kernel_has_its_own_gaussian_law_and_not_the_others(w, alternate):
 def test_at_frozen_latents_images_forget_them_and_g_and_keep_the_variance_of_the_step(scale):
     n, s, v, w = 100_000, 0.15, 0.5, scale * WEIGHTS["3 x 2"]
     energy = hatebm.HatEnergy(lambda x: x.square().sum(1) / (2 * v), linear(w))
-    z = hatebm.normal((n, 2), seed=5, step=0, purpose=hatebm.noise.Purpose.INITIAL_STATE)
+    z = hatebm.normal((n, 2), seed=5, step=0, purpose=hatebm.ops.noise.Purpose.INITIAL_STATE)
     _, y = hatebm.langevin(energy, (z, torch.zeros(n, 3)), 60, eps=(0.0, (2 * s) ** 0.5), seed=7)
     x, variance = (z @ w.T + y).double(), v / (1 - s / (2 * v))
     spread = variance * (torch.eye(3) + 1).sqrt() / n**0.5

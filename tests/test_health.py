@@ -7,7 +7,7 @@ import torch
 
 import hatebm
 from hatebm.health import Watch
-from hatebm.native.chains import NEVER
+from hatebm.ops.native.chains import NEVER
 
 
 def broken_at(step, chain, value, in_energy):

@@ -17,7 +17,7 @@ from targets import (
 )
 
 import hatebm
-from hatebm.noise import Purpose
+from hatebm.ops.noise import Purpose
 
 STIFF = torch.tensor([1.0, 16.0, 100.0])
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from hatebm.data import batch_indices, to_pixels
 from hatebm.errors import UsageError
-from hatebm.noise import Purpose, normal
+from hatebm.ops.noise import Purpose, normal
 from hatebm.systems.hat import Joint
 from hatebm.systems.hat.update import noisy_batch, update_energy
 

@@ -8,11 +8,11 @@ from torch import nn
 
 import hatebm
 from hatebm import _C
-from hatebm.backend import module_for
 from hatebm.engine.activations import values_and_slopes
 from hatebm.engine.stem import Stem
 from hatebm.engine.winograd import Filter
-from hatebm.native.extension import address, readable
+from hatebm.ops.backend import module_for
+from hatebm.ops.native.extension import address, readable
 from hatebm.perceptron import layers_of
 
 BACKENDS = [name for name in ("reference", "cpu") if hatebm.backends()[name] is True]

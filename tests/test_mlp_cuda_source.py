@@ -7,8 +7,8 @@ from torch import nn
 
 import hatebm
 from hatebm.energies.mlp import ACTIVATIONS
-from hatebm.native import chains
-from hatebm.native.chains import NEVER
+from hatebm.ops.native import chains
+from hatebm.ops.native.chains import NEVER
 from hatebm.perceptron import layers_of
 from hatebm.whole import steps_of
 

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import hatebm
-from hatebm import _C, native
+from hatebm import _C
 from hatebm.energies import MLP
 from hatebm.energies.mlp import ACTIVATIONS
-from hatebm.native import extension
+from hatebm.ops import native
+from hatebm.ops.native import extension
 
 LAWS = {
     "plain": {"eps": 0.1},

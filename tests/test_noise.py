@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 
 import hatebm
-from hatebm import reference
-from hatebm.noise import uniform, words
+from hatebm.ops import reference
+from hatebm.ops.noise import uniform, words
 
 RANDOM123 = [  # counter, key, words: the known answers that Random123 publishes for philox4x32-10
     ([0, 0, 0, 0], [0, 0], [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),

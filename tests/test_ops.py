@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from parity import LAWS, assert_same_bits, layouts, run
 
 import hatebm
-from hatebm import reference
+from hatebm.ops import reference
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, None], ids=str)

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 import hatebm
-from hatebm import _C, native
+from hatebm import _C
 from hatebm.energies import MLP
+from hatebm.ops import native
 from hatebm.perceptron import Perceptron, perceptron_of
 from hatebm.whole import steps_of
 

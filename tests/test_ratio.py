@@ -10,7 +10,7 @@ from parity import RATIOS, assert_same_bits, layouts, proposed, ratio
 from torch.distributions import Normal
 
 import hatebm
-from hatebm.noise import Purpose
+from hatebm.ops.noise import Purpose
 
 SHAPES = [(0, 3), (3, 0), (1,), (7,), (2500, 2), (9, 1, 3), (4, 5), (2, 511), (2, 512), (2, 513), (3, 1023), (3, 1024)]
 SHAPES += [(3, 1025), (2, 5000), (17, 3, 32, 32)]

@@ -11,7 +11,7 @@ from replays import BOXES, filled, held, number_of, numbered
 from scipy import stats
 
 import hatebm
-from hatebm.noise import Purpose, words
+from hatebm.ops.noise import Purpose, words
 from hatebm.replay import PLACED, REPLACEMENTS, STORAGES
 
 

@@ -13,7 +13,7 @@ from tiny_sngan import CONFIG, put, sngan, trained
 from torch import nn
 
 from hatebm.data import Images, batch_indices, to_pixels
-from hatebm.noise import Purpose, normal
+from hatebm.ops.noise import Purpose, normal
 from hatebm.systems.sngan import SNGAN, Calibration, SNGANConfig, held_then_linear
 
 

@@ -10,7 +10,7 @@ from tiny import one_thread  # noqa: F401
 from two_stages import ctrl_c, data, rows_seen, straight, unseen  # noqa: F401
 
 from hatebm import presets, stages
-from hatebm.noise import Purpose, normal
+from hatebm.ops.noise import Purpose, normal
 from hatebm.runs import Run
 
 TWO_STAGES = pytest.mark.parametrize("system", FIRST)

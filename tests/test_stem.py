@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hatebm.engine.stem import Stem, can_begin
-from hatebm.native.extension import _C, has_vectors
+from hatebm.ops.native.extension import _C, has_vectors
 
 pytestmark = pytest.mark.skipif(_C is None or not has_vectors(), reason="no SIMD build of the kernels")
 # Relative, L2: sums of at most 37 terms on the way there, of 9 * 64 in sixteen chains on the way back.

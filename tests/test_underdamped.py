@@ -9,7 +9,7 @@ from loops import drawn
 from targets import gaussian_energy, quadratic, shadow_variance
 
 import hatebm
-from hatebm.noise import Purpose
+from hatebm.ops.noise import Purpose
 
 
 def underdamped_covariance(precision, h, friction):

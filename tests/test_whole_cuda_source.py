@@ -10,7 +10,7 @@ from test_whole_chain import EVERY_LAW, outcome, start
 import hatebm
 from hatebm import _C
 from hatebm.energies import Gaussian, Mixture
-from hatebm.native import chains
+from hatebm.ops.native import chains
 
 SHAPES = [(3, 1), (33, 2), (5, 3), (37, 6), (600, 7), (2, 40), (530, 36), (3, 130)]  # one lane a chain, a few, and all
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hatebm.engine import winograd
 from hatebm.engine.activations import PLAIN, RELU
 from hatebm.engine.winograd import Filter
-from hatebm.native.extension import _C, has_vectors
+from hatebm.ops.native.extension import _C, has_vectors
 
 # Relative, L2. The transforms take sums of up to nine products whose terms are up to 2.8 times as large as their result
 # along each side: a rounding error of 6e-8 becomes one of less than 60 of these, and that of a random walk far less.

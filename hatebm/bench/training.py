@@ -18,7 +18,7 @@ from hatebm.bench.contest import HATEBM, IN_PLACE, NAIVE, Case, Contender, Verdi
 from hatebm.bench.hat import capped
 from hatebm.bench.targets import PublishedEnergy, PublishedGenerator
 from hatebm.data import Images, to_pixels
-from hatebm.noise import Purpose, normal
+from hatebm.ops.noise import Purpose, normal
 from hatebm.presets import HAT_SYNTHESIS_DIGITS
 from hatebm.systems.hat import Synthesis, SynthesisConfig
 from hatebm.systems.hat.synthesis import bank_slots

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from hatebm.checks import is_count, require
 from hatebm.data.batches import batch_indices, epoch_order
 from hatebm.data.faces import celeba
 from hatebm.data.folder import CROPS, SkippedFile, image_folder
@@ -10,6 +9,7 @@ from hatebm.data.images import Images, require_room, to_bytes, to_pixels
 from hatebm.data.named import cifar10, digits, mnist, svhn
 from hatebm.data.picture import read_picture
 from hatebm.errors import UsageError
+from hatebm.ops.checks import is_count, require
 
 __all__ = [
     "CROPS",

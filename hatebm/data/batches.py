@@ -5,7 +5,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from hatebm.noise import Purpose, normal
+from hatebm.ops.noise import Purpose, normal
 
 
 def batch_indices(n: int, batch: int, *, seed: int, iteration: int) -> Tensor:

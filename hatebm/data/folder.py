@@ -15,7 +15,7 @@ from torch import Tensor
 from hatebm.data.images import Images, require_room
 from hatebm.data.picture import read_picture
 from hatebm.errors import UsageError
-from hatebm.noise import Purpose, uniform
+from hatebm.ops.noise import Purpose, uniform
 
 CROPS = ("center", "random")
 HOLD_OUT_FROM = 50

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hatebm.backend import kernels_for, module_for
-from hatebm.checks import describe, is_dense, require
 from hatebm.energies.kernel import LONGEST, MOST_COMPONENTS, Formula
 from hatebm.energies.steps import Steps
-from hatebm.library import is_traced
+from hatebm.ops.backend import kernels_for, module_for
+from hatebm.ops.checks import describe, is_dense, require
+from hatebm.ops.library import is_traced
 
 HUGE = 1e37  # what an energy known to be finite stays below, a thirtieth of the largest float32
 FAR = 1e18  # and its elements

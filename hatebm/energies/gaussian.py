@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hatebm.checks import is_dense, require
 from hatebm.energies import reference
 from hatebm.energies.analytic import FAR, HUGE, Analytic
 from hatebm.energies.kernel import Formula
-from hatebm.native.extension import readable
-from hatebm.scalars import check_unlearned
+from hatebm.ops.checks import is_dense, require
+from hatebm.ops.native.extension import readable
+from hatebm.ops.scalars import check_unlearned
 
 ASYMMETRY = 0.01  # more is a factor in the matrix's place; rounding stays below, and E is that of the mean anyway
 

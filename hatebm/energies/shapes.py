@@ -8,7 +8,7 @@ from torch import Tensor
 from hatebm.energies import reference
 from hatebm.energies.analytic import FAR, HUGE, Analytic
 from hatebm.energies.kernel import Formula
-from hatebm.scalars import checked_number
+from hatebm.ops.scalars import checked_number
 
 
 class DoubleWell(Analytic):

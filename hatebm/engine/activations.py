@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hatebm.native.chains import ACTIVATIONS
-from hatebm.native.extension import _C, address
+from hatebm.ops.native.chains import ACTIVATIONS
+from hatebm.ops.native.extension import _C, address
 
 Activation = tuple[str, float]  # a name, and the depth of elu
 RELU: Activation = ("relu", 0.0)

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hatebm import reference
-from hatebm.backend import module_for
 from hatebm.blocks import Blocks
 from hatebm.closure import modules_of
 from hatebm.dynamics import SCHEDULED
@@ -21,6 +19,8 @@ from hatebm.engine.trial import agrees, observed
 from hatebm.gradient import Potential
 from hatebm.hat_energy import HatEnergy
 from hatebm.health import Watch
+from hatebm.ops import reference
+from hatebm.ops.backend import module_for
 from hatebm.transitions.form import Form
 
 TRIED = 3  # steps that are taken one by one on the way to a graph

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.backends import cuda, cudnn
 
-from hatebm.checks import checked_choice, require
 from hatebm.gradient import Potential, energy_and_gradient
 from hatebm.held import held, standing
+from hatebm.ops.checks import checked_choice, require
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 COMPARED = 16  # chains at which the gradient's error is measured

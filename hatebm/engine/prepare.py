@@ -18,7 +18,7 @@ from hatebm.engine.program import Bound, Program, compiled, described
 from hatebm.engine.rewrites import KEPT, rewritten
 from hatebm.engine.tracing import NothingDrawn, Refused, is_hooked, signature, traced
 from hatebm.hat_energy import HatEnergy
-from hatebm.library import is_traced
+from hatebm.ops.library import is_traced
 
 Energy = Callable[..., Tensor]
 KINDS_KEPT = 8  # of state and mode, for each network

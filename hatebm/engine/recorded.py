@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from hatebm.blocks import Blocks
-from hatebm.checks import GRAD_DTYPES
 from hatebm.engine.prepare import prepare
 from hatebm.gradient import Potential
 from hatebm.health import Watch
-from hatebm.native.chains import NEVER
 from hatebm.ops import langevin_step_
+from hatebm.ops.checks import GRAD_DTYPES
+from hatebm.ops.native.chains import NEVER
 from hatebm.transitions import Overdamped
 
 

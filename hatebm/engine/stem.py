@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hatebm.native.extension import _C, address, has_vectors, readable, unavailable
+from hatebm.ops.native.extension import _C, address, has_vectors, readable, unavailable
 
 MOST_INPUTS = 4
 CHANNELS = 16  # the outputs are a multiple of it

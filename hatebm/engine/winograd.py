@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hatebm.engine.activations import RELU, Activation, values_and_slopes
-from hatebm.native.extension import _C, address, has_vectors, readable, unavailable
+from hatebm.ops.native.extension import _C, address, has_vectors, readable, unavailable
 
 CHANNELS = 16  # both counts are multiples of it
 PANEL = 32  # output channels whose weights lie side by side

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from hatebm.checks import require
-from hatebm.noise import Purpose, words
+from hatebm.ops.checks import require
+from hatebm.ops.noise import Purpose, words
 
 
 def outliers(images: Tensor, *, seed: int = 0) -> dict[str, Tensor]:

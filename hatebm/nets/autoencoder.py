@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hatebm.checks import require
 from hatebm.errors import UsageError
 from hatebm.nets.energy import energy_blocks
 from hatebm.nets.generator import GeneratorBlock
 from hatebm.nets.layers import Affine, conv3, init_glorot
+from hatebm.ops.checks import require
 
 
 class Encoder(nn.Module):

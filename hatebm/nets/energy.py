@@ -6,9 +6,9 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hatebm.checks import require
 from hatebm.errors import UsageError
 from hatebm.nets.layers import conv1, conv3, conv_then_pool, dense, init_glorot
+from hatebm.ops.checks import require
 
 
 class EnergyBlock(nn.Module):

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hatebm.checks import require
 from hatebm.errors import UsageError
 from hatebm.nets.layers import NORMS, Affine, Norm, conv1, conv3, dense, init_glorot, init_sngan, upsample
+from hatebm.ops.checks import require
 
 
 class GeneratorBlock(nn.Module):

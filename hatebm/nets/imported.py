@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hatebm.checks import describe, require
 from hatebm.errors import UsageError
 from hatebm.nets.generator import ResidualGenerator
+from hatebm.ops.checks import describe, require
 
 BLOCK_NUMBER = re.compile(r"block(?:s\.)?(\d+)\.")
 MIMICRY_LAYERS = {"affine1": "b1", "conv1": "c1", "affine2": "b2", "conv2": "c2", "shortcut": "c_sc"}

@@ -16,7 +16,7 @@ from hatebm.data import Images, batch_indices, to_pixels
 from hatebm.errors import UsageError
 from hatebm.learner import CHAINS_AT_ONCE, Learner, Part, adam, drawn_by
 from hatebm.nets import Decoder, Encoder
-from hatebm.noise import Purpose, normal
+from hatebm.ops.noise import Purpose, normal
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from hatebm.data import Images, batch_indices, to_pixels
 from hatebm.dynamics import Dynamics
 from hatebm.learner import ImageChain, Learner, Part, adam, drawn_by
 from hatebm.nets import Discriminator, ResidualGenerator
-from hatebm.noise import Purpose, normal
+from hatebm.ops.noise import Purpose, normal
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from hatebm.blocks import Blocks, Now
-from hatebm.checks import require
 from hatebm.gradient import Potential
 from hatebm.health import Watch, surely_finite
-from hatebm.library import langevin_ratio, metropolis
-from hatebm.noise import Purpose
-from hatebm.scalars import OPEN
+from hatebm.ops.checks import require
+from hatebm.ops.library import langevin_ratio, metropolis
+from hatebm.ops.noise import Purpose
+from hatebm.ops.scalars import OPEN
 from hatebm.transitions.overdamped import gathered_facts
 
 

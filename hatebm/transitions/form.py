@@ -6,11 +6,11 @@ from typing import NamedTuple
 from torch import Tensor
 
 from hatebm.blocks import Blocks
-from hatebm.checks import require
 from hatebm.dynamics import Dynamics
 from hatebm.gradient import Potential
 from hatebm.health import Watch
-from hatebm.scalars import checked_whole
+from hatebm.ops.checks import require
+from hatebm.ops.scalars import checked_whole
 from hatebm.transitions.adjusted import Adjusted
 from hatebm.transitions.hamiltonian import Hamiltonian
 from hatebm.transitions.overdamped import Overdamped

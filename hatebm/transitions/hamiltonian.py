@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from hatebm.blocks import Blocks, Now
-from hatebm.checks import require
 from hatebm.gradient import Potential
 from hatebm.health import Watch, surely_finite
-from hatebm.library import langevin_ratio
+from hatebm.ops.checks import require
+from hatebm.ops.library import langevin_ratio
 from hatebm.transitions.adjusted import carried, chosen, decide, decisions, finite_rows, look, rows, without_nan
 from hatebm.transitions.overdamped import gathered_facts
 

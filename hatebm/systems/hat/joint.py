@@ -15,7 +15,7 @@ from hatebm.data import Images
 from hatebm.errors import UsageError
 from hatebm.hat_energy import HatEnergy
 from hatebm.learner import ImageChain, Learner, drawn_by
-from hatebm.noise import Purpose, normal
+from hatebm.ops.noise import Purpose, normal
 from hatebm.systems.hat.config import JointConfig
 from hatebm.systems.hat.update import energy_part, noisy_batch, signs_of_health, update_energy
 

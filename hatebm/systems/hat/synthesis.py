@@ -18,7 +18,7 @@ from hatebm.data import Images
 from hatebm.dynamics import Dynamics
 from hatebm.learner import ImageChain, Learner, Part, adam, drawn_by
 from hatebm.nets import ResidualGenerator
-from hatebm.noise import Purpose, normal, uniform
+from hatebm.ops.noise import Purpose, normal, uniform
 from hatebm.systems.hat.config import SynthesisConfig
 from hatebm.systems.hat.update import energy_part, noisy_batch, signs_of_health, update_energy
 

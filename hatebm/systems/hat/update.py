@@ -7,7 +7,7 @@ from hatebm.config import dropped
 from hatebm.data import Images, batch_indices, to_pixels
 from hatebm.learner import Part, adam
 from hatebm.nets import ResidualEnergy
-from hatebm.noise import Purpose, normal
+from hatebm.ops.noise import Purpose, normal
 from hatebm.systems.hat.config import HatConfig
 
 

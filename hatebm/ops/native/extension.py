@@ -5,7 +5,7 @@ import os
 import torch
 from torch import Tensor
 
-from hatebm.checks import require
+from hatebm.ops.checks import require
 
 try:
     from hatebm import _C

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hatebm.library import langevin_step_
-from hatebm.scalars import OPEN
+from hatebm.ops.library import langevin_step_
+from hatebm.ops.scalars import OPEN
 
 
 class LangevinStep(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""The ops in C++ for CPU tensors and in CUDA for GPU tensors: twins of :mod:`hatebm.reference`, with the same bits."""
+"""The ops in C++ for CPU tensors and in CUDA for GPU tensors: twins of :mod:`hatebm.ops.reference`, with the same bits."""
 
 import math
 from collections.abc import Callable
@@ -6,8 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hatebm.native.extension import _C, ADD, CLIP, MASK64, address, number, readable, stream
-from hatebm.reference import ratio_coefficients
+from hatebm.ops.native.extension import _C, ADD, CLIP, MASK64, address, number, readable, stream
+from hatebm.ops.reference import ratio_coefficients
 
 GRAD_TYPES = {None: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 
@@ -38,7 +38,7 @@ def langevin_step_(
     displacement: Tensor | None = None,
     diverged: Tensor | None = None,
 ) -> None:
-    """Twin of :func:`hatebm.reference.langevin_step_`."""
+    """Twin of :func:`hatebm.ops.reference.langevin_step_`."""
     if grad is None and grad_norm is not None:
         grad_norm.zero_()
     n, d = x.shape[0], math.prod(x.shape[1:])
@@ -110,7 +110,7 @@ def langevin_ratio(
     clip_on: str = "grad",
     bound: float = 0.0,
 ) -> Tensor:
-    """Twin of :func:`hatebm.reference.langevin_ratio`."""
+    """Twin of :func:`hatebm.ops.reference.langevin_ratio`."""
     n, d = x.shape[0], math.prod(x.shape[1:])
     tensors = [readable(v) for v in (x, grad, proposal, proposal_grad)]
     out = torch.empty(n, dtype=torch.float64, device=x.device)
@@ -139,7 +139,7 @@ def metropolis(
     purpose: int = 0,
     chain_ids: Tensor | None = None,
 ) -> Tensor:
-    """Twin of :func:`hatebm.reference.metropolis`."""
+    """Twin of :func:`hatebm.ops.reference.metropolis`."""
     log_ratio, n, here = readable(log_ratio), len(log_ratio), log_ratio.device
     accept = torch.empty_like(log_ratio, dtype=torch.bool)
     arguments = (address(log_ratio, n, here, torch.float64), address(accept, n, here, torch.bool), n)
@@ -164,7 +164,7 @@ def normal(
     chain_ids: Tensor | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Twin of :func:`hatebm.reference.normal`."""
+    """Twin of :func:`hatebm.ops.reference.normal`."""
     out = torch.empty(shape, dtype=torch.float32, device=device)
     n, d = shape[0], math.prod(shape[1:])
     size = (address(out, n * d, out.device), n, d)
@@ -180,7 +180,7 @@ def normal(
 
 
 def philox(counter: Tensor, key: Tensor) -> Tensor:
-    """Twin of :func:`hatebm.reference.philox`."""
+    """Twin of :func:`hatebm.ops.reference.philox`."""
     shape = torch.broadcast_shapes(counter.shape[:-1], key.shape[:-1])
     counter, key, m = readable(counter.expand(*shape, 4)), readable(key.expand(*shape, 2)), math.prod(shape)
     words = torch.empty_like(counter)
@@ -194,7 +194,7 @@ def philox(counter: Tensor, key: Tensor) -> Tensor:
 
 
 def residual_add(gz: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
-    """Twin of :func:`hatebm.reference.residual_add`."""
+    """Twin of :func:`hatebm.ops.reference.residual_add`."""
     gz, y = gz.resolve_neg(), y.resolve_neg()
     if gz.stride() != y.stride() or not _is_dense(gz):
         gz, y = gz.contiguous(), y.contiguous()

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hatebm import library, reference
-from hatebm.backend import check_backend, module_for
-from hatebm.checks import CHAINS, ELEMENTS, check_device, is_dense, require
-from hatebm.scalars import checked_chain_ids, checked_draw, checked_shape
+from hatebm.ops import library, reference
+from hatebm.ops.backend import check_backend, module_for
+from hatebm.ops.checks import CHAINS, ELEMENTS, check_device, is_dense, require
+from hatebm.ops.scalars import checked_chain_ids, checked_draw, checked_shape
 
 ALL = 1 << 60  # elements of a draw
 

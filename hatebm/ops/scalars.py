@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hatebm.checks import CHAINS, STEPS, is_dense, require
+from hatebm.ops.checks import CHAINS, STEPS, is_dense, require
 
 FLOAT32 = torch.finfo(torch.float32).max
 OPEN = {"low": -math.inf, "high": math.inf}  # a box without walls, as the backends take it

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from hatebm.native.extension import _C, ADD, CLIP, MASK64, address, readable, stream
+from hatebm.ops.native.extension import _C, ADD, CLIP, MASK64, address, readable, stream
 
 FORMULAS = {  # d and components to how many numbers `where` and `weight` hold
     "diagonal": lambda d, _: (d, d),

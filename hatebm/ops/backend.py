@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from hatebm import native, reference
-from hatebm.checks import require
-from hatebm.native.extension import unavailable
+from hatebm.ops import native, reference
+from hatebm.ops.checks import require
+from hatebm.ops.native.extension import unavailable
 
 BACKENDS = ("reference", "cpu", "cuda", "triton")
 CHOICE = f"one of {BACKENDS} or None"

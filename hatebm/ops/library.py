@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hatebm import native
-from hatebm.backend import module_for
-from hatebm.checks import GRAD_DTYPES, check_like, check_written
+from hatebm.ops import native
+from hatebm.ops.backend import module_for
+from hatebm.ops.checks import GRAD_DTYPES, check_like, check_written
 
 LIBRARY = torch.library.Library("hatebm", "DEF")
 OPERANDS = ("noise", "gz", "image")  # of a step, shaped like x

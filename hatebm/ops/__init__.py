@@ -1,6 +1,6 @@
 """The ops of the core: checked at the door, sent to a backend, registered as ``torch.ops.hatebm.*``.
 
-A backend is a module with the functions of :mod:`hatebm.reference`. ``backend=None`` takes the first that can run:
+A backend is a module with the functions of :mod:`hatebm.ops.reference`. ``backend=None`` takes the first that can run:
 on the CPU ``cpu``, on a CUDA device ``cuda`` then ``triton``, elsewhere and for float64 states ``reference``.
 """
 
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hatebm import library
-from hatebm.backend import check_backend
-from hatebm.checks import (
+from hatebm.ops import library
+from hatebm.ops.backend import check_backend
+from hatebm.ops.checks import (
     GRAD_DTYPES,
     check_dense,
     check_like,
@@ -24,9 +24,9 @@ from hatebm.checks import (
     overlaps,
     require,
 )
-from hatebm.native.extension import ADD
-from hatebm.noise import Purpose
-from hatebm.scalars import (
+from hatebm.ops.native.extension import ADD
+from hatebm.ops.noise import Purpose
+from hatebm.ops.scalars import (
     checked_box,
     checked_chain_ids,
     checked_clip,
