@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from hatebm.blocks import Blocks
-from hatebm.closure import modules_of
-from hatebm.composition import check_bounded, negations_in
 from hatebm.dynamics import Dynamics
+from hatebm.energies.closure import modules_of
+from hatebm.energies.composition import check_bounded, negations_in
+from hatebm.energies.modes import MODES, bare, in_mode
 from hatebm.engine import Engine, through_compile
 from hatebm.gradient import Potential
 from hatebm.health import Watch
 from hatebm.lazy import settle
-from hatebm.modes import MODES, bare, in_mode
 from hatebm.ops.backend import check_backend
 from hatebm.ops.checks import STEPS, checked_choice, checked_mask, require
 from hatebm.ops.library import is_traced
@@ -47,7 +47,7 @@ class Chain:
         first_step: absolute index of the first step: schedules and noise go by it.
         energy_kwargs: keyword arguments of the energy, a dict or a callable of the step.
         grad_fn: the gradient itself (minus the score) in place of autograd: grad_fn(\*state, \*\*kwargs).
-        mode: "eval", "train" or "keep": in which mode the modules run that the energy reaches (:mod:`hatebm.closure`);
+        mode: "eval", "train" or "keep": in which mode the modules run that the energy reaches (:mod:`hatebm.energies.closure`);
             put back afterwards.
         noise: callable of the step that returns the standard normals, a tuple or a list for several blocks.
         nan: "raise" :class:`hatebm.ChainDiverged` at the end of a run, or "ignore".

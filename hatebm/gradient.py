@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import _engine_run_backward
 
-from hatebm.hat_energy import remembering
+from hatebm.energies.hat import remembering
 from hatebm.ops.checks import GRAD_DTYPES, check_like, checked_blocks, require
 
 

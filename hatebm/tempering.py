@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from hatebm.chain import Chain, State
-from hatebm.closure import modules_of
 from hatebm.dynamics import Dynamics
+from hatebm.energies.closure import modules_of
+from hatebm.energies.modes import bare, in_mode
 from hatebm.gradient import Potential
-from hatebm.modes import bare, in_mode
 from hatebm.ops import metropolis
 from hatebm.ops.checks import STEPS, in_the_name_of, require
 from hatebm.ops.noise import Purpose

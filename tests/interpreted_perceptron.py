@@ -9,8 +9,8 @@ from torch import nn
 import hatebm
 from hatebm import kernels
 from hatebm.energies.mlp import ACTIVATIONS
+from hatebm.energies.perceptron import Perceptron, layers_of
 from hatebm.ops.native.chains import NEVER
-from hatebm.perceptron import Perceptron, layers_of
 from hatebm.whole import steps_of
 
 pytestmark = interpreter.MARKS

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import hatebm
-from hatebm.closure import modules_of
+from hatebm.energies.closure import modules_of
 
 D = 4
 NET = nn.Identity()  # what the functions below name as a global

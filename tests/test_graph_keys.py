@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import hatebm
-from hatebm.closure import seen, written
+from hatebm.energies.closure import seen, written
 from hatebm.engine.reads import reads, storage
 
 N, D = 6, 5

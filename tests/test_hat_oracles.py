@@ -10,7 +10,7 @@ from tiny import one_thread  # noqa: F401
 from torch import Tensor, nn
 
 import hatebm
-from hatebm.hat_energy import remembering
+from hatebm.energies.hat import remembering
 from hatebm.nets import ResidualEnergy
 from hatebm.systems.hat import JointConfig
 

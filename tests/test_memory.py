@@ -8,12 +8,12 @@ from torch import nn
 
 import hatebm
 from hatebm import _C
+from hatebm.energies.perceptron import layers_of
 from hatebm.engine.activations import values_and_slopes
 from hatebm.engine.stem import Stem
 from hatebm.engine.winograd import Filter
 from hatebm.ops.backend import module_for
 from hatebm.ops.native.extension import address, readable
-from hatebm.perceptron import layers_of
 
 BACKENDS = [name for name in ("reference", "cpu") if hatebm.backends()[name] is True]
 EACH = pytest.mark.parametrize("backend", BACKENDS)

@@ -7,9 +7,9 @@ from torch import nn
 
 import hatebm
 from hatebm.energies.mlp import ACTIVATIONS
+from hatebm.energies.perceptron import layers_of
 from hatebm.ops.native import chains
 from hatebm.ops.native.chains import NEVER
-from hatebm.perceptron import layers_of
 from hatebm.whole import steps_of
 
 

@@ -9,8 +9,8 @@ from torch import nn
 import hatebm
 from hatebm import _C
 from hatebm.energies import MLP
+from hatebm.energies.perceptron import Perceptron, perceptron_of
 from hatebm.ops import native
-from hatebm.perceptron import Perceptron, perceptron_of
 from hatebm.whole import steps_of
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import hatebm
-from hatebm import composition
-from hatebm.composition import check_bounded
-from hatebm.rays import Rays
+from hatebm.energies import composition
+from hatebm.energies.composition import check_bounded
+from hatebm.energies.rays import Rays
 
 TEXT = "negate: weight must be small enough that energy - weight \\* by is bounded below, got weight"
 

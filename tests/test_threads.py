@@ -11,7 +11,7 @@ from engine_nets import Block, Head, images, small_networks_are_worth_it  # noqa
 from torch import nn
 
 import hatebm
-from hatebm.held import held
+from hatebm.energies.held import held
 
 WAIT = 60.0  # seconds after which a thread that should have gone on has not
 

@@ -16,7 +16,7 @@ from hatebm.bench.loops import compiled, gradient, gradient_function, has_half, 
 from hatebm.bench.targets import PublishedEnergy, PublishedGenerator
 from hatebm.chain import Chain
 from hatebm.dynamics import Dynamics
-from hatebm.hat_energy import HatEnergy
+from hatebm.energies.hat import HatEnergy
 from hatebm.systems.hat.synthesis import residual_chain
 
 LATENT, WIDTHS, BATCH = 128, (64,) * 4, 8

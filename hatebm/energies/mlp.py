@@ -5,10 +5,10 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from hatebm.energies.perceptron import Perceptron
 from hatebm.energies.steps import Steps
 from hatebm.ops.checks import require
 from hatebm.ops.scalars import checked_shape
-from hatebm.perceptron import Perceptron
 
 MOST = 1 << 31  # units of a layer
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

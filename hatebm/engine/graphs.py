@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from hatebm.blocks import Blocks
-from hatebm.closure import modules_of
 from hatebm.dynamics import SCHEDULED
+from hatebm.energies.closure import modules_of
+from hatebm.energies.hat import HatEnergy
 from hatebm.engine.capture import Recorder, recorder_of
 from hatebm.engine.reads import reads, storage
 from hatebm.engine.recorded import Step, Tensors
 from hatebm.engine.tracing import is_hooked
 from hatebm.engine.trial import agrees, observed
 from hatebm.gradient import Potential
-from hatebm.hat_energy import HatEnergy
 from hatebm.health import Watch
 from hatebm.ops import reference
 from hatebm.ops.backend import module_for

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from hatebm.energies.perceptron import activation_of
 from hatebm.engine.activations import PLAIN, RELU, activated
 from hatebm.engine.nodes import input_of, is_convolution, is_relu, is_steady, replace_node
 from hatebm.engine.stem import can_begin
 from hatebm.engine.tracing import is_hooked
 from hatebm.engine.winograd import can_filter, pays
-from hatebm.perceptron import activation_of
 
 FILTERED, BEGUN = "convolutions by minimal filtering", "convolutions of few channels"
 FUNCTIONS = {F.silu: ("silu", 0.0), F.gelu: ("gelu", 0.0), F.softplus: ("softplus", 0.0), F.elu: ("elu", 1.0)} | {

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from hatebm.composition import Composition, Mixture, Negate, Product
+from hatebm.energies.composition import Composition, Mixture, Negate, Product
+from hatebm.energies.hat import HatEnergy
 from hatebm.engine import rules
 from hatebm.engine.own_kernels import BEGUN, FILTERED
 from hatebm.engine.probe import COARSE, TOLERANCE, Outcome, copied, joined, outcome, probe_state, same
 from hatebm.engine.program import Bound, Program, compiled, described
 from hatebm.engine.rewrites import KEPT, rewritten
 from hatebm.engine.tracing import NothingDrawn, Refused, is_hooked, signature, traced
-from hatebm.hat_energy import HatEnergy
 from hatebm.ops.library import is_traced
 
 Energy = Callable[..., Tensor]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from hatebm.closure import seen, written
+from hatebm.energies.closure import seen, written
 from hatebm.engine.capture import allocated, room
 from hatebm.engine.recorded import Tensors
 

@@ -8,11 +8,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from hatebm.closure import modules_of
+from hatebm.energies.closure import modules_of
+from hatebm.energies.modes import bare, in_mode
 from hatebm.evaluation.frechet import square_root
 from hatebm.evaluation.kid import kernel_distance
 from hatebm.evaluation.moments import Moments, gaussian, jackknife
-from hatebm.modes import bare, in_mode
 from hatebm.ops.checks import is_count, require
 
 Key = TypeVar("Key", bound=Hashable)

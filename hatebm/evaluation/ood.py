@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hatebm.closure import modules_of
-from hatebm.modes import bare, in_mode
+from hatebm.energies.closure import modules_of
+from hatebm.energies.modes import bare, in_mode
 from hatebm.ops.checks import is_count, require
 
 CHUNK = 1 << 22  # counts held at once

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from hatebm.chain import Chain
 from hatebm.data import Images
+from hatebm.energies.hat import HatEnergy
 from hatebm.errors import UsageError
-from hatebm.hat_energy import HatEnergy
 from hatebm.learner import ImageChain, Learner, drawn_by
 from hatebm.ops.noise import Purpose, normal
 from hatebm.systems.hat.config import JointConfig

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from hatebm.held import held
+from hatebm.energies.held import held
 
 MODES = ("eval", "train", "keep")
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hatebm.closure import modules_of, owner_of
-from hatebm.modes import in_mode
+from hatebm.energies.closure import modules_of, owner_of
+from hatebm.energies.modes import in_mode
+from hatebm.energies.rays import Rays
 from hatebm.ops.checks import require
 from hatebm.ops.scalars import checked_number
-from hatebm.rays import Rays
 
 Energy = Callable[..., Tensor]
 
@@ -182,7 +182,7 @@ def check_bounded(
     precisions: Sequence[float] | None = None,
     masks: Sequence[Tensor | None] | None = None,
 ) -> None:
-    r"""Refuse an energy that a negation makes fall without bound along a ray; see :class:`hatebm.rays.Rays`.
+    r"""Refuse an energy that a negation makes fall without bound along a ray; see :class:`hatebm.energies.rays.Rays`.
 
     Nothing is evaluated unless a :func:`negate` is found in the module behind ``energy``. An energy that falls without
     the negated parts too, as a net with leaky units does, is left alone. This is a search of some fifty gradients, not
