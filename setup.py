@@ -179,7 +179,7 @@ setup(
         "hatebm.systems.hat",
         "hatebm.commands",
         "hatebm.bench",
-        "hatebm.transitions",
+        "hatebm.dynamics.transitions",
         "hatebm.energies",
         "hatebm.ops.native",
         "hatebm.kernels",

@@ -7,10 +7,10 @@ answer_ctrl_c()  # to import torch, as all below does, takes seconds
 from hatebm import diagnostics, energies, ops
 from hatebm.ais import ais
 from hatebm.chain import Chain
-from hatebm.dynamics import Dynamics
+from hatebm.dynamics.health import ChainDiverged
+from hatebm.dynamics.law import Dynamics
 from hatebm.energies.composition import mixture, negate, product
 from hatebm.energies.hat import HatEnergy
-from hatebm.health import ChainDiverged
 from hatebm.hmc import hmc
 from hatebm.langevin import langevin
 from hatebm.ops.backend import backends

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from hatebm.chain import Chain
+from hatebm.dynamics.gradient import Potential
 from hatebm.energies.closure import modules_of
 from hatebm.energies.modes import MODES, bare, in_mode
-from hatebm.gradient import Potential
 from hatebm.ops.checks import (
     CHAINS,
     ELEMENTS,

@@ -9,22 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hatebm.blocks import Blocks
-from hatebm.dynamics import Dynamics
+from hatebm.dynamics.blocks import Blocks
+from hatebm.dynamics.gradient import Potential
+from hatebm.dynamics.health import Watch
+from hatebm.dynamics.law import Dynamics
+from hatebm.dynamics.lazy import settle
+from hatebm.dynamics.transitions import checked_form, transition_of
 from hatebm.energies.closure import modules_of
 from hatebm.energies.composition import check_bounded, negations_in
 from hatebm.energies.modes import MODES, bare, in_mode
 from hatebm.engine import Engine, through_compile
-from hatebm.gradient import Potential
-from hatebm.health import Watch
-from hatebm.lazy import settle
 from hatebm.ops.backend import check_backend
 from hatebm.ops.checks import STEPS, checked_choice, checked_mask, require
 from hatebm.ops.library import is_traced
 from hatebm.ops.noise import Purpose
 from hatebm.ops.scalars import checked_chain_ids, checked_draw, checked_flag, checked_whole
 from hatebm.state import State, checked_like, checked_state
-from hatebm.transitions import checked_form, transition_of
 from hatebm.whole import WholeRuns
 
 _lock, _running = threading.Lock(), weakref.WeakSet()
@@ -52,9 +52,9 @@ class Chain:
         noise: callable of the step that returns the standard normals, a tuple or a list for several blocks.
         nan: "raise" :class:`hatebm.ChainDiverged` at the end of a run, or "ignore".
         correct: None, or "mala": a Metropolis test after each step makes exp(-E / T - prior_precision |x|^2 / 2) exact
-            at any step size, see :class:`hatebm.transitions.Adjusted`; a proposal outside the clamp is refused.
+            at any step size, see :class:`hatebm.dynamics.transitions.Adjusted`; a proposal outside the clamp is refused.
         leapfrog_steps: Hamiltonian Monte Carlo: each step is a corrected trajectory of so many leapfrog steps of length
-            noise_std, see :class:`hatebm.transitions.Hamiltonian`.
+            noise_std, see :class:`hatebm.dynamics.transitions.Hamiltonian`.
         mask: where the state may move: bool, broadcastable to x, one per block of a tuple state (None: everywhere).
             What it leaves out keeps its bits.
         backend: one of ``hatebm.backends()``; None takes the fastest that can run.

@@ -17,8 +17,8 @@ from hatebm.commands.bench import TABLES, bench
 from hatebm.commands.evaluate import evaluate
 from hatebm.commands.sample import sample
 from hatebm.commands.train import train
+from hatebm.dynamics.health import ChainDiverged
 from hatebm.errors import UsageError
-from hatebm.health import ChainDiverged
 from hatebm.info import report, version_of
 from hatebm.terminal import any_name_written, leave_ctrl_c, one_line, write_out
 from hatebm.training import TrainingDiverged

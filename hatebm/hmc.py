@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from hatebm.chain import Chain, State
-from hatebm.dynamics import Schedule
+from hatebm.dynamics.law import Schedule
 from hatebm.ops.checks import in_the_name_of
 
 

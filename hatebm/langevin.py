@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from hatebm.chain import Chain, State
-from hatebm.dynamics import Dynamics, Schedule
+from hatebm.dynamics.law import Dynamics, Schedule
 
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Dynamics)}
 

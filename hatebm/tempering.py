@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from hatebm.chain import Chain, State
-from hatebm.dynamics import Dynamics
+from hatebm.dynamics.gradient import Potential
+from hatebm.dynamics.law import Dynamics
+from hatebm.dynamics.transitions.adjusted import chosen
 from hatebm.energies.closure import modules_of
 from hatebm.energies.modes import bare, in_mode
-from hatebm.gradient import Potential
 from hatebm.ops import metropolis
 from hatebm.ops.checks import STEPS, in_the_name_of, require
 from hatebm.ops.noise import Purpose
 from hatebm.ops.scalars import checked_flag, checked_numbers, checked_whole
-from hatebm.transitions.adjusted import chosen
 
 NAME = "tempering"
 REPLICAS = 256

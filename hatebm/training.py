@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from hatebm import metrics
 from hatebm.data import Images
-from hatebm.health import ChainDiverged
+from hatebm.dynamics.health import ChainDiverged
 from hatebm.learner import Learner
 from hatebm.runs import Run
 from hatebm.symptoms import Watched

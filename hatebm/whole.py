@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hatebm.blocks import Blocks
+from hatebm.dynamics.blocks import Blocks
+from hatebm.dynamics.gradient import Potential
+from hatebm.dynamics.health import Watch
+from hatebm.dynamics.transitions.form import Form
 from hatebm.energies.perceptron import perceptron_of
 from hatebm.energies.steps import Steps
-from hatebm.gradient import Potential
-from hatebm.health import Watch
 from hatebm.ops.backend import kernels_for
 from hatebm.ops.scalars import OPEN
-from hatebm.transitions.form import Form
 
 STRETCH = 4096  # steps that a kernel takes at most before Python can be interrupted
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hatebm.dynamics.gradient import energy_and_gradient
 from hatebm.engine import prepare
 from hatebm.engine.prepare import _programs
-from hatebm.gradient import energy_and_gradient
 
 SCALE = 1.0
 ROUNDING = 1e-5  # relative, L2

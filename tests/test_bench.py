@@ -16,7 +16,7 @@ from hatebm.bench.agreement import judged
 from hatebm.bench.contest import COMPILED, HATEBM, IN_PLACE, NAIVE, OFFICIAL, TORCHEBM, Case, Contender, contest
 from hatebm.bench.timing import interleave, peak_memory
 from hatebm.commands import bench
-from hatebm.dynamics import Dynamics
+from hatebm.dynamics.law import Dynamics
 
 CPU = torch.device("cpu")
 START = torch.randn(1024, 2, generator=torch.Generator().manual_seed(0))

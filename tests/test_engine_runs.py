@@ -27,8 +27,8 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import hatebm
+from hatebm.dynamics.gradient import energy_and_gradient
 from hatebm.engine.prepare import _programs
-from hatebm.gradient import energy_and_gradient
 
 UPDATES = {
     "in place": lambda net: net.body.conv2.weight.mul_(0.5),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import hatebm
-from hatebm.gradient import Ones, energy_and_gradient
+from hatebm.dynamics.gradient import Ones, energy_and_gradient
 
 NET = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1)).requires_grad_(False)
 KINDS = {

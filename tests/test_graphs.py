@@ -8,15 +8,15 @@ from torch import nn
 
 import hatebm
 from hatebm import info
-from hatebm.blocks import Blocks
-from hatebm.dynamics import Dynamics
+from hatebm.dynamics.blocks import Blocks
+from hatebm.dynamics.gradient import Potential
+from hatebm.dynamics.health import Watch
+from hatebm.dynamics.law import Dynamics
+from hatebm.dynamics.transitions import checked_form
 from hatebm.engine.graphs import alike, unfit
 from hatebm.engine.recorded import Step, Tensors
 from hatebm.engine.trial import agrees
-from hatebm.gradient import Potential
-from hatebm.health import Watch
 from hatebm.ops.native.chains import NEVER
-from hatebm.transitions import checked_form
 
 N, D = 6, 5
 LAWS = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import hatebm
-from hatebm.health import Watch
+from hatebm.dynamics.health import Watch
 from hatebm.ops.native.chains import NEVER
 
 

@@ -11,7 +11,7 @@ from hatebm.bench.agreement import HALF_TOLERANCE, judged
 from hatebm.bench.contest import HALF, Case, Contender
 from hatebm.bench.loops import Energy, gradient, loops_on
 from hatebm.bench.targets import Gaussian, PublishedEnergy, double_well, mlp, small_conv
-from hatebm.dynamics import Dynamics
+from hatebm.dynamics.law import Dynamics
 
 MOVE = 0.01  # a step's drift and noise on a network's energy, RMS: its random weights have no scale of their own
 

@@ -15,7 +15,7 @@ from hatebm.bench.contest import COMPILED, HALF, HATEBM, IN_PLACE, NAIVE, OFFICI
 from hatebm.bench.loops import compiled, gradient, gradient_function, has_half, held
 from hatebm.bench.targets import PublishedEnergy, PublishedGenerator
 from hatebm.chain import Chain
-from hatebm.dynamics import Dynamics
+from hatebm.dynamics.law import Dynamics
 from hatebm.energies.hat import HatEnergy
 from hatebm.systems.hat.synthesis import residual_chain
 

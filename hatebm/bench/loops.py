@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hatebm.bench.agreement import Loop
 from hatebm.bench.contest import COMPILED, HALF, HATEBM, IN_PLACE, NAIVE, OWN, TORCHEBM
 from hatebm.chain import Chain
-from hatebm.dynamics import Dynamics
+from hatebm.dynamics.law import Dynamics
 
 Energy = Callable[..., Tensor]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from hatebm import ops
 from hatebm.bench.agreement import Loop, judged
 from hatebm.bench.contest import COMPILED, HATEBM, IN_PLACE, NAIVE, TORCHEBM, Case, Contender
-from hatebm.dynamics import Dynamics
+from hatebm.dynamics.law import Dynamics
 
 LAW = Dynamics(step_size=0.125, noise_std=0.5, clamp=(-3.0, 3.0))
 FLOOR = "hatebm, no noise"  # the same pass over memory: what any step costs at least

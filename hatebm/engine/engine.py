@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hatebm.blocks import Blocks
+from hatebm.dynamics.blocks import Blocks
+from hatebm.dynamics.gradient import Potential
+from hatebm.dynamics.health import Watch
+from hatebm.dynamics.transitions.form import Form
 from hatebm.engine.graphs import GraphRuns
 from hatebm.engine.precision import as_set, check_precision, gradient_error, reduced
 from hatebm.engine.prepare import prepare
 from hatebm.engine.twin import twin
-from hatebm.gradient import Potential
-from hatebm.health import Watch
-from hatebm.transitions.form import Form
 
 
 def through_compile(energy: Callable[..., Tensor]) -> Callable[..., Tensor]:

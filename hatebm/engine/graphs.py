@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hatebm.blocks import Blocks
-from hatebm.dynamics import SCHEDULED
+from hatebm.dynamics.blocks import Blocks
+from hatebm.dynamics.gradient import Potential
+from hatebm.dynamics.health import Watch
+from hatebm.dynamics.law import SCHEDULED
+from hatebm.dynamics.transitions.form import Form
 from hatebm.energies.closure import modules_of
 from hatebm.energies.hat import HatEnergy
 from hatebm.engine.capture import Recorder, recorder_of
@@ -17,11 +20,8 @@ from hatebm.engine.reads import reads, storage
 from hatebm.engine.recorded import Step, Tensors
 from hatebm.engine.tracing import is_hooked
 from hatebm.engine.trial import agrees, observed
-from hatebm.gradient import Potential
-from hatebm.health import Watch
 from hatebm.ops import reference
 from hatebm.ops.backend import module_for
-from hatebm.transitions.form import Form
 
 TRIED = 3  # steps that are taken one by one on the way to a graph
 LEAST = 16  # steps from which a graph pays at once; one that can be kept pays from the second such run on

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.backends import cuda, cudnn
 
+from hatebm.dynamics.gradient import Potential, energy_and_gradient
 from hatebm.energies.held import held, standing
-from hatebm.gradient import Potential, energy_and_gradient
 from hatebm.ops.checks import checked_choice, require
 
 PRECISIONS = ("float32", "tf32", "bfloat16")

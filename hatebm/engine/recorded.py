@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hatebm.blocks import Blocks
+from hatebm.dynamics.blocks import Blocks
+from hatebm.dynamics.gradient import Potential
+from hatebm.dynamics.health import Watch
+from hatebm.dynamics.transitions import Overdamped
 from hatebm.engine.prepare import prepare
-from hatebm.gradient import Potential
-from hatebm.health import Watch
 from hatebm.ops import langevin_step_
 from hatebm.ops.checks import GRAD_DTYPES
 from hatebm.ops.native.chains import NEVER
-from hatebm.transitions import Overdamped
 
 
 class Tensors:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hatebm.chain import Chain
 from hatebm.config import Config
 from hatebm.data import Images, batch_indices, to_pixels
-from hatebm.dynamics import Dynamics
+from hatebm.dynamics.law import Dynamics
 from hatebm.learner import ImageChain, Learner, Part, adam, drawn_by
 from hatebm.nets import Discriminator, ResidualGenerator
 from hatebm.ops.noise import Purpose, normal

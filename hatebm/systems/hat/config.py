@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from hatebm.config import Config, Drops
-from hatebm.dynamics import Dynamics
+from hatebm.dynamics.law import Dynamics
 from hatebm.errors import UsageError
 
 

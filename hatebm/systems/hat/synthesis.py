@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hatebm.chain import Chain
 from hatebm.config import dropped
 from hatebm.data import Images
-from hatebm.dynamics import Dynamics
+from hatebm.dynamics.law import Dynamics
 from hatebm.learner import ImageChain, Learner, Part, adam, drawn_by
 from hatebm.nets import ResidualGenerator
 from hatebm.ops.noise import Purpose, normal, uniform

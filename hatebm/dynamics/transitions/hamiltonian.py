@@ -5,13 +5,22 @@ import math
 import torch
 from torch import Tensor
 
-from hatebm.blocks import Blocks, Now
-from hatebm.gradient import Potential
-from hatebm.health import Watch, surely_finite
+from hatebm.dynamics.blocks import Blocks, Now
+from hatebm.dynamics.gradient import Potential
+from hatebm.dynamics.health import Watch, surely_finite
+from hatebm.dynamics.transitions.adjusted import (
+    carried,
+    chosen,
+    decide,
+    decisions,
+    finite_rows,
+    look,
+    rows,
+    without_nan,
+)
+from hatebm.dynamics.transitions.overdamped import gathered_facts
 from hatebm.ops.checks import require
 from hatebm.ops.library import langevin_ratio
-from hatebm.transitions.adjusted import carried, chosen, decide, decisions, finite_rows, look, rows, without_nan
-from hatebm.transitions.overdamped import gathered_facts
 
 
 class Hamiltonian:

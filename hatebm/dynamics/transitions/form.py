@@ -5,15 +5,15 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from hatebm.blocks import Blocks
-from hatebm.dynamics import Dynamics
-from hatebm.gradient import Potential
-from hatebm.health import Watch
+from hatebm.dynamics.blocks import Blocks
+from hatebm.dynamics.gradient import Potential
+from hatebm.dynamics.health import Watch
+from hatebm.dynamics.law import Dynamics
+from hatebm.dynamics.transitions.adjusted import Adjusted
+from hatebm.dynamics.transitions.hamiltonian import Hamiltonian
+from hatebm.dynamics.transitions.overdamped import Overdamped
 from hatebm.ops.checks import require
 from hatebm.ops.scalars import checked_whole
-from hatebm.transitions.adjusted import Adjusted
-from hatebm.transitions.hamiltonian import Hamiltonian
-from hatebm.transitions.overdamped import Overdamped
 
 MOST = 1 << 31  # leapfrog steps of a trajectory
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from hatebm.dynamics.gradient import Potential
 from hatebm.energies.modes import in_mode
-from hatebm.gradient import Potential
 
 
 def settle(parts: Sequence[nn.Module], potential: Potential, t: int, state: Sequence[Tensor]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hatebm.dynamics import Dynamics
+from hatebm.dynamics.law import Dynamics
 from hatebm.ops.adjoint import LangevinStep
 from hatebm.ops.checks import check_like, checked_blocks, require
 from hatebm.ops.library import langevin_step_, ready_step

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from hatebm.blocks import Blocks, Move, Now
-from hatebm.gradient import Potential
-from hatebm.health import Watch
+from hatebm.dynamics.blocks import Blocks, Move, Now
+from hatebm.dynamics.gradient import Potential
+from hatebm.dynamics.health import Watch
 
 
 class Overdamped:

@@ -5,14 +5,14 @@ import math
 import torch
 from torch import Tensor
 
-from hatebm.blocks import Blocks, Now
-from hatebm.gradient import Potential
-from hatebm.health import Watch, surely_finite
+from hatebm.dynamics.blocks import Blocks, Now
+from hatebm.dynamics.gradient import Potential
+from hatebm.dynamics.health import Watch, surely_finite
+from hatebm.dynamics.transitions.overdamped import gathered_facts
 from hatebm.ops.checks import require
 from hatebm.ops.library import langevin_ratio, metropolis
 from hatebm.ops.noise import Purpose
 from hatebm.ops.scalars import OPEN
-from hatebm.transitions.overdamped import gathered_facts
 
 
 class Adjusted:

@@ -1,8 +1,0 @@
-"""One step of a chain, in each of its forms: called as transition(t, state, gather), state a list that it updates."""
-
-from hatebm.transitions.adjusted import Adjusted
-from hatebm.transitions.form import checked_form, transition_of
-from hatebm.transitions.hamiltonian import Hamiltonian
-from hatebm.transitions.overdamped import Overdamped
-
-__all__ = ["Adjusted", "Hamiltonian", "Overdamped", "checked_form", "transition_of"]
