@@ -19,13 +19,13 @@ from hatebm.energies.closure import modules_of
 from hatebm.energies.composition import check_bounded, negations_in
 from hatebm.energies.modes import MODES, bare, in_mode
 from hatebm.engine import Engine, through_compile
+from hatebm.engine.whole import WholeRuns
 from hatebm.ops.backend import check_backend
 from hatebm.ops.checks import STEPS, checked_choice, checked_mask, require
 from hatebm.ops.library import is_traced
 from hatebm.ops.noise import Purpose
 from hatebm.ops.scalars import checked_chain_ids, checked_draw, checked_flag, checked_whole
 from hatebm.state import State, checked_like, checked_state
-from hatebm.whole import WholeRuns
 
 _lock, _running = threading.Lock(), weakref.WeakSet()
 COMPILE = {"auto": False, "off": False, False: False, "max": True, True: True}

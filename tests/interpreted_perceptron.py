@@ -10,8 +10,8 @@ import hatebm
 from hatebm import kernels
 from hatebm.energies.mlp import ACTIVATIONS
 from hatebm.energies.perceptron import Perceptron, layers_of
+from hatebm.engine.whole import steps_of
 from hatebm.ops.native.chains import NEVER
-from hatebm.whole import steps_of
 
 pytestmark = interpreter.MARKS
 

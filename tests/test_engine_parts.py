@@ -17,8 +17,8 @@ from engine_nets import (
 )
 from torch import nn
 
-from hatebm.engine import rules
-from hatebm.engine.tracing import traced
+from hatebm.engine.prepare import rules
+from hatebm.engine.prepare.tracing import traced
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,8 @@ from hatebm.engine.tracing import traced
     ],
 )
 def test_the_small_nets_of_the_drop_in_loops(make, shapes, monkeypatch):
-    monkeypatch.setattr("hatebm.engine.rules.WORTH", 1)
-    monkeypatch.setattr("hatebm.engine.rules.PART_BYTES", (1, 1))
+    monkeypatch.setattr("hatebm.engine.prepare.rules.WORTH", 1)
+    monkeypatch.setattr("hatebm.engine.prepare.rules.PART_BYTES", (1, 1))
     net = seeded(make)
     state = [torch.randn(9, *shape) for shape in shapes]
     energy, notes = prepared(net, *state)
@@ -92,7 +92,7 @@ PARTS = {
 @pytest.mark.parametrize(("make", "training", "apply"), PARTS.values(), ids=PARTS)
 @pytest.mark.parametrize("start", [torch.randn, torch.zeros])
 def test_parts_only_where_each_chain_has_its_own_energy(make, training, apply, start, monkeypatch):
-    monkeypatch.setattr("hatebm.engine.rules.PART_BYTES", (1, 1))
+    monkeypatch.setattr("hatebm.engine.prepare.rules.PART_BYTES", (1, 1))
     torch.manual_seed(0)
     net, x = make(pooled(3, padding=1)).train(training), start(9, 64, 16, 16)
     energy, notes = prepared(net, x)

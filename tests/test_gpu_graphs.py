@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import hatebm
-from hatebm.engine import graphs, rules
+from hatebm.engine.graphs import graphs
+from hatebm.engine.prepare import rules
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 N, D = 64, 20

@@ -6,7 +6,7 @@ from torch import nn
 
 import hatebm
 from hatebm.energies.closure import seen, written
-from hatebm.engine.reads import reads, storage
+from hatebm.engine.graphs.cache_key import reads, storage
 
 N, D = 6, 5
 FACTOR = 2.0

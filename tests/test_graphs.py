@@ -13,9 +13,9 @@ from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.law import Dynamics
 from hatebm.dynamics.transitions import checked_form
-from hatebm.engine.graphs import alike, unfit
-from hatebm.engine.recorded import Step, Tensors
-from hatebm.engine.trial import agrees
+from hatebm.engine.graphs.graphs import alike, unfit
+from hatebm.engine.graphs.replay_check import agrees
+from hatebm.engine.graphs.static_buffers import Step, Tensors
 from hatebm.ops.native.chains import NEVER
 
 N, D = 6, 5

@@ -9,9 +9,9 @@ from torch import nn
 import hatebm
 from hatebm import _C
 from hatebm.energies.perceptron import layers_of
-from hatebm.engine.activations import values_and_slopes
-from hatebm.engine.stem import Stem
-from hatebm.engine.winograd import Filter
+from hatebm.engine.prepare.activations import values_and_slopes
+from hatebm.engine.prepare.stem import Stem
+from hatebm.engine.prepare.winograd import Filter
 from hatebm.ops.backend import module_for
 from hatebm.ops.native.extension import address, readable
 

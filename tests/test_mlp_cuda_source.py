@@ -8,9 +8,9 @@ from torch import nn
 import hatebm
 from hatebm.energies.mlp import ACTIVATIONS
 from hatebm.energies.perceptron import layers_of
+from hatebm.engine.whole import steps_of
 from hatebm.ops.native import chains
 from hatebm.ops.native.chains import NEVER
-from hatebm.whole import steps_of
 
 
 @pytest.fixture

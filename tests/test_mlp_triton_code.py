@@ -10,7 +10,7 @@ from test_triton_code import Target
 import hatebm
 from hatebm.energies import MLP
 from hatebm.energies.perceptron import layers_of
-from hatebm.whole import steps_of
+from hatebm.engine.whole import steps_of
 
 pytestmark = MARKS
 

@@ -10,8 +10,8 @@ import hatebm
 from hatebm import _C
 from hatebm.energies import MLP
 from hatebm.energies.perceptron import Perceptron, perceptron_of
+from hatebm.engine.whole import steps_of
 from hatebm.ops import native
-from hatebm.whole import steps_of
 
 
 def network(widths=(20, 48, 33), activation="silu", seed=0):

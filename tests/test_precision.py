@@ -18,7 +18,7 @@ from targets import kolmogorov_p
 from torch import nn
 
 import hatebm
-from hatebm.engine.precision import SWITCHES, TF32, as_set, reduced
+from hatebm.engine.prepare.precision import SWITCHES, TF32, as_set, reduced
 
 OFFSET = 300.0  # where neighbours in bfloat16 are 2 apart
 FORMS = {"mala": {"correct": "mala"}, "leapfrog": {"leapfrog_steps": 2}}

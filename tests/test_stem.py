@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hatebm.engine.stem import Stem, can_begin
+from hatebm.engine.prepare.stem import Stem, can_begin
 from hatebm.ops.native.extension import _C, has_vectors
 
 pytestmark = pytest.mark.skipif(_C is None or not has_vectors(), reason="no SIMD build of the kernels")

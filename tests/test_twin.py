@@ -8,7 +8,7 @@ from engine_nets import Block, Head, images, small_networks_are_worth_it  # noqa
 from torch import nn
 
 import hatebm
-from hatebm.engine.twin import twin
+from hatebm.engine.prepare.twin import twin
 
 
 class Held(nn.Module):

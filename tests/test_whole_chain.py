@@ -11,8 +11,8 @@ from targets import ula_variance
 from test_energies import KINDS, of_kind
 
 import hatebm
-from hatebm import whole
 from hatebm.energies import DoubleWell, Gaussian
+from hatebm.engine import whole
 
 MORE = {
     "before": {"noise_at": "before"},

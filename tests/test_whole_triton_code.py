@@ -9,7 +9,7 @@ from test_triton_code import compile_triton, launched  # noqa: F401
 
 from hatebm import Chain
 from hatebm.energies import DoubleWell, Funnel, Gaussian, Mixture
-from hatebm.whole import steps_of
+from hatebm.engine.whole import steps_of
 
 pytestmark = MARKS
 KINDS = ("diagonal", "full", "mixture", "double_well", "funnel")

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hatebm.engine import winograd
-from hatebm.engine.activations import PLAIN, RELU
-from hatebm.engine.winograd import Filter
+from hatebm.engine.prepare import winograd
+from hatebm.engine.prepare.activations import PLAIN, RELU
+from hatebm.engine.prepare.winograd import Filter
 from hatebm.ops.native.extension import _C, has_vectors
 
 # Relative, L2. The transforms take sums of up to nine products whose terms are up to 2.8 times as large as their result

@@ -13,10 +13,10 @@ from hatebm.dynamics.blocks import Blocks
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.transitions.form import Form
-from hatebm.engine.graphs import GraphRuns
-from hatebm.engine.precision import as_set, check_precision, gradient_error, reduced
-from hatebm.engine.prepare import prepare
-from hatebm.engine.twin import twin
+from hatebm.engine.graphs.graphs import GraphRuns
+from hatebm.engine.prepare.precision import as_set, check_precision, gradient_error, reduced
+from hatebm.engine.prepare.preparing import prepare
+from hatebm.engine.prepare.twin import twin
 
 
 def through_compile(energy: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hatebm.engine.activations import PLAIN, Activation
-from hatebm.engine.stem import Stem, can_begin
-from hatebm.engine.winograd import Filter, can_filter, pays
+from hatebm.engine.prepare.activations import PLAIN, Activation
+from hatebm.engine.prepare.stem import Stem, can_begin
+from hatebm.engine.prepare.winograd import Filter, can_filter, pays
 from hatebm.nets.layers import pooled_kernel
 
 
@@ -24,7 +24,7 @@ class Kernels:
     """Kernels of convolutions, prepared once and again when a weight changes within the run.
 
     A run makes its own, since a write through ``weight.data`` between runs leaves no trace. With ``channels_last``
-    images, float32 ones on the CPU go through :mod:`hatebm.engine.winograd` where that pays.
+    images, float32 ones on the CPU go through :mod:`hatebm.engine.prepare.winograd` where that pays.
     """
 
     def __init__(self, channels_last: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from hatebm.energies.closure import PURE, is_from
-from hatebm.engine.tracing import OPAQUE, plain, signature
+from hatebm.engine.prepare.tracing import OPAQUE, plain, signature
 
 CODE = (type, types.ModuleType, types.FunctionType)
 

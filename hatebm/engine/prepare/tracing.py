@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hatebm.nets.energy
-from hatebm.engine.twin import twin
+from hatebm.engine.prepare.twin import twin
 from hatebm.nets.layers import conv_then_pool
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

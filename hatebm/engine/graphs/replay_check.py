@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from hatebm.energies.closure import seen, written
-from hatebm.engine.capture import allocated, room
-from hatebm.engine.recorded import Tensors
+from hatebm.engine.graphs.capture import allocated, room
+from hatebm.engine.graphs.static_buffers import Tensors
 
 TOLERANCE = 1e-3  # of the way that a step went: a backward pass may add in another order each time
 WAITS, PROTOTYPE = "called a synchronizing CUDA operation", "Synchronization debug mode is a prototype"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
-from hatebm.engine.kernels import Kernels
+from hatebm.engine.prepare.convolutions import Kernels
 
 
 class Program(NamedTuple):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from hatebm.dynamics.gradient import energy_and_gradient
-from hatebm.engine.tracing import NothingDrawn
-from hatebm.engine.twin import twin
+from hatebm.engine.prepare.tracing import NothingDrawn
+from hatebm.engine.prepare.twin import twin
 
 CHAINS = 3  # as a whole, and as a part of two and a part of one
 TOLERANCE = 1e-5  # relative, L2, in float64

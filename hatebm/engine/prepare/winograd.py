@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hatebm.engine.activations import RELU, Activation, values_and_slopes
+from hatebm.engine.prepare.activations import RELU, Activation, values_and_slopes
 from hatebm.ops.native.extension import _C, address, has_vectors, readable, unavailable
 
 CHANNELS = 16  # both counts are multiples of it

@@ -15,11 +15,11 @@ from hatebm.dynamics.law import SCHEDULED
 from hatebm.dynamics.transitions.form import Form
 from hatebm.energies.closure import modules_of
 from hatebm.energies.hat import HatEnergy
-from hatebm.engine.capture import Recorder, recorder_of
-from hatebm.engine.reads import reads, storage
-from hatebm.engine.recorded import Step, Tensors
-from hatebm.engine.tracing import is_hooked
-from hatebm.engine.trial import agrees, observed
+from hatebm.engine.graphs.cache_key import reads, storage
+from hatebm.engine.graphs.capture import Recorder, recorder_of
+from hatebm.engine.graphs.replay_check import agrees, observed
+from hatebm.engine.graphs.static_buffers import Step, Tensors
+from hatebm.engine.prepare.tracing import is_hooked
 from hatebm.ops import reference
 from hatebm.ops.backend import module_for
 

@@ -12,12 +12,12 @@ from torch import Tensor, fx, nn
 
 from hatebm.energies.composition import Composition, Mixture, Negate, Product
 from hatebm.energies.hat import HatEnergy
-from hatebm.engine import rules
-from hatebm.engine.own_kernels import BEGUN, FILTERED
-from hatebm.engine.probe import COARSE, TOLERANCE, Outcome, copied, joined, outcome, probe_state, same
-from hatebm.engine.program import Bound, Program, compiled, described
-from hatebm.engine.rewrites import KEPT, rewritten
-from hatebm.engine.tracing import NothingDrawn, Refused, is_hooked, signature, traced
+from hatebm.engine.prepare import rules
+from hatebm.engine.prepare.placement import BEGUN, FILTERED
+from hatebm.engine.prepare.probe import COARSE, TOLERANCE, Outcome, copied, joined, outcome, probe_state, same
+from hatebm.engine.prepare.rewrites import KEPT, rewritten
+from hatebm.engine.prepare.rewritten import Bound, Program, compiled, described
+from hatebm.engine.prepare.tracing import NothingDrawn, Refused, is_hooked, signature, traced
 from hatebm.ops.library import is_traced
 
 Energy = Callable[..., Tensor]

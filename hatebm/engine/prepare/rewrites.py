@@ -3,7 +3,7 @@
 - A 3x3 convolution before a 2x2 average pool is one 4x4 convolution of stride 2: 16 multiplications for 36.
 - A 1x1 convolution commutes with an average pool and with an upsampling: it runs at the smaller size.
 - A pool of a sum is the sum of the pools, which brings the two above through a shortcut.
-- What has a kernel of our own on the CPU is given to it, see :mod:`hatebm.engine.own_kernels`.
+- What has a kernel of our own on the CPU is given to it, see :mod:`hatebm.engine.prepare.placement`.
 
 Each new node stands where the convolution stood, so that it reads what the convolution read, whatever is written in
 place in between.
@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from hatebm.engine.nodes import input_of, is_convolution, is_steady, replace_node
-from hatebm.engine.own_kernels import FILTERED, is_pooled_by_filter, own_kernels
-from hatebm.engine.tracing import is_hooked
+from hatebm.engine.prepare.nodes import input_of, is_convolution, is_steady, replace_node
+from hatebm.engine.prepare.placement import FILTERED, is_pooled_by_filter, own_kernels
+from hatebm.engine.prepare.tracing import is_hooked
 from hatebm.nets.layers import conv_then_pool
 
 ADDITIONS = (operator.add, operator.iadd, torch.add)
@@ -29,8 +29,8 @@ SMOOTH = ("nearest", "bilinear")
 def rewritten(module: nn.Module, graph: fx.Graph, *, filters: bool) -> dict[str, int]:
     """Rewrite a graph whose nodes carry their ``shape``, in place; returns how often each rewrite was made.
 
-    ``filters`` says that the kernels of :mod:`hatebm.engine.winograd` may be used. A placeholder ``kernels`` is added
-    last: the run's :class:`hatebm.engine.kernels.Kernels`.
+    ``filters`` says that the kernels of :mod:`hatebm.engine.prepare.winograd` may be used. A placeholder ``kernels`` is added
+    last: the run's :class:`hatebm.engine.prepare.convolutions.Kernels`.
     """
     kernels = graph_input(graph, "kernels")
     for node in graph.nodes:

@@ -1,7 +1,7 @@
 """Giving the nodes of a network to our own kernels on the CPU.
 
 A 3x3 convolution, and a 4x4 one of stride 2, is made by minimal filtering: 9 or 25 multiplications for 36 or 64, see
-:mod:`hatebm.engine.winograd`; one of at most four channels has kernels of its own; a smooth activation comes with its
+:mod:`hatebm.engine.prepare.winograd`; one of at most four channels has kernels of its own; a smooth activation comes with its
 slope in one pass; and an activation before a filter takes no pass over the gradient.
 """
 
@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from hatebm.energies.perceptron import activation_of
-from hatebm.engine.activations import PLAIN, RELU, activated
-from hatebm.engine.nodes import input_of, is_convolution, is_relu, is_steady, replace_node
-from hatebm.engine.stem import can_begin
-from hatebm.engine.tracing import is_hooked
-from hatebm.engine.winograd import can_filter, pays
+from hatebm.engine.prepare.activations import PLAIN, RELU, activated
+from hatebm.engine.prepare.nodes import input_of, is_convolution, is_relu, is_steady, replace_node
+from hatebm.engine.prepare.stem import can_begin
+from hatebm.engine.prepare.tracing import is_hooked
+from hatebm.engine.prepare.winograd import can_filter, pays
 
 FILTERED, BEGUN = "convolutions by minimal filtering", "convolutions of few channels"
 FUNCTIONS = {F.silu: ("silu", 0.0), F.gelu: ("gelu", 0.0), F.softplus: ("softplus", 0.0), F.elu: ("elu", 1.0)} | {

@@ -6,7 +6,7 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
 
-from hatebm.engine.tracing import is_hooked
+from hatebm.engine.prepare.tracing import is_hooked
 
 STEADY = (_SpectralNorm, _WeightNorm)  # parametrizations that in eval mode are functions of their tensors
 

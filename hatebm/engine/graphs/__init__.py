@@ -1,0 +1,1 @@
+"""Runs of steps captured once as a CUDA graph and replayed."""
