@@ -5,18 +5,18 @@ from hatebm.terminal import answer_ctrl_c
 answer_ctrl_c()  # to import torch, as all below does, takes seconds
 
 from hatebm import diagnostics, energies, ops
-from hatebm.ais import ais
-from hatebm.chain import Chain
 from hatebm.dynamics.health import ChainDiverged
 from hatebm.dynamics.law import Dynamics
 from hatebm.energies.composition import mixture, negate, product
 from hatebm.energies.hat import HatEnergy
-from hatebm.hmc import hmc
-from hatebm.langevin import langevin
 from hatebm.ops.backend import backends
 from hatebm.ops.noise import Purpose, normal, philox
-from hatebm.replay import ReplayBuffer
-from hatebm.tempering import tempering
+from hatebm.sampling.ais import ais
+from hatebm.sampling.chain import Chain
+from hatebm.sampling.hmc import hmc
+from hatebm.sampling.langevin import langevin
+from hatebm.sampling.replay import ReplayBuffer
+from hatebm.sampling.tempering import tempering
 
 __all__ = [
     "Chain",

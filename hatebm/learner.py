@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from hatebm.chain import Chain
 from hatebm.config import Config
 from hatebm.data import Images
 from hatebm.errors import UsageError
 from hatebm.ops.checks import describe
+from hatebm.sampling.chain import Chain
 
 CHAINS_AT_ONCE = 250
 

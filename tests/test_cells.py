@@ -8,8 +8,8 @@ from replays import BOXES, filled
 from scipy import stats
 
 import hatebm
-from hatebm.cells import from_cells, to_cells
 from hatebm.ops.noise import Purpose
+from hatebm.sampling.cells import from_cells, to_cells
 
 
 @pytest.mark.parametrize("box", BOXES)

@@ -14,7 +14,6 @@ from tiny import one_thread  # noqa: F401
 from torch import Tensor, nn
 
 import hatebm
-from hatebm.ais import AIS
 from hatebm.data import digits, to_bytes, to_pixels
 from hatebm.data.images import resized
 from hatebm.evaluation import Classifier, class_shares, frechet_distance, pixel_features
@@ -22,6 +21,7 @@ from hatebm.evaluation.kid import kernel_distance
 from hatebm.evaluation.ood import detection
 from hatebm.evaluation.outliers import outliers
 from hatebm.nets import generator_from
+from hatebm.sampling.ais import AIS
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = [*sorted((ROOT / "hatebm").rglob("*.py")), *sorted((ROOT / "kernels").rglob("*.py"))]

@@ -9,12 +9,12 @@ import torch
 from tiny import one_thread  # noqa: F401
 from torch import nn
 
-from hatebm.chain import Chain
 from hatebm.config import dropped
 from hatebm.data import batch_indices
 from hatebm.errors import UsageError
 from hatebm.learner import Part
 from hatebm.ops.noise import Purpose, normal
+from hatebm.sampling.chain import Chain
 from hatebm.systems.hat import Synthesis
 from hatebm.systems.hat.synthesis import bank_slots, residual_chain, update_generator
 from hatebm.systems.hat.update import update_energy

@@ -12,7 +12,7 @@ from scipy import stats
 
 import hatebm
 from hatebm.ops.noise import Purpose, words
-from hatebm.replay import PLACED, REPLACEMENTS, STORAGES
+from hatebm.sampling.replay import PLACED, REPLACEMENTS, STORAGES
 
 
 @settings(max_examples=100, deadline=None)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hatebm.bench.contest import Contender, Verdict
-from hatebm.chain import State
 from hatebm.dynamics.law import Dynamics
+from hatebm.sampling.chain import State
 
 TOLERANCE = 1e-3  # of the distance that a chain went, the median over chains: rounding alone stays far below
 KINKS = 3e-2  # the same of all chains together: where rounding turns a ReLU, a chain goes another way by some percent

@@ -14,9 +14,9 @@ from hatebm.bench.chains import MOVE
 from hatebm.bench.contest import COMPILED, HALF, HATEBM, IN_PLACE, NAIVE, OFFICIAL, Case, Contender
 from hatebm.bench.loops import compiled, gradient, gradient_function, has_half, held
 from hatebm.bench.targets import PublishedEnergy, PublishedGenerator
-from hatebm.chain import Chain
 from hatebm.dynamics.law import Dynamics
 from hatebm.energies.hat import HatEnergy
+from hatebm.sampling.chain import Chain
 from hatebm.systems.hat.synthesis import residual_chain
 
 LATENT, WIDTHS, BATCH = 128, (64,) * 4, 8

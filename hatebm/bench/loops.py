@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from hatebm.bench.agreement import Loop
 from hatebm.bench.contest import COMPILED, HALF, HATEBM, IN_PLACE, NAIVE, OWN, TORCHEBM
-from hatebm.chain import Chain
 from hatebm.dynamics.law import Dynamics
+from hatebm.sampling.chain import Chain
 
 Energy = Callable[..., Tensor]
 

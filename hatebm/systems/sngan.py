@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hatebm.chain import Chain
 from hatebm.config import Config
 from hatebm.data import Images, batch_indices, to_pixels
 from hatebm.dynamics.law import Dynamics
 from hatebm.learner import ImageChain, Learner, Part, adam, drawn_by
 from hatebm.nets import Discriminator, ResidualGenerator
 from hatebm.ops.noise import Purpose, normal
+from hatebm.sampling.chain import Chain
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hatebm.chain import Chain
 from hatebm.data import Images
 from hatebm.energies.hat import HatEnergy
 from hatebm.errors import UsageError
 from hatebm.learner import ImageChain, Learner, drawn_by
 from hatebm.ops.noise import Purpose, normal
+from hatebm.sampling.chain import Chain
 from hatebm.systems.hat.config import JointConfig
 from hatebm.systems.hat.update import energy_part, noisy_batch, signs_of_health, update_energy
 

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hatebm.chain import Chain
 from hatebm.config import dropped
 from hatebm.data import Images
 from hatebm.dynamics.law import Dynamics
 from hatebm.learner import ImageChain, Learner, Part, adam, drawn_by
 from hatebm.nets import ResidualGenerator
 from hatebm.ops.noise import Purpose, normal, uniform
+from hatebm.sampling.chain import Chain
 from hatebm.systems.hat.config import SynthesisConfig
 from hatebm.systems.hat.update import energy_part, noisy_batch, signs_of_health, update_energy
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hatebm.chain import Chain
 from hatebm.dynamics.gradient import Potential
 from hatebm.energies.closure import modules_of
 from hatebm.energies.modes import MODES, bare, in_mode
@@ -37,6 +36,7 @@ from hatebm.ops.scalars import (
     largest,
     plain,
 )
+from hatebm.sampling.chain import Chain
 
 NAME = "ais"
 ACCEPTED = 0.75

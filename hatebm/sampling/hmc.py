@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from hatebm.chain import Chain, State
 from hatebm.dynamics.law import Schedule
 from hatebm.ops.checks import in_the_name_of
+from hatebm.sampling.chain import Chain, State
 
 
 @in_the_name_of("hmc")

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hatebm.cells import from_cells, in_box, to_cells
 from hatebm.ops.checks import ELEMENTS, check_device, checked_choice, is_dense, require
 from hatebm.ops.noise import Purpose, uniform, words
 from hatebm.ops.scalars import (
@@ -19,6 +18,7 @@ from hatebm.ops.scalars import (
     checked_whole,
     plain,
 )
+from hatebm.sampling.cells import from_cells, in_box, to_cells
 
 STORAGES = (torch.uint8, torch.float32)
 REPLACEMENTS = ("ring", "uniform", "reservoir")
@@ -31,7 +31,7 @@ class ReplayBuffer:
     r"""States of persistent chains: each draw is, with probability 1 - reinit, one that was pushed before.
 
     Bytes hold floor(256 (x - low) / (high - low)), clipped to 0..255, and are read back anywhere in their cell, so that
-    a mean stays what it was however often a state is stored and read, see :func:`hatebm.cells.from_cells`. Every
+    a mean stays what it was however often a state is stored and read, see :func:`hatebm.sampling.cells.from_cells`. Every
     random number is a function of (seed, step, row): the same call on the same contents gives the same bits, and the
     first rows of a draw do not depend on how many follow.
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from hatebm.chain import Chain, State
 from hatebm.dynamics.law import Dynamics, Schedule
+from hatebm.sampling.chain import Chain, State
 
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Dynamics)}
 

@@ -25,7 +25,7 @@ from hatebm.ops.checks import STEPS, checked_choice, checked_mask, require
 from hatebm.ops.library import is_traced
 from hatebm.ops.noise import Purpose
 from hatebm.ops.scalars import checked_chain_ids, checked_draw, checked_flag, checked_whole
-from hatebm.state import State, checked_like, checked_state
+from hatebm.sampling.state import State, checked_like, checked_state
 
 _lock, _running = threading.Lock(), weakref.WeakSet()
 COMPILE = {"auto": False, "off": False, False: False, "max": True, True: True}

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hatebm.chain import Chain, State
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.law import Dynamics
 from hatebm.dynamics.transitions.adjusted import chosen
@@ -19,6 +18,7 @@ from hatebm.ops import metropolis
 from hatebm.ops.checks import STEPS, in_the_name_of, require
 from hatebm.ops.noise import Purpose
 from hatebm.ops.scalars import checked_flag, checked_numbers, checked_whole
+from hatebm.sampling.chain import Chain, State
 
 NAME = "tempering"
 REPLICAS = 256

@@ -1,0 +1,1 @@
+"""What a user calls: chains, and the samplers made of them."""
