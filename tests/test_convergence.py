@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from series import ar1, heavy, normals, shifted
 
-from hatebm import convergence
-from hatebm.diagnostics import autocorrelation, ess, plot_chain, split_rhat, summary
+from hatebm.diagnostics import autocorrelation, convergence, ess, plot_chain, split_rhat, summary
 
 KINDS = ("bulk", "tail", "mean")
 
@@ -92,7 +91,7 @@ def test_strides_gradients_and_chunks_change_nothing(monkeypatch):
 def test_large_draws_need_little_memory_beside_themselves():
     code = """
 import resource, torch
-from hatebm import convergence
+from hatebm.diagnostics import convergence
 from hatebm.diagnostics import autocorrelation, summary
 convergence.CHUNK = 1 << 15
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

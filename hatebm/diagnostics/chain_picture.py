@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hatebm.convergence import autocorrelation, check_draws, check_info, ess, moved, split_rhat
+from hatebm.diagnostics.convergence import autocorrelation, check_draws, check_info, ess, moved, split_rhat
 from hatebm.ops.checks import require
 from hatebm.ops.scalars import as_whole
 

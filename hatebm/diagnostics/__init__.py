@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hatebm.chain_picture import plot_chain
-from hatebm.convergence import autocorrelation, check_info, ess, moved, rhat_and_ess, split_rhat
+from hatebm.diagnostics.chain_picture import plot_chain
+from hatebm.diagnostics.convergence import autocorrelation, check_info, ess, moved, rhat_and_ess, split_rhat
 
 __all__ = ["Summary", "autocorrelation", "ess", "plot_chain", "split_rhat", "summary"]
 
