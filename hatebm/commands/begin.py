@@ -16,9 +16,9 @@ from hatebm.commands.options import set_threads
 from hatebm.commands.relocate import first_stage_beside, known, place, relocated
 from hatebm.config import Config
 from hatebm.data import Images
+from hatebm.data.fingerprint import Fingerprint
 from hatebm.errors import UsageError
 from hatebm.files import refuse_held
-from hatebm.fingerprint import Fingerprint
 from hatebm.learner import Learner
 from hatebm.runs import GENERATOR, Run
 from hatebm.settings import parse_settings

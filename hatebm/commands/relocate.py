@@ -5,8 +5,8 @@ from pathlib import Path
 
 from hatebm import data, stages
 from hatebm.data import Images
+from hatebm.data.fingerprint import Fingerprint
 from hatebm.errors import UsageError
-from hatebm.fingerprint import Fingerprint
 from hatebm.runs import Run
 
 PUBLISHED = frozenset(data.NAMES) - {"digits"}  # they have files, which lie below a root
