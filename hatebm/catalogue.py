@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from hatebm import presets
-from hatebm.config import Config
-from hatebm.learner import Learner
+from hatebm.learning.config import Config
+from hatebm.learning.learner import Learner
 from hatebm.systems.autoencoder import Autoencoder, AutoencoderConfig
 from hatebm.systems.hat import Joint, JointConfig, Synthesis, SynthesisConfig
 from hatebm.systems.sngan import SNGAN, SNGANConfig

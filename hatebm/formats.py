@@ -5,9 +5,9 @@ from dataclasses import fields
 from pathlib import Path
 
 from hatebm.catalogue import SYSTEMS
-from hatebm.config import Config
 from hatebm.data.fingerprint import Fingerprint
 from hatebm.errors import UsageError
+from hatebm.learning.config import Config
 
 FORMAT = 1  # version 0.1.0 wrote no format, which is 0
 SINCE = {"fingerprint": (1, None)}  # key ("config.KEY" for a number) -> format it came with, how it was done before

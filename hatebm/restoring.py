@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hatebm import checkpoints
 from hatebm.errors import UsageError
-from hatebm.learner import Learner
+from hatebm.learning.learner import Learner
 from hatebm.runs import GENERATOR, Run
 
 

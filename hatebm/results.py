@@ -11,7 +11,7 @@ from hatebm import pictures, stages
 from hatebm.data import Images, to_bytes, to_pixels
 from hatebm.evaluation import Classifier, class_shares, frechet_distance, pixel_features
 from hatebm.files import write_text
-from hatebm.learner import Learner
+from hatebm.learning.learner import Learner
 from hatebm.runs import Run
 
 SHOWN = 100

@@ -8,11 +8,11 @@ from importlib import metadata
 from pathlib import Path
 
 from hatebm import checkpoints, data, files, formats, metrics
-from hatebm.config import Config
 from hatebm.data import Images
 from hatebm.data.fingerprint import Fingerprint
 from hatebm.errors import UsageError
-from hatebm.learner import Learner
+from hatebm.learning.config import Config
+from hatebm.learning.learner import Learner
 
 GENERATOR = "generator"  # folder of the stage before, or of a generator that came from elsewhere
 

@@ -4,8 +4,8 @@ import ast
 from collections.abc import Sequence
 from dataclasses import fields
 
-from hatebm.config import Config
 from hatebm.errors import UsageError
+from hatebm.learning.config import Config
 
 MOST = 1 << 40  # as many steps and chains as the noise can tell apart
 WANTED = {bool: "True or False", int: "a whole number", float: "a number", tuple: "a tuple such as (32,64,64)"}

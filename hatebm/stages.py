@@ -16,7 +16,7 @@ from torch import nn
 from hatebm import checkpoints, files
 from hatebm.catalogue import SYSTEMS
 from hatebm.errors import UsageError
-from hatebm.learner import Learner
+from hatebm.learning.learner import Learner
 from hatebm.nets.imported import generator_from, load_generator
 from hatebm.restoring import restore
 from hatebm.runs import GENERATOR, Run

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
 
-from hatebm.config import Config
+from hatebm.learning.config import Config
 
 WINDOW = 100  # iterations that a symptom must last
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from hatebm import metrics
 from hatebm.data import Images
 from hatebm.dynamics.health import ChainDiverged
-from hatebm.learner import Learner
+from hatebm.learning.learner import Learner
 from hatebm.runs import Run
 from hatebm.symptoms import Watched
 

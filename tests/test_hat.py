@@ -9,10 +9,10 @@ import torch
 from tiny import one_thread  # noqa: F401
 from torch import nn
 
-from hatebm.config import dropped
 from hatebm.data import batch_indices
 from hatebm.errors import UsageError
-from hatebm.learner import Part
+from hatebm.learning.config import dropped
+from hatebm.learning.learner import Part
 from hatebm.ops.noise import Purpose, normal
 from hatebm.sampling.chain import Chain
 from hatebm.systems.hat import Synthesis

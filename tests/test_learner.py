@@ -9,9 +9,9 @@ import torch
 from tiny import one_thread  # noqa: F401
 from torch import Tensor, nn
 
-from hatebm import learner as learners
 from hatebm.errors import UsageError
-from hatebm.learner import Learner, Part, adam
+from hatebm.learning import learner as learners
+from hatebm.learning.learner import Learner, Part, adam
 from hatebm.systems.autoencoder import Autoencoder, AutoencoderConfig
 from hatebm.systems.hat import Joint, Synthesis
 from hatebm.systems.sngan import SNGAN, SNGANConfig

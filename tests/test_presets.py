@@ -11,7 +11,7 @@ from torch import nn
 from hatebm import presets
 from hatebm.catalogue import SYSTEMS
 from hatebm.errors import UsageError
-from hatebm.learner import Learner
+from hatebm.learning.learner import Learner
 
 # Hill, Nijkamp, Mitchell, Pang and Zhu, "Hat EBM" (2022), arXiv 2210.16486, and its official code.
 HAT = {

@@ -9,9 +9,9 @@ import torch
 from tiny import one_thread  # noqa: F401
 
 from hatebm import data, stages, symptoms
-from hatebm.config import Config
 from hatebm.data import Images, to_bytes
-from hatebm.learner import Learner
+from hatebm.learning.config import Config
+from hatebm.learning.learner import Learner
 from hatebm.runs import Run
 from hatebm.starts import create
 from hatebm.symptoms import SYMPTOMS, Watched

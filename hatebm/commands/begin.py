@@ -14,12 +14,12 @@ from hatebm import data, stages
 from hatebm.catalogue import SYSTEMS
 from hatebm.commands.options import set_threads
 from hatebm.commands.relocate import first_stage_beside, known, place, relocated
-from hatebm.config import Config
 from hatebm.data import Images
 from hatebm.data.fingerprint import Fingerprint
 from hatebm.errors import UsageError
 from hatebm.files import refuse_held
-from hatebm.learner import Learner
+from hatebm.learning.config import Config
+from hatebm.learning.learner import Learner
 from hatebm.runs import GENERATOR, Run
 from hatebm.settings import parse_settings
 from hatebm.starts import create, created, left_behind, refuse_taken

@@ -23,7 +23,7 @@ from hatebm.evaluation import (
     qualities,
     score_norm,
 )
-from hatebm.learner import Learner
+from hatebm.learning.learner import Learner
 from hatebm.results import reference, write_rows
 from hatebm.runs import Run
 from hatebm.tables import print_detections, print_qualities

@@ -7,7 +7,7 @@ from pathlib import Path
 from hatebm import data, pictures, results, stages
 from hatebm.commands.options import device_of, need, set_threads
 from hatebm.errors import CannotWrite, UsageError
-from hatebm.learner import Learner
+from hatebm.learning.learner import Learner
 from hatebm.runs import Run
 
 

@@ -8,7 +8,7 @@ from hatebm.commands.begin import begun
 from hatebm.commands.options import device_of, need, set_threads
 from hatebm.data import Images
 from hatebm.errors import CannotWrite
-from hatebm.learner import Learner
+from hatebm.learning.learner import Learner
 from hatebm.progress import progress
 from hatebm.runs import Run
 from hatebm.tables import print_scores

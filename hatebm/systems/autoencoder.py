@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hatebm.config import Config, Drops, dropped
 from hatebm.data import Images, batch_indices, to_pixels
 from hatebm.errors import UsageError
-from hatebm.learner import CHAINS_AT_ONCE, Learner, Part, adam, drawn_by
+from hatebm.learning.config import Config, Drops, dropped
+from hatebm.learning.learner import CHAINS_AT_ONCE, Learner, Part, adam, drawn_by
 from hatebm.nets import Decoder, Encoder
 from hatebm.ops.noise import Purpose, normal
 

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hatebm.config import Config
 from hatebm.data import Images, batch_indices, to_pixels
 from hatebm.dynamics.law import Dynamics
-from hatebm.learner import ImageChain, Learner, Part, adam, drawn_by
+from hatebm.learning.config import Config
+from hatebm.learning.learner import ImageChain, Learner, Part, adam, drawn_by
 from hatebm.nets import Discriminator, ResidualGenerator
 from hatebm.ops.noise import Purpose, normal
 from hatebm.sampling.chain import Chain

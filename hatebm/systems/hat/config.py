@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from hatebm.config import Config, Drops
 from hatebm.dynamics.law import Dynamics
 from hatebm.errors import UsageError
+from hatebm.learning.config import Config, Drops
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hatebm.data import Images
 from hatebm.energies.hat import HatEnergy
 from hatebm.errors import UsageError
-from hatebm.learner import ImageChain, Learner, drawn_by
+from hatebm.learning.learner import ImageChain, Learner, drawn_by
 from hatebm.ops.noise import Purpose, normal
 from hatebm.sampling.chain import Chain
 from hatebm.systems.hat.config import JointConfig

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hatebm.config import dropped
 from hatebm.data import Images
 from hatebm.dynamics.law import Dynamics
-from hatebm.learner import ImageChain, Learner, Part, adam, drawn_by
+from hatebm.learning.config import dropped
+from hatebm.learning.learner import ImageChain, Learner, Part, adam, drawn_by
 from hatebm.nets import ResidualGenerator
 from hatebm.ops.noise import Purpose, normal, uniform
 from hatebm.sampling.chain import Chain

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from hatebm.config import dropped
 from hatebm.data import Images, batch_indices, to_pixels
-from hatebm.learner import Part, adam
+from hatebm.learning.config import dropped
+from hatebm.learning.learner import Part, adam
 from hatebm.nets import ResidualEnergy
 from hatebm.ops.noise import Purpose, normal
 from hatebm.systems.hat.config import HatConfig

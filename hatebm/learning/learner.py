@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from hatebm.config import Config
 from hatebm.data import Images
 from hatebm.errors import UsageError
+from hatebm.learning.config import Config
 from hatebm.ops.checks import describe
 from hatebm.sampling.chain import Chain
 

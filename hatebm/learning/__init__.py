@@ -1,0 +1,1 @@
+"""What a system is made of: learners and their configuration."""
