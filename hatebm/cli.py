@@ -10,7 +10,6 @@ from typing import NoReturn
 import torch
 
 from hatebm import data
-from hatebm.catalogue import SYSTEMS
 from hatebm.commands import words
 from hatebm.commands.begin import DEFAULT
 from hatebm.commands.bench import TABLES, bench
@@ -20,6 +19,7 @@ from hatebm.commands.train import train
 from hatebm.dynamics.health import ChainDiverged
 from hatebm.errors import UsageError
 from hatebm.info import report, version_of
+from hatebm.systems.catalogue import SYSTEMS
 from hatebm.terminal import any_name_written, leave_ctrl_c, one_line, write_out
 from hatebm.training import TrainingDiverged
 

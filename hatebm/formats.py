@@ -4,10 +4,10 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
-from hatebm.catalogue import SYSTEMS
 from hatebm.data.fingerprint import Fingerprint
 from hatebm.errors import UsageError
 from hatebm.learning.config import Config
+from hatebm.systems.catalogue import SYSTEMS
 
 FORMAT = 1  # version 0.1.0 wrote no format, which is 0
 SINCE = {"fingerprint": (1, None)}  # key ("config.KEY" for a number) -> format it came with, how it was done before

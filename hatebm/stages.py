@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from hatebm import checkpoints, files
-from hatebm.catalogue import SYSTEMS
 from hatebm.errors import UsageError
 from hatebm.learning.learner import Learner
 from hatebm.nets.imported import generator_from, load_generator
 from hatebm.restoring import restore
 from hatebm.runs import GENERATOR, Run
+from hatebm.systems.catalogue import SYSTEMS
 
 WEIGHTS = "weights.safetensors"
 ABOUT = "generator.json"

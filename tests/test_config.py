@@ -5,11 +5,11 @@ from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 
-from hatebm.catalogue import SYSTEMS
 from hatebm.errors import UsageError
 from hatebm.formats import config_from_json
 from hatebm.learning.config import Config, dropped
 from hatebm.systems.autoencoder import AutoencoderConfig
+from hatebm.systems.catalogue import SYSTEMS
 from hatebm.systems.hat import JointConfig, SynthesisConfig
 from hatebm.systems.sngan import SNGANConfig
 

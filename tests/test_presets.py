@@ -8,10 +8,10 @@ from shell import refusal
 from tiny import one_thread  # noqa: F401
 from torch import nn
 
-from hatebm import presets
-from hatebm.catalogue import SYSTEMS
 from hatebm.errors import UsageError
 from hatebm.learning.learner import Learner
+from hatebm.systems import presets
+from hatebm.systems.catalogue import SYSTEMS
 
 # Hill, Nijkamp, Mitchell, Pang and Zhu, "Hat EBM" (2022), arXiv 2210.16486, and its official code.
 HAT = {

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from hatebm import data, stages
-from hatebm.catalogue import SYSTEMS
 from hatebm.commands.options import set_threads
 from hatebm.commands.relocate import first_stage_beside, known, place, relocated
 from hatebm.data import Images
@@ -23,6 +22,7 @@ from hatebm.learning.learner import Learner
 from hatebm.runs import GENERATOR, Run
 from hatebm.settings import parse_settings
 from hatebm.starts import create, created, left_behind, refuse_taken
+from hatebm.systems.catalogue import SYSTEMS
 
 DEFAULT = "hat-synthesis"
 FIRST = "generator."  # begins the keys of --set that are meant for the stage before

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from hatebm import presets
 from hatebm.learning.config import Config
 from hatebm.learning.learner import Learner
+from hatebm.systems import presets
 from hatebm.systems.autoencoder import Autoencoder, AutoencoderConfig
 from hatebm.systems.hat import Joint, JointConfig, Synthesis, SynthesisConfig
 from hatebm.systems.sngan import SNGAN, SNGANConfig
