@@ -19,9 +19,9 @@ from hatebm.commands.train import train
 from hatebm.dynamics.health import ChainDiverged
 from hatebm.errors import UsageError
 from hatebm.info import report, version_of
+from hatebm.runs.training import TrainingDiverged
 from hatebm.systems.catalogue import SYSTEMS
 from hatebm.terminal import any_name_written, leave_ctrl_c, one_line, write_out
-from hatebm.training import TrainingDiverged
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,10 +8,10 @@ import signal
 import sys
 from pathlib import Path
 
-from hatebm import checkpoints
 from hatebm.cli import main
 from hatebm.commands import train
 from hatebm.commands.options import need
+from hatebm.runs import checkpoints
 
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "open")
 

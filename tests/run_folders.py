@@ -4,7 +4,7 @@ import resource
 from contextlib import contextmanager
 from pathlib import Path
 
-from hatebm import checkpoints
+from hatebm.runs import checkpoints
 
 
 def tree(folder: Path) -> dict[str, tuple]:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from hatebm import checkpoints
 from hatebm.cli import main
-from hatebm.runs import Run
+from hatebm.runs import checkpoints
+from hatebm.runs.folder import Run
 
 SNGAN = (
     "generator_widths=(6,6,4)",

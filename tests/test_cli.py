@@ -13,9 +13,9 @@ from PIL import Image
 from shell import hatebm, refusal
 from tiny import one_thread  # noqa: F401
 
-from hatebm import checkpoints
 from hatebm.cli import main
-from hatebm.runs import Run
+from hatebm.runs import checkpoints
+from hatebm.runs.folder import Run
 
 PICTURES = ("samples.png", "path.gif", "path.png", "curves.png")
 

@@ -6,8 +6,8 @@ from dataclasses import FrozenInstanceError, fields, replace
 import pytest
 
 from hatebm.errors import UsageError
-from hatebm.formats import config_from_json
 from hatebm.learning.config import Config, dropped
+from hatebm.runs.formats import config_from_json
 from hatebm.systems.autoencoder import AutoencoderConfig
 from hatebm.systems.catalogue import SYSTEMS
 from hatebm.systems.hat import JointConfig, SynthesisConfig

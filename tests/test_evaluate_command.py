@@ -13,7 +13,7 @@ from shell import SYNTHESIS, hatebm, pictures, refusal, settings, train
 from tiny import one_thread  # noqa: F401
 
 from hatebm import data as data_sets
-from hatebm.runs import Run
+from hatebm.runs.folder import Run
 
 FEATURES = """
     import torch

@@ -11,7 +11,6 @@ from PIL import Image
 from tiny import one_thread  # noqa: F401
 from torch import nn
 
-from hatebm import plots
 from hatebm.data import Images, digits, to_bytes
 from hatebm.errors import UsageError
 from hatebm.evaluation import (
@@ -24,6 +23,7 @@ from hatebm.evaluation import (
     qualities,
     quality,
 )
+from hatebm.runs import plots
 
 
 class Small(nn.Module):

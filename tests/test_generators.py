@@ -15,9 +15,9 @@ from test_imported import foreign
 from tiny import one_thread  # noqa: F401
 from two_stages import ctrl_c, data, rows_seen, straight, unseen  # noqa: F401
 
-from hatebm import stages
 from hatebm.nets import ResidualGenerator
-from hatebm.runs import Run
+from hatebm.runs import stages
+from hatebm.runs.folder import Run
 
 
 @pytest.mark.parametrize("source", ["sngan", "autoencoder", "hat-synthesis", "hat-refine"])

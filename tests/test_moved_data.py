@@ -15,7 +15,7 @@ from two_stages import unseen  # noqa: F401
 from hatebm import data as data_sets
 from hatebm.data import Images
 from hatebm.data.fingerprint import Fingerprint
-from hatebm.runs import Run
+from hatebm.runs.folder import Run
 
 
 @pytest.fixture(scope="module")

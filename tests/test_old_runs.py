@@ -11,8 +11,8 @@ from shell import hatebm, refusal, same, state
 from tiny import one_thread  # noqa: F401
 from two_stages import unseen  # noqa: F401
 
-from hatebm import checkpoints, formats
-from hatebm.runs import Run
+from hatebm.runs import checkpoints, formats
+from hatebm.runs.folder import Run
 from hatebm.systems.hat import SynthesisConfig
 
 KEPT = Path(__file__).parent / "runs_of_0.1.0"

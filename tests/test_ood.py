@@ -11,9 +11,9 @@ from small import images as small_images
 from small import small_net
 from tiny import one_thread  # noqa: F401
 
-from hatebm import plots
 from hatebm.evaluation import detection, energy_score, outliers, score_norm
 from hatebm.evaluation.ood import _counts, _rates
+from hatebm.runs import plots
 
 
 def generator(seed=0):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hatebm import pictures
+from hatebm.runs import pictures
 
 
 def images(n: int, channels: int = 1, size: int = 8) -> torch.Tensor:

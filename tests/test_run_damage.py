@@ -11,9 +11,9 @@ from shell import hatebm, refusal, same, state
 from tiny import one_thread  # noqa: F401
 from two_stages import data, straight, unseen  # noqa: F401
 
-from hatebm import checkpoints
 from hatebm.errors import UsageError
-from hatebm.runs import Run
+from hatebm.runs import checkpoints
+from hatebm.runs.folder import Run
 
 EITHER = pytest.mark.parametrize("part", [".", "generator"])
 NEWEST, OLDEST = "checkpoints/00000003.safetensors", "checkpoints/00000000.safetensors"

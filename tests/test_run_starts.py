@@ -15,9 +15,9 @@ from shell import hatebm, refusal, same, settings, state, train
 from tiny import one_thread  # noqa: F401
 from two_stages import data, rows_seen, straight, unseen  # noqa: F401
 
-from hatebm import files
 from hatebm.errors import CannotWrite, UsageError
-from hatebm.runs import Run
+from hatebm.runs import files
+from hatebm.runs.folder import Run
 
 TRAIN = ["train", "--steps", 2, *tiny.SETTINGS, "--out"]
 LEFT = {

@@ -9,9 +9,9 @@ from shell import FIRST, hatebm, refusal, same, state, train
 from tiny import one_thread  # noqa: F401
 from two_stages import ctrl_c, data, rows_seen, straight, unseen  # noqa: F401
 
-from hatebm import stages
 from hatebm.ops.noise import Purpose, normal
-from hatebm.runs import Run
+from hatebm.runs import stages
+from hatebm.runs.folder import Run
 from hatebm.systems import presets
 
 TWO_STAGES = pytest.mark.parametrize("system", FIRST)

@@ -8,16 +8,17 @@ import tiny
 import torch
 from tiny import one_thread  # noqa: F401
 
-from hatebm import data, stages, symptoms
+from hatebm import data
 from hatebm.data import Images, to_bytes
 from hatebm.learning.config import Config
 from hatebm.learning.learner import Learner
-from hatebm.runs import Run
-from hatebm.starts import create
-from hatebm.symptoms import SYMPTOMS, Watched
+from hatebm.runs import stages, symptoms
+from hatebm.runs.folder import Run
+from hatebm.runs.starts import create
+from hatebm.runs.symptoms import SYMPTOMS, Watched
+from hatebm.runs.training import train
 from hatebm.systems.hat import Joint, Synthesis
 from hatebm.systems.sngan import SNGANConfig
-from hatebm.training import train
 
 SYNTHESIS = replace(
     tiny.CONFIG,

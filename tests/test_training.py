@@ -11,13 +11,13 @@ import tiny
 import torch
 from tiny import one_thread  # noqa: F401
 
-from hatebm import checkpoints, stages
 from hatebm.errors import UsageError
-from hatebm.formats import config_from_json
-from hatebm.runs import Run
-from hatebm.starts import create
+from hatebm.runs import checkpoints, stages
+from hatebm.runs.folder import Run
+from hatebm.runs.formats import config_from_json
+from hatebm.runs.starts import create
+from hatebm.runs.training import TrainingDiverged, train
 from hatebm.systems.hat import Synthesis, SynthesisConfig
-from hatebm.training import TrainingDiverged, train
 
 
 def new_run(folder, **settings) -> tuple[Run, Synthesis]:

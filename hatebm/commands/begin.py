@@ -10,18 +10,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hatebm import data, stages
+from hatebm import data
 from hatebm.commands.options import set_threads
 from hatebm.commands.relocate import first_stage_beside, known, place, relocated
 from hatebm.data import Images
 from hatebm.data.fingerprint import Fingerprint
 from hatebm.errors import UsageError
-from hatebm.files import refuse_held
 from hatebm.learning.config import Config
 from hatebm.learning.learner import Learner
-from hatebm.runs import GENERATOR, Run
-from hatebm.settings import parse_settings
-from hatebm.starts import create, created, left_behind, refuse_taken
+from hatebm.runs import stages
+from hatebm.runs.files import refuse_held
+from hatebm.runs.folder import GENERATOR, Run
+from hatebm.runs.settings import parse_settings
+from hatebm.runs.starts import create, created, left_behind, refuse_taken
 from hatebm.systems.catalogue import SYSTEMS
 
 DEFAULT = "hat-synthesis"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from hatebm import data, plots, stages
+from hatebm import data
 from hatebm.commands.options import device_of, need, set_threads
 from hatebm.commands.relocate import PUBLISHED, known, relocated, remember
 from hatebm.commands.train import report
@@ -24,9 +24,10 @@ from hatebm.evaluation import (
     score_norm,
 )
 from hatebm.learning.learner import Learner
-from hatebm.results import reference, write_rows
-from hatebm.runs import Run
-from hatebm.tables import print_detections, print_qualities
+from hatebm.runs import plots, stages
+from hatebm.runs.folder import Run
+from hatebm.runs.results import reference, write_rows
+from hatebm.runs.tables import print_detections, print_qualities
 from hatebm.terminal import spelled
 
 

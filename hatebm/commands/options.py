@@ -6,7 +6,7 @@ import importlib
 import torch
 
 from hatebm.errors import UsageError
-from hatebm.runs import Run
+from hatebm.runs.folder import Run
 
 
 def device_of(options: argparse.Namespace) -> torch.device:

@@ -3,11 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from hatebm import data, stages
+from hatebm import data
 from hatebm.data import Images
 from hatebm.data.fingerprint import Fingerprint
 from hatebm.errors import UsageError
-from hatebm.runs import Run
+from hatebm.runs import stages
+from hatebm.runs.folder import Run
 
 PUBLISHED = frozenset(data.NAMES) - {"digits"}  # they have files, which lie below a root
 

@@ -4,11 +4,12 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from hatebm import data, pictures, results, stages
+from hatebm import data
 from hatebm.commands.options import device_of, need, set_threads
 from hatebm.errors import CannotWrite, UsageError
 from hatebm.learning.learner import Learner
-from hatebm.runs import Run
+from hatebm.runs import pictures, results, stages
+from hatebm.runs.folder import Run
 
 
 def sample(options: argparse.Namespace) -> int:

@@ -3,16 +3,16 @@
 import argparse
 import shlex
 
-from hatebm import results, stages
 from hatebm.commands.begin import begun
 from hatebm.commands.options import device_of, need, set_threads
 from hatebm.data import Images
 from hatebm.errors import CannotWrite
 from hatebm.learning.learner import Learner
-from hatebm.progress import progress
-from hatebm.runs import Run
-from hatebm.tables import print_scores
-from hatebm.training import train as train_run
+from hatebm.runs import results, stages
+from hatebm.runs.folder import Run
+from hatebm.runs.progress import progress
+from hatebm.runs.tables import print_scores
+from hatebm.runs.training import train as train_run
 
 
 def train(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hatebm.files import whole
+from hatebm.runs.files import whole
 
 INSIDE, OUTSIDE, INK = "#0072B2", "#D55E00", "0.25"  # Okabe & Ito: told apart by colour-blind readers too
 BINS = 60

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hatebm.files import whole
+from hatebm.runs.files import whole
 
 BACKGROUND = 96
 CELL = 48  # about the side in pixels at which one small image is shown

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from hatebm import pictures, stages
+from hatebm.runs import pictures
+from hatebm.runs import stages
 from hatebm.data import Images, to_bytes, to_pixels
 from hatebm.evaluation import Classifier, class_shares, frechet_distance, pixel_features
-from hatebm.files import write_text
+from hatebm.runs.files import write_text
 from hatebm.learning.learner import Learner
-from hatebm.runs import Run
+from hatebm.runs.folder import Run
 
 SHOWN = 100
 JUDGES = 4000  # images of either part that samples are judged by, half of them where images are large

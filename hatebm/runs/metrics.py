@@ -9,7 +9,7 @@ from io import FileIO
 from pathlib import Path
 
 from hatebm.errors import UsageError
-from hatebm.files import cannot_write
+from hatebm.runs.files import cannot_write
 
 
 class DamagedRow(UsageError):  # noqa: N818 - says what is wrong

@@ -5,10 +5,10 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from hatebm import checkpoints
+from hatebm.runs import checkpoints
 from hatebm.errors import UsageError
 from hatebm.learning.learner import Learner
-from hatebm.runs import GENERATOR, Run
+from hatebm.runs.folder import GENERATOR, Run
 
 
 def restore(run: Run, learner: Learner) -> Learner:

@@ -7,7 +7,11 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
-from hatebm import checkpoints, data, files, formats, metrics
+from hatebm import data
+from hatebm.runs import checkpoints
+from hatebm.runs import files
+from hatebm.runs import formats
+from hatebm.runs import metrics
 from hatebm.data import Images
 from hatebm.data.fingerprint import Fingerprint
 from hatebm.errors import UsageError

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from hatebm import files
+from hatebm.runs import files
 from hatebm.errors import UsageError
-from hatebm.runs import GENERATOR, Run
+from hatebm.runs.folder import GENERATOR, Run
 
 
 @contextmanager

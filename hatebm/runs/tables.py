@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from hatebm.evaluation import Detection, Quality
 from hatebm.evaluation.ood import Estimate
-from hatebm.results import ENOUGH, Score
+from hatebm.runs.results import ENOUGH, Score
 
 
 def print_scores(scores: Sequence[Score], reference: str) -> None:

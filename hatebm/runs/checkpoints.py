@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hatebm.errors import UsageError
-from hatebm.files import sweep, whole
+from hatebm.runs.files import sweep, whole
 
 KEPT = 3
 OLD = ({"iteration", "config"}, set())  # what version 0.1.0 said of checkpoints and of weights, without a checksum
