@@ -14,11 +14,11 @@ from hatebm.commands import words
 from hatebm.commands.begin import DEFAULT
 from hatebm.commands.bench import TABLES, bench
 from hatebm.commands.evaluate import evaluate
+from hatebm.commands.info import report, version_of
 from hatebm.commands.sample import sample
 from hatebm.commands.train import train
 from hatebm.dynamics.health import ChainDiverged
 from hatebm.errors import UsageError
-from hatebm.info import report, version_of
 from hatebm.runs.training import TrainingDiverged
 from hatebm.systems.catalogue import SYSTEMS
 from hatebm.terminal import any_name_written, leave_ctrl_c, one_line, write_out

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import hatebm
-from hatebm import info
+from hatebm.commands import info
 from hatebm.dynamics.blocks import Blocks
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
