@@ -14,7 +14,7 @@ from pathlib import Path
 
 import ninja
 import pybind11
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
@@ -169,21 +169,7 @@ def sources(pattern: str) -> list[str]:
 
 
 setup(
-    packages=[
-        "hatebm",
-        "hatebm.data",
-        "hatebm.nets",
-        "hatebm.engine",
-        "hatebm.evaluation",
-        "hatebm.systems",
-        "hatebm.systems.hat",
-        "hatebm.commands",
-        "hatebm.bench",
-        "hatebm.dynamics.transitions",
-        "hatebm.energies",
-        "hatebm.ops.native",
-        "hatebm.kernels",
-    ],
+    packages=[*find_packages(include=["hatebm*"]), "hatebm.kernels"],
     package_dir={"hatebm.kernels": "kernels"},
     package_data={"hatebm": ["py.typed"]},
     ext_modules=[Extension("hatebm._C", sources("*.cpp"), depends=sources("*.h") + sources("*.cu"))],

@@ -1,4 +1,4 @@
-"""The sums of :func:`hatebm.ops.reference.tree_sum` in Triton: runs of 1024 folded in halves, then the runs likewise."""
+"""The sums of :func:`hatebm.ops.reference.tree_sum` in Triton: runs of 1024 folded in halves, then so the runs."""
 
 import torch
 import triton

@@ -3,9 +3,9 @@ r"""A run of steps as an energy's own kernel takes it.
 An energy that can has two methods. ``can_advance(x, steps)`` returns None, or the reason why it cannot take these.
 ``advance_(x, steps)`` moves x, (n, \*sample), in place to the bits that a step at a time gives, the same in any split,
 and returns the first step at which each chain's energy or gradient was not finite, (n,) int64,
-:data:`hatebm.ops.native.chains.NEVER` where none was. The state after the last step is the chain's own to look at. Both may
-write nothing else. An energy whose kernel has other bits than autograd has ``in_kernel(x, backend)`` too: the energy
-with the kernel's gradient, for the steps that somebody looks at, or None.
+:data:`hatebm.ops.native.chains.NEVER` where none was. The state after the last step is the chain's own to look at. Both
+may write nothing else. An energy whose kernel has other bits than autograd has ``in_kernel(x, backend)`` too: the
+energy with the kernel's gradient, for the steps that somebody looks at, or None.
 """
 
 from typing import NamedTuple

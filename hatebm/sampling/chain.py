@@ -47,12 +47,13 @@ class Chain:
         first_step: absolute index of the first step: schedules and noise go by it.
         energy_kwargs: keyword arguments of the energy, a dict or a callable of the step.
         grad_fn: the gradient itself (minus the score) in place of autograd: grad_fn(\*state, \*\*kwargs).
-        mode: "eval", "train" or "keep": in which mode the modules run that the energy reaches (:mod:`hatebm.energies.closure`);
-            put back afterwards.
+        mode: "eval", "train" or "keep": in which mode the modules run that the energy reaches, see
+            :mod:`hatebm.energies.closure`; put back afterwards.
         noise: callable of the step that returns the standard normals, a tuple or a list for several blocks.
         nan: "raise" :class:`hatebm.ChainDiverged` at the end of a run, or "ignore".
         correct: None, or "mala": a Metropolis test after each step makes exp(-E / T - prior_precision |x|^2 / 2) exact
-            at any step size, see :class:`hatebm.dynamics.transitions.Adjusted`; a proposal outside the clamp is refused.
+            at any step size, see :class:`hatebm.dynamics.transitions.Adjusted`; a proposal outside the clamp is
+            refused.
         leapfrog_steps: Hamiltonian Monte Carlo: each step is a corrected trajectory of so many leapfrog steps of length
             noise_std, see :class:`hatebm.dynamics.transitions.Hamiltonian`.
         mask: where the state may move: bool, broadcastable to x, one per block of a tuple state (None: everywhere).

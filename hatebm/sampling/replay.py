@@ -31,9 +31,9 @@ class ReplayBuffer:
     r"""States of persistent chains: each draw is, with probability 1 - reinit, one that was pushed before.
 
     Bytes hold floor(256 (x - low) / (high - low)), clipped to 0..255, and are read back anywhere in their cell, so that
-    a mean stays what it was however often a state is stored and read, see :func:`hatebm.sampling.cells.from_cells`. Every
-    random number is a function of (seed, step, row): the same call on the same contents gives the same bits, and the
-    first rows of a draw do not depend on how many follow.
+    a mean stays what it was however often a state is stored and read, see :func:`hatebm.sampling.cells.from_cells`.
+    Every random number is a function of (seed, step, row): the same call on the same contents gives the same bits, and
+    the first rows of a draw do not depend on how many follow.
 
     A state of several blocks takes a buffer for each, all with one seed: they then draw the same slots (give all but
     one an ``init``, since fresh starts share their numbers too). Processes with a buffer each take a seed each.

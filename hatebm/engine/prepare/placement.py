@@ -1,8 +1,8 @@
 """Giving the nodes of a network to our own kernels on the CPU.
 
 A 3x3 convolution, and a 4x4 one of stride 2, is made by minimal filtering: 9 or 25 multiplications for 36 or 64, see
-:mod:`hatebm.engine.prepare.winograd`; one of at most four channels has kernels of its own; a smooth activation comes with its
-slope in one pass; and an activation before a filter takes no pass over the gradient.
+:mod:`hatebm.engine.prepare.winograd`; one of at most four channels has kernels of its own; a smooth activation comes
+with its slope in one pass; and an activation before a filter takes no pass over the gradient.
 """
 
 import math

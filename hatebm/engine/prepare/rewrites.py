@@ -29,8 +29,8 @@ SMOOTH = ("nearest", "bilinear")
 def rewritten(module: nn.Module, graph: fx.Graph, *, filters: bool) -> dict[str, int]:
     """Rewrite a graph whose nodes carry their ``shape``, in place; returns how often each rewrite was made.
 
-    ``filters`` says that the kernels of :mod:`hatebm.engine.prepare.winograd` may be used. A placeholder ``kernels`` is added
-    last: the run's :class:`hatebm.engine.prepare.convolutions.Kernels`.
+    ``filters`` says that the kernels of :mod:`hatebm.engine.prepare.winograd` may be used. A placeholder ``kernels`` is
+    added last: the run's :class:`hatebm.engine.prepare.convolutions.Kernels`.
     """
     kernels = graph_input(graph, "kernels")
     for node in graph.nodes:

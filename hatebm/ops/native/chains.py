@@ -78,8 +78,8 @@ def perceptron_look(x: Tensor, layers: Sequence[Any]) -> tuple[Tensor, Tensor]:
 def perceptron_chains_(x: Tensor, layers: Sequence[Any], steps: Any) -> Tensor:
     """Take the steps of chains in the energy of a perceptron, in place.
 
-    Layers are :class:`hatebm.energies.perceptron.Layer`, steps :class:`hatebm.energies.steps.Steps`. Returns the first step at
-    which each chain's energy or gradient was not finite, (n,).
+    Layers are :class:`hatebm.energies.perceptron.Layer`, steps :class:`hatebm.energies.steps.Steps`. Returns the
+    first step at which each chain's energy or gradient was not finite, (n,).
     """
     rows, n, here = readable(x), len(x), x.device
     first = torch.full((n,), NEVER, dtype=torch.int64, device=here)

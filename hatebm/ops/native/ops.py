@@ -1,4 +1,4 @@
-"""The ops in C++ for CPU tensors and in CUDA for GPU tensors: twins of :mod:`hatebm.ops.reference`, with the same bits."""
+"""The ops in C++ for CPU tensors and in CUDA for GPU tensors: twins of :mod:`hatebm.ops.reference`, bit for bit."""
 
 import math
 from collections.abc import Callable
