@@ -129,15 +129,15 @@ class NinjaBuild(build_ext):
             f"rule link\n  command = {cxx} $in -o $out {openmp} {link}",
         ]
         objects = []
-        for source in sorted(CSRC.glob("*.cpp")):
-            if source.stem.endswith("_cuda") and not compiler:
+        for source in [*sources("*.cpp"), *sources("cpu/*.cpp")]:
+            if source.stem == "module_cuda" and not compiler:
                 continue
-            for isa, flags in ISA_FLAGS.items() if source.stem.endswith("_cpu") else [("", "")]:
+            for isa, flags in ISA_FLAGS.items() if source.parent.name == "cpu" else [("", "")]:
                 name = f"{source.stem}.{isa}.o" if isa else f"{source.stem}.o"
                 extra = f"{flags} -DHATEBM_ISA={isa}" if isa else ""
                 lines.append(f"build {name}: cxx {quote(source)}\n  isa = {extra}")
                 objects.append(name)
-        for source in sorted(CSRC.glob("*.cu")) if compiler else []:
+        for source in sources("cuda/*.cu") if compiler else []:
             lines.append(f"build {source.stem}.cu.o: nvcc {quote(source)}")
             objects.append(f"{source.stem}.cu.o")
         lines.append(f"build {LIBRARY}: link {' '.join(objects)}")
@@ -163,15 +163,23 @@ def quote(path: object) -> str:
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
-def sources(pattern: str) -> list[str]:
+def sources(pattern: str) -> list[Path]:
+    """Files of csrc/, of which there are some."""
+    found = sorted(CSRC.glob(pattern))
+    if not found:
+        raise SystemExit(f"no file is csrc/{pattern}: the sources of hatebm are not whole")
+    return found
+
+
+def carried(*patterns: str) -> list[str]:
     """Files of csrc/, as a source distribution carries them."""
-    return sorted(str(path.relative_to(ROOT)) for path in CSRC.glob(pattern))
+    return [str(path.relative_to(ROOT)) for pattern in patterns for path in sources(pattern)]
 
 
 setup(
     packages=[*find_packages(include=["hatebm*"]), "hatebm.kernels"],
     package_dir={"hatebm.kernels": "kernels"},
     package_data={"hatebm": ["py.typed"]},
-    ext_modules=[Extension("hatebm._C", sources("*.cpp"), depends=sources("*.h") + sources("*.cu"))],
+    ext_modules=[Extension("hatebm._C", carried("*.cpp", "cpu/*.cpp"), depends=carried("**/*.h", "cuda/*.cu"))],
     cmdclass={"build_ext": NinjaBuild, "build_py": EditableFinder},
 )

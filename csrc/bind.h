@@ -9,8 +9,8 @@
 #include <tuple>
 #include <vector>
 
-#include "args.h"
-#include "whole.h"
+#include "formulas/args.h"
+#include "formulas/whole.h"
 
 namespace hatebm {
 

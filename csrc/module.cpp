@@ -5,7 +5,7 @@
 #include <tuple>
 
 #include "bind.h"
-#include "cpu.h"
+#include "cpu/cpu.h"
 
 namespace hatebm {
 namespace {

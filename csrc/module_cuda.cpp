@@ -1,7 +1,7 @@
 // Binds the CUDA launches as the submodule `cuda`.
 
 #include "bind.h"
-#include "cuda.h"
+#include "cuda/cuda.h"
 
 namespace hatebm {
 namespace {

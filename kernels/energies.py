@@ -1,4 +1,4 @@
-"""Energies with a formula in Triton: csrc/energies.h for blocks of chains, a row each."""
+"""Energies with a formula in Triton: csrc/formulas/energies.h for blocks of chains, a row each."""
 
 import triton
 import triton.language as tl
@@ -10,7 +10,7 @@ from hatebm.kernels.tree import fold_in_halves
 
 @triton.jit
 def exponential(x):
-    """e^x within 1 ulp, step for step as in csrc/energies.h."""
+    """e^x within 1 ulp, step for step as in csrc/formulas/energies.h."""
     x = clamp(x, -104.0, 89.0)
     shifted = tl.fma(x, 1.4426950216293335, 12582912.0)
     whole = shifted - 12582912.0

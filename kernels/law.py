@@ -1,4 +1,4 @@
-"""One Langevin step of blocks of elements: the formulas of csrc/langevin.h in Triton."""
+"""One Langevin step of blocks of elements: the formulas of csrc/formulas/langevin.h in Triton."""
 
 import triton
 import triton.language as tl

@@ -36,7 +36,7 @@ def log_series(t):
 
 @triton.jit
 def minus_2_ln(even):
-    """-2 ln u, step for step as in csrc/philox.h."""
+    """-2 ln u, step for step as in csrc/formulas/philox.h."""
     bits = ((even >> 1).to(tl.int32, bitcast=True).to(tl.float32) + 0.5).to(tl.int32, bitcast=True)
     above = bits - 0x4EAAAAAB  # the exponent above the sign, then a rest
     t = tl.fma((bits - (above & -0x800000)).to(tl.float32, bitcast=True), 2.0**-31, -1.0)

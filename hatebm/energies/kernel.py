@@ -9,7 +9,7 @@ MOST_COMPONENTS = 8192  # of a mixture on a GPU: a number each lies in shared me
 
 
 class Formula(NamedTuple):
-    """An energy of d elements a chain, float32 tensors on the chains' device; see csrc/whole.h."""
+    """An energy of d elements a chain, float32 tensors on the chains' device; see csrc/formulas/whole.h."""
 
     kind: str  # "diagonal", "full", "mixture", "double_well" or "funnel"
     d: int

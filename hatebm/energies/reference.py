@@ -1,4 +1,4 @@
-"""The float32 formulas of the energies, slow and exact: by definition the bits of csrc/energies.h.
+"""The float32 formulas of the energies, slow and exact: by definition the bits of csrc/formulas/energies.h.
 
 Every function takes x, (n, d) float32, and returns the energies (n,) and the gradient (n, d). Sums over elements that
 a gradient needs are taken in ascending order; energies sum in float64, in the order of the ops.

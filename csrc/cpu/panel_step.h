@@ -1,0 +1,124 @@
+// The Langevin step of the chains of a panel, to the bits of the step of their rows.
+#pragma once
+
+#include "cpu/cpu.h"
+#include "cpu/normal.h"
+#include "cpu/panels.h"
+#include "formulas/tree.h"
+
+namespace hatebm {
+namespace {
+
+// The normals of a quad of elements of a vector of chains: a row of `stride` floats for each element.
+template <class Words, class Vectors>
+[[gnu::noinline]] void quad_of_panel(const RoundKeys& keys, uint32_t quad, Words chain, uint32_t step, Words last,
+                                     int64_t stride, float* out) {
+    Vectors n[4];
+    quad_of_normals(Words(quad), chain, Words(step), last, keys, n[0], n[1], n[2], n[3]);
+    for (int k = 0; k < 4; ++k) {
+        if constexpr (sizeof(Vectors) == sizeof(Float)) store(out + k * stride, n[k]);
+        else store(out + k * stride, n[k].a), store(out + k * stride + lanes, n[k].b);
+    }
+}
+
+template <int vectors>
+struct PanelStep {
+    static constexpr int64_t width = vectors * lanes;
+    const int64_t d, chains;  // at most `width`
+    const RoundKeys keys;
+    uint64_t id[width] = {};
+    alignas(64) uint32_t chain[width], last[width];
+    alignas(64) float eps[4 * width];
+
+    PanelStep(int64_t d, const Draw& draw, const int64_t* ids, int64_t first, int64_t chains)
+        : d(d), chains(chains), keys(round_keys(draw.seed)) {
+        for (int64_t c = 0; c < width; ++c) {
+            id[c] = c < chains ? chain_id(ids, first + c) : 0;
+            chain[c] = static_cast<uint32_t>(id[c]);
+        }
+    }
+
+    // x and the gradient are panels of padded(d) rows, the gradient's last ones 0. Adds 0 * gradient to `doubt`.
+    void take(const Law& law, const Draw& draw, const float* gradient, float* x, Float (&doubt)[vectors]) {
+        const bool plain = law.noise_std != 0 && law.add == Add::sequential && law.clip == Clip::none &&
+                           law.prior_precision == 0 && law.inverse_temperature == 1;
+        if (plain) move<true>(law, draw, gradient, x, doubt);
+        else move<false>(law, draw, gradient, x, doubt);
+    }
+
+    // The step without a gradient.
+    void add_noise(const Law& law, const Draw& draw, float* x) {
+        prepare(draw);
+        for (int64_t e = 0; e < d; e += 4) {
+            if (law.noise_std != 0) draw_quad(draw, e);
+            for (int64_t i = 0; i < 4 * width; i += lanes)
+                store(x + e * width + i, noise_element(law, at(x + e * width + i), at(eps + i)));
+        }
+    }
+
+private:
+    static HATEBM_HD Float at(const float* p) {
+        Float v;
+        load(p, v);
+        return v;
+    }
+
+    void prepare(const Draw& draw) {
+        for (int64_t c = 0; c < width; ++c) last[c] = last_counter(draw, id[c]);
+    }
+
+    void draw_quad(const Draw& draw, int64_t e) {
+        const auto quad = static_cast<uint32_t>(e / 4), step = static_cast<uint32_t>(draw.step);
+        const auto pair = [](const uint32_t* p) { return both(load_words(p), load_words(p + lanes)); };
+        int64_t i = 0;
+        for (; i + 2 * lanes <= width; i += 2 * lanes)
+            quad_of_panel<Twice<Word>, Twice<Float>>(keys, quad, pair(chain + i), step, pair(last + i), width, eps + i);
+        if (i < width) quad_of_panel<Word, Float>(keys, quad, load_words(chain + i), step, load_words(last + i), width, eps + i);
+    }
+
+    template <bool plain>
+    void move(Law law, const Draw& draw, const float* gradient, float* x, Float (&doubt)[vectors]) {
+        if constexpr (plain) {
+            law.add = Add::sequential, law.clip = Clip::none, law.prior_precision = 0, law.inverse_temperature = 1;
+            if (law.noise_std == 0) __builtin_unreachable();
+        }
+        alignas(64) float factors[width] = {};
+        if (law.clip == Clip::norm) clip_factors(law, gradient, x, factors);
+        prepare(draw);
+        for (int64_t e = 0; e < d; e += 4) {
+            if (law.noise_std != 0) draw_quad(draw, e);
+            HATEBM_UNROLL(4)
+            for (int k = 0; k < 4; ++k)
+                HATEBM_UNROLL(8)
+                for (int v = 0; v < vectors; ++v) {
+                    float* place = x + (e + k) * width + v * lanes;
+                    const Float g = at(gradient + (e + k) * width + v * lanes), state = at(place);
+                    const Float noise = at(eps + k * width + v * lanes), factor = at(factors + v * lanes);
+                    doubt[v] = fma(g, Float(0.0f), doubt[v]);
+                    store(place, step_element(law, state, total_gradient(law, state, g), noise, factor));
+                }
+        }
+    }
+
+    // What the norm clip multiplies each chain's gradient with.
+    void clip_factors(const Law& law, const float* gradient, const float* x, float* factors) const {
+        const int64_t runs = (d + fold - 1) / fold;
+        const std::unique_ptr<double[]> sums(new double[runs]);
+        for (int64_t c = 0; c < width; ++c) {
+            for (int64_t r = 0; r < runs; ++r) {
+                double squares[fold];
+                const int64_t first = r * fold, count = r + 1 < runs ? fold : d - first;
+                for (int64_t e = 0; e < count; ++e) {
+                    const int64_t i = (first + e) * width + c;
+                    const double g = total_gradient(law, x[i], gradient[i]);
+                    squares[e] = g * g;
+                }
+                sums[r] = fold_run(squares, count);
+            }
+            factors[c] = clip_factor(law, static_cast<float>(__builtin_sqrt(tree_sum(sums.get(), runs))));
+        }
+    }
+};
+
+}  // namespace
+}  // namespace hatebm

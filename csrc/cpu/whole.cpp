@@ -1,0 +1,371 @@
+// Whole chains on the CPU, for energies with a formula: one chain a lane, all its steps before the next chain's.
+
+#include <cstdlib>
+#include <memory>
+
+#include "cpu/cpu.h"
+#include "formulas/energies.h"
+#include "cpu/lanes.h"
+#include "cpu/normal.h"
+#include "cpu/parallel.h"
+#include "formulas/tree.h"
+
+namespace hatebm::HATEBM_ISA {
+namespace {
+
+struct Freed {
+    void operator()(void* p) const { std::free(p); }
+};
+template <class T>
+using Buffer = std::unique_ptr<T[], Freed>;
+template <class T>
+Buffer<T> buffer(int64_t count) {
+    const size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
+    return Buffer<T>(static_cast<T*>(std::aligned_alloc(64, bytes ? bytes : 64)));
+}
+
+// A few chains, one a lane; the lanes beyond `count` repeat the last one.
+template <class V>
+struct Group {
+    static constexpr int width = width_of<V>;
+    int64_t first, count, d;
+    Buffer<float> state, gradient, scratch;
+    Buffer<double> sums;
+
+    Group(const Formula& f, int64_t first, int64_t count)
+        : first(first), count(count), d(f.d), state(buffer<float>(width * d)), gradient(buffer<float>(width * d)),
+          scratch(buffer<float>(width * (d > f.components ? d : f.components))), sums(buffer<double>(width * padded(d))) {}
+
+    static int64_t padded(int64_t d) {
+        int64_t power = 1;
+        while (power < d) power *= 2;
+        return power < fold || d > fold ? (d > fold ? d : power) : fold;
+    }
+    Column<V> elements() const { return {state.get()}; }
+    Column<V> column() const { return {scratch.get()}; }
+    int64_t chain(int lane) const { return first + (lane < count ? lane : count - 1); }
+    void read(const float* x) {
+        for (int lane = 0; lane < width; ++lane)
+            for (int64_t e = 0; e < d; ++e) state[e * width + lane] = x[chain(lane) * d + e];
+    }
+    void write(const float* from, float* x) const {
+        for (int lane = 0; lane < count; ++lane)
+            for (int64_t e = 0; e < d; ++e) x[(first + lane) * d + e] = from[e * width + lane];
+    }
+    // The sum over elements of every lane, in the order of tree.h; `sums` is overwritten.
+    void reduce(double* out) {
+        if (d > fold) {
+            const auto own = buffer<double>(d);
+            for (int lane = 0; lane < width; ++lane) {
+                for (int64_t e = 0; e < d; ++e) own[e] = sums[e * width + lane];
+                out[lane] = tree_sum(own.get(), d);
+            }
+            return;
+        }
+        double* v = sums.get();
+        const int64_t power = padded(d);
+        for (int64_t i = d * width; i < power * width; ++i) v[i] = 0;
+        for (int64_t half = power / 2 * width; half >= width; half /= 2)
+            for (int64_t i = 0; i < half; ++i) v[i] += v[i + half];
+        __builtin_memcpy(out, v, width * sizeof(double));
+    }
+};
+
+// Calls body<count>(e) for each four elements, the last of which may be fewer.
+template <class Body>
+HATEBM_HD void for_quads(int64_t d, Body body) {
+    int64_t e = 0;
+    for (; e + 4 <= d; e += 4) body(std::integral_constant<int, 4>(), e);
+    switch (d - e) {
+        case 1: return body(std::integral_constant<int, 1>(), e);
+        case 2: return body(std::integral_constant<int, 2>(), e);
+        case 3: return body(std::integral_constant<int, 3>(), e);
+    }
+}
+
+template <int count, class V>
+HATEBM_HD void get_quad(const float* p, V* x) {
+    HATEBM_UNROLL(4)
+    for (int k = 0; k < count; ++k) x[k] = get<V>(p + k * width_of<V>);
+}
+
+// The energy and the gradient at the state, as a step alone sees them.
+template <class V, class Energy>
+void evaluate(const Energy& energy, Group<V>& group, float* energies) {
+    constexpr int width = width_of<V>;
+    const auto seen = energy.look(group.elements(), group.d, group.column(), Alone());
+    for_quads(group.d, [&](auto quad, int64_t e) {
+        constexpr int count = decltype(quad)::value;
+        V x[count], g[count];
+        get_quad<count>(&group.state[e * width], x);
+        energy.template gradient<count>(seen, group.column(), e, x, g);
+        for (int k = 0; k < count; ++k) {
+            put(&group.gradient[(e + k) * width], g[k]);
+            store_doubles(&group.sums[(e + k) * width], energy.term(seen, e + k, x[k], g[k]));
+        }
+    });
+    double sums[width];
+    group.reduce(sums);
+    for (int lane = 0; lane < width; ++lane) energies[lane] = static_cast<float>(energy.total(sums[lane]));
+}
+
+bool is_finite(float v) { return v - v == 0; }
+
+// The normals of a quad of elements of every chain; of the last two nothing is made where nobody needs them.
+template <class V, bool all>
+__attribute__((noinline)) void normals(const RoundKeys& keys, uint32_t quad, const uint32_t* chain, uint32_t step,
+                                       const uint32_t* last, float* out) {
+    constexpr int width = width_of<V>;
+    using Words = WordsOf<V>;
+    V n0, n1, n2, n3;
+    quad_of_normals(Words(quad), get_words<V>(chain), Words(step), get_words<V>(last), keys, n0, n1, n2, n3);
+    put(out, n0), put(out + width, n1);
+    if constexpr (all) put(out + 2 * width, n2), put(out + 3 * width, n3);
+}
+
+// Whether a state has left the reach of its energy in any lane: the sum of its squares says so, or a little early.
+template <class V, class Energy>
+struct Doubt {
+    float first, scale;
+    V squares = V(0.0f);
+
+    explicit Doubt(const Formula& f) : first(f.reach / f.first_reach), scale(3.4028235e38f / (f.reach * f.reach)) {}
+    HATEBM_HD void clear() { squares = V(0.0f); }
+    HATEBM_HD void see(int64_t e, V x) {
+        if (std::is_same_v<Energy, Funnel> && e == 0) x = x * V(first);  // the one whose first element is apart
+        squares = fma(x, x, squares);
+    }
+    HATEBM_HD bool arose() const { return !none_set(squares * V(scale) * V(0.0f)); }
+};
+
+template <class V, class Energy>
+struct Run {
+    static constexpr int width = width_of<V>;
+    const Whole& a;
+    const Energy energy;
+    const RoundKeys& keys;
+    Group<V> group;
+    alignas(64) uint32_t chain[width], last[width];
+    alignas(64) float eps[4 * width] = {};
+    uint64_t id[width];
+    Doubt<V, Energy> doubt;
+
+    Run(const Whole& a, const RoundKeys& keys, int64_t first, int64_t count)
+        : a(a), energy(a.energy), keys(keys), group(a.energy, first, count), doubt(a.energy) {}
+
+    void operator()() {
+        group.read(a.x);
+        bool alike = true;  // in all of the counter but the chain's low word
+        for (int lane = 0; lane < width; ++lane) {
+            id[lane] = chain_id(a.chain_ids, group.chain(lane));
+            chain[lane] = static_cast<uint32_t>(id[lane]);
+            alike &= id[lane] >> 32 == id[0] >> 32;
+        }
+        for (int64_t e = 0; e < group.d; ++e) doubt.see(e, get<V>(&group.state[e * width]));
+        const bool bare = a.law.clip == Clip::none && a.law.prior_precision == 0;
+        const bool plain = alike && bare && a.law.add == Add::sequential && !a.noise_first;
+        for (int64_t i = 0; i < a.n_steps;) {
+            if (plain && a.noise_std[i] != 0) i = plain_steps_from(i);
+            else step(i++);
+        }
+        group.write(group.state.get(), a.x);
+    }
+
+    Law law_at(int64_t i) const {
+        Law law = a.law;
+        law.step_size = a.step_size[i], law.noise_std = a.noise_std[i];
+        law.inverse_temperature = a.inverse_temperature[i];
+        return law;
+    }
+    Draw draw_at(int64_t i) const { return {a.draw.seed, a.draw.step + i, a.draw.block, a.draw.purpose}; }
+
+    template <int count>
+    HATEBM_HD void draw_quad(const Draw& draw, int64_t e) {
+        normals<V, (count > 2)>(keys, static_cast<uint32_t>(e / 4), chain, static_cast<uint32_t>(draw.step), last, eps);
+    }
+
+    void add_noise(const Law& law, const Draw& draw) {
+        Law open = law;
+        if (!a.clamp_noise) open.low = -__builtin_inff(), open.high = __builtin_inff();
+        doubt.clear();
+        for_quads(group.d, [&](auto quad, int64_t e) {
+            constexpr int count = decltype(quad)::value;
+            if (law.noise_std != 0) draw_quad<count>(draw, e);
+            for (int k = 0; k < count; ++k) {
+                float* place = &group.state[(e + k) * width];
+                const V x = noise_element(open, get<V>(place), get<V>(eps + k * width));
+                doubt.see(e + k, x);
+                put(place, x);
+            }
+        });
+    }
+
+    // Where the state may be beyond reach: which chains' energy or gradient is not finite?
+    __attribute__((noinline)) void examine(int64_t step) {
+        alignas(64) float energies[width];
+        evaluate(energy, group, energies);
+        for (int lane = 0; lane < group.count; ++lane) {
+            bool finite = is_finite(energies[lane]);
+            for (int64_t e = 0; e < group.d; ++e) finite &= is_finite(group.gradient[e * width + lane]);
+            int64_t& bad = a.first_bad[group.first + lane];
+            if (!finite && step < bad) bad = step;
+        }
+    }
+
+    // What the norm clip multiplies each chain's gradient with.
+    template <class Seen>
+    V clip_factors(const Law& law, const Seen& seen) {
+        alignas(64) float factors[width];
+        double sums[width];
+        for_quads(group.d, [&](auto quad, int64_t e) {
+            constexpr int count = decltype(quad)::value;
+            V x[count], g[count];
+            get_quad<count>(&group.state[e * width], x);
+            energy.template gradient<count>(seen, group.column(), e, x, g);
+            for (int k = 0; k < count; ++k)
+                store_squares(&group.sums[(e + k) * width], total_gradient(law, x[k], g[k]));
+        });
+        group.reduce(sums);
+        for (int lane = 0; lane < width; ++lane)
+            factors[lane] = clip_factor(law, static_cast<float>(__builtin_sqrt(sums[lane])));
+        return get<V>(factors);
+    }
+
+    // One step under any law.
+    void step(int64_t i) {
+        Law law = law_at(i);
+        if (law.step_size == 0 && law.noise_std == 0) return;
+        const Draw draw = draw_at(i);
+        for (int lane = 0; lane < width; ++lane) last[lane] = last_counter(draw, id[lane]);
+        if (a.noise_first) {
+            if (law.noise_std != 0 || a.clamp_noise) add_noise(law, draw);
+            law.noise_std = 0;
+        }
+        if (a.first_bad && doubt.arose()) examine(draw.step);
+        doubt.clear();
+        const auto seen = energy.look(group.elements(), group.d, group.column(), Alone());
+        V factor(1.0f);
+        if (law.clip == Clip::norm) factor = clip_factors(law, seen);
+        for_quads(group.d, [&](auto quad, int64_t e) {
+            constexpr int count = decltype(quad)::value;
+            V x[count], g[count];
+            if (law.noise_std != 0) draw_quad<count>(draw, e);
+            get_quad<count>(&group.state[e * width], x);
+            energy.template gradient<count>(seen, group.column(), e, x, g);
+            HATEBM_UNROLL(4)
+            for (int k = 0; k < count; ++k) {
+                x[k] = step_element(law, x[k], total_gradient(law, x[k], g[k]), get<V>(eps + k * width), factor);
+                doubt.see(e + k, x[k]);
+                put(&group.state[(e + k) * width], x[k]);
+            }
+        });
+    }
+
+    int64_t plain_steps_from(int64_t i) {
+        switch (group.d) {
+            case 1: return plain_steps<1>(i);
+            case 2: return plain_steps<2>(i);
+            case 3: return plain_steps<3>(i);
+            case 4: return plain_steps<4>(i);
+            default: return plain_steps<0>(i);
+        }
+    }
+
+    // The steps from i on while they have noise, of a law without options and chains of `small` elements (0: of any
+    // number) that counters tell apart by one word. Returns where they end.
+    template <int small>
+    __attribute__((noinline)) int64_t plain_steps(int64_t i) {
+        const int64_t d = small ? small : group.d;
+        const WordsOf<V> chains = get_words<V>(chain);
+        Doubt<V, Energy> beyond = doubt;
+        Law law = a.law;
+        law.add = Add::sequential, law.clip = Clip::none, law.prior_precision = 0;
+        for (; i < a.n_steps && a.noise_std[i] != 0; ++i) {
+            law.step_size = a.step_size[i], law.noise_std = a.noise_std[i];
+            law.inverse_temperature = a.inverse_temperature[i];
+            const Draw draw = draw_at(i);
+            const uint32_t last = last_counter(draw, id[0]);
+            if (a.first_bad && beyond.arose()) examine(draw.step);
+            beyond.clear();
+            const auto seen = energy.look(group.elements(), d, group.column(), Alone());
+            for_quads(d, [&](auto quad, int64_t e) {
+                constexpr int count = decltype(quad)::value;
+                V x[count], g[count], n[4];
+                normals_of_chains(static_cast<uint32_t>(e / 4), chains, static_cast<uint32_t>(draw.step), last, keys, n);
+                get_quad<count>(&group.state[e * width], x);
+                energy.template gradient<count>(seen, group.column(), e, x, g);
+                HATEBM_UNROLL(4)
+                for (int k = 0; k < count; ++k) {
+                    if (law.noise_std == 0) __builtin_unreachable();
+                    x[k] = step_element(law, x[k], total_gradient(law, x[k], g[k]), n[k], V(1.0f));
+                    beyond.see(e + k, x[k]);
+                    put(&group.state[(e + k) * width], x[k]);
+                }
+            });
+        }
+        doubt = beyond;
+        return i;
+    }
+};
+
+// body(group size, first chain, chains) for all chains: groups of two registers where there are chains enough.
+template <class Body>
+void for_groups(int64_t n, int threads, Body body) {
+    constexpr int wide = width_of<Wide>;
+    const int64_t paired = n > static_cast<int64_t>(lanes) * threads ? n / wide + (n % wide > lanes) : 0;
+    const int64_t left = n - paired * wide > 0 ? (n - paired * wide + lanes - 1) / lanes : 0;
+    for_each(paired + left, threads, [&](int64_t g) {
+        const int64_t first = g < paired ? g * wide : paired * wide + (g - paired) * lanes;
+        const int64_t most = g < paired ? wide : lanes, count = first + most <= n ? most : n - first;
+        if (g < paired) body(Wide(), first, count);
+        else body(Float(), first, count);
+    });
+}
+
+template <class Energy>
+void run_all(const WholeArgs& a) {
+    const RoundKeys keys = round_keys(a.draw.seed);
+    for (int64_t i = 0; a.first_bad && i < a.n; ++i) a.first_bad[i] = INT64_MAX;
+    const int threads = a.n * a.energy.d * a.n_steps > worth_sharing ? a.threads : 1;
+    for_groups(a.n, threads, [&](auto v, int64_t first, int64_t count) {
+        Run<decltype(v), Energy>(a, keys, first, count)();
+    });
+}
+
+template <class Energy>
+void look_all(const LookArgs& a) {
+    const Energy energy(a.energy);
+    for_groups(a.n, a.n * a.energy.d > worth_sharing ? a.threads : 1, [&](auto v, int64_t first, int64_t count) {
+        using V = decltype(v);
+        Group<V> group(a.energy, first, count);
+        alignas(64) float energies[width_of<V>];
+        group.read(a.x);
+        evaluate(energy, group, energies);
+        group.write(group.gradient.get(), a.gradients);
+        for (int64_t lane = 0; lane < count; ++lane) a.energies[first + lane] = energies[lane];
+    });
+}
+
+}  // namespace
+
+void whole(const WholeArgs& a) {
+    switch (a.energy.kind) {
+        case Kind::diagonal: return run_all<Diagonal>(a);
+        case Kind::full: return run_all<Full>(a);
+        case Kind::mixture: return run_all<Mixture>(a);
+        case Kind::double_well: return run_all<DoubleWell>(a);
+        case Kind::funnel: return run_all<Funnel>(a);
+    }
+}
+
+void look(const LookArgs& a) {
+    switch (a.energy.kind) {
+        case Kind::diagonal: return look_all<Diagonal>(a);
+        case Kind::full: return look_all<Full>(a);
+        case Kind::mixture: return look_all<Mixture>(a);
+        case Kind::double_well: return look_all<DoubleWell>(a);
+        case Kind::funnel: return look_all<Funnel>(a);
+    }
+}
+
+}  // namespace hatebm::HATEBM_ISA

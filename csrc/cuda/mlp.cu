@@ -1,0 +1,230 @@
+// Chains in the energy of a multilayer perceptron on a GPU: a block takes a few chains through all their steps. States,
+// activations and slopes stay on chip, and so do the weights where they fit; elsewhere they are read again at each step.
+
+#include "cuda/launch.h"
+#include "cuda/layers.h"
+#include "cuda/tree.h"
+
+namespace hatebm::cuda {
+namespace {
+
+constexpr int threads = 256;
+
+// The chains of one block. `x`, `gradient`, the activations `even` and `odd` in turns, and the slopes of each hidden
+// layer (on the way back the gradient there) are panels; of the rest each chain has one number.
+struct Block {
+    const Perceptron& net;
+    const bool watched;  // whether anybody wants to know energies, and what is not finite
+    const float* numbers;
+    const Share own;
+    const int d, panel;  // floats of a hidden layer's panel
+    float *x, *gradient, *even, *odd, *slopes, *factors, *unclean, *energies;
+
+    // Reads the state; `rows` are those of the block's first chain, of which there are `left`.
+    __device__ __forceinline__ void read(const float* rows, int64_t left) const {
+        for (int e = own.crew; e < whole_quads(d); e += own.crews)
+            x[e * own.chains + own.chain] = own.chain < left && e < d ? rows[int64_t(own.chain) * d + e] : 0;
+        if (own.crew == 0) unclean[own.chain] = 0, factors[own.chain] = 1;
+        __syncthreads();
+    }
+    __device__ __forceinline__ void write(const float* panel, float* rows, int64_t left) const {
+        for (int e = own.crew; own.chain < left && e < d; e += own.crews)
+            rows[int64_t(own.chain) * d + e] = panel[e * own.chains + own.chain];
+    }
+
+    // The energy and the gradient at x; tells of each chain whether they are not finite.
+    __device__ __forceinline__ void evaluate() const {
+        const float* in = x;
+        for (int l = 0; l < net.depth; ++l) {
+            const HiddenLayer& layer = net.hidden[l];
+            float *out = l % 2 == 0 ? even : odd, *of_layer = slopes + l * panel;
+            multiply(numbers + layer.forward, numbers + layer.bias, layer.outputs, layer.inputs, in, out, own);
+            activate(layer, out, of_layer, l + 1 == net.depth ? numbers + net.last : nullptr, own);
+            zero_rest(layer.outputs, out), zero_rest(layer.outputs, of_layer);
+            in = out;
+            __syncthreads();
+        }
+        if (watched) sum_energies(in);
+        for (int l = net.depth - 1; l > 0; --l) {
+            const HiddenLayer& layer = net.hidden[l];
+            float *below = slopes + (l - 1) * panel, *pull = l % 2 == 0 ? odd : even;  // not the one that energies are summed from
+            multiply(numbers + layer.backward, nullptr, layer.inputs, layer.outputs, slopes + l * panel, pull, own);
+            for (int o = own.crew; o < layer.inputs; o += own.crews) {
+                const int i = o * own.chains + own.chain;
+                below[i] = pull[i] * below[i];
+            }
+            __syncthreads();
+        }
+        const HiddenLayer& first = net.hidden[0];
+        multiply(numbers + first.backward, nullptr, first.inputs, first.outputs, slopes, gradient, own);
+        for (int e = own.crew; watched && e < d; e += own.crews) {
+            const float g = gradient[e * own.chains + own.chain];
+            if (!(g - g == 0)) unclean[own.chain] = 1;
+        }
+        __syncthreads();
+    }
+
+    // Products read rows by fours.
+    __device__ __forceinline__ void zero_rest(int rows, float* of) const {
+        for (int o = rows + own.crew; o < whole_quads(rows); o += own.crews) of[o * own.chains + own.chain] = 0;
+    }
+
+    // A warp takes the energy of a chain at a time.
+    __device__ __forceinline__ void sum_energies(const float* values) const {
+        const int inputs = net.hidden[net.depth - 1].outputs, lane = threadIdx.x % warp;
+        for (int c = threadIdx.x / warp; c < own.chains; c += threads / warp) {
+            float energy = lane == 0 ? numbers[net.last_bias] : 0.0f;
+            for (int k = lane; k < inputs; k += warp) energy = fma(numbers[net.last + k], values[k * own.chains + c], energy);
+            for (int half = warp / 2; half > 0; half /= 2) energy += static_cast<float>(__shfl_xor_sync(~0u, energy, half));
+            if (lane == 0) energies[c] = energy;
+            if (lane == 0 && !(energy - energy == 0)) unclean[c] = 1;
+        }
+    }
+
+    // What the norm clip multiplies each chain's gradient with, summed in the order of tree.h.
+    __device__ __forceinline__ void clip_factors(const Law& law) const {
+        const int lane = threadIdx.x % warp, runs = (d + fold - 1) / fold;
+        for (int c = threadIdx.x / warp; c < own.chains; c += threads / warp) {
+            double mine = 0;
+            for (int r = 0; r < runs; ++r) {
+                RunSum sum;
+#pragma unroll 1
+                for (int p = 0; p < quads_a_lane; ++p) {
+                    const int e = r * fold + 4 * (in_tree_order(p) * warp + lane);
+                    Quad total{};
+#pragma unroll
+                    for (int k = 0; k < 4; ++k) {
+                        const int i = (e + k) * own.chains + c;
+                        if (e + k < d) total.v[k] = total_gradient(law, x[i], gradient[i]);
+                    }
+                    sum.add_squares(p, total);
+                }
+                const double total = sum.total();
+                if (lane == r) mine = total;
+            }
+            const double squares = sum_over_lanes(mine);
+            if (lane == 0) factors[c] = clip_factor(law, norm_of(squares));
+        }
+        __syncthreads();
+    }
+
+    // body(element, normals) for the thread's quads.
+    template <class Body>
+    __device__ __forceinline__ void for_quads(const Law& law, const Draw& draw, const RoundKeys& keys, uint64_t id,
+                                              Body body) const {
+        for (int e = 4 * own.crew; e < d; e += 4 * own.crews) {
+            Quad eps{};
+            if (law.noise_std != 0)
+                quad_of_normals(static_cast<uint32_t>(e / 4), static_cast<uint32_t>(id), static_cast<uint32_t>(draw.step),
+                                last_counter(draw, id), keys, eps.v[0], eps.v[1], eps.v[2], eps.v[3]);
+#pragma unroll
+            for (int k = 0; k < 4; ++k)
+                if (e + k < d) body((e + k) * own.chains + own.chain, eps.v[k]);
+        }
+    }
+};
+
+template <bool kept>
+__device__ __forceinline__ Block block_of(const Perceptron& net, int chains, bool watched, float* shared) {
+    const int d = net.hidden[0].inputs, panel = Panels(net, chains).widest * chains, state = whole_quads(d) * chains;
+    float* x = shared + (kept ? whole_quads(net.count) : 0);
+    float *gradient = x + state, *even = gradient + state, *odd = even + panel, *slopes = odd + panel;
+    float* factors = slopes + net.depth * panel;
+    for (int64_t i = threadIdx.x; kept && i < net.count; i += threads) shared[i] = net.numbers[i];
+    const int thread = static_cast<int>(threadIdx.x);
+    return {net, watched, kept ? shared : net.numbers, {thread % chains, chains, thread / chains, threads / chains}, d, panel,
+            x, gradient, even, odd, slopes, factors, factors + chains, factors + 2 * chains};
+}
+
+template <bool kept>
+__global__ void __maxnreg__(168) mlp_look_at(const __grid_constant__ MlpLook a, int chains) {
+    extern __shared__ float shared[];
+    const Block block = block_of<kept>(a.net, chains, true, shared);
+    const int64_t first = int64_t(blockIdx.x) * chains, left = a.n - first;
+    block.read(a.x + first * block.d, left);
+    block.evaluate();
+    block.write(block.gradient, a.gradients + first * block.d, left);
+    if (block.own.crew == 0 && block.own.chain < left) a.energies[first + block.own.chain] = block.energies[block.own.chain];
+}
+
+template <bool kept>
+__global__ void __maxnreg__(168) mlp_steps(const __grid_constant__ MlpChains a, int chains) {
+    extern __shared__ float shared[];
+    const Block block = block_of<kept>(a.net, chains, a.first_bad != nullptr, shared);
+    const Share& own = block.own;
+    const int64_t first = int64_t(blockIdx.x) * chains, left = a.n - first, index = first + own.chain;
+    const auto id = static_cast<uint64_t>(own.chain < left ? a.chain_ids ? a.chain_ids[index] : index : 0);
+    const RoundKeys keys = round_keys(a.draw.seed);
+    float *x = block.x, *gradient = block.gradient;
+    block.read(a.x + first * block.d, left);
+    int64_t bad = INT64_MAX;
+    for (int64_t i = 0; i < a.n_steps; ++i) {
+        Law law = a.law;
+        law.step_size = a.step_size[i], law.noise_std = a.noise_std[i], law.inverse_temperature = a.inverse_temperature[i];
+        if (law.step_size == 0 && law.noise_std == 0) continue;
+        const Draw draw{a.draw.seed, a.draw.step + i, a.draw.block, a.draw.purpose};
+        if (a.noise_first) {
+            Law open = law;
+            if (!a.clamp_noise) open.low = -INFINITY, open.high = INFINITY;
+            block.for_quads(open, draw, keys, id, [&](int at, float eps) { x[at] = noise_element(open, x[at], eps); });
+            law.noise_std = 0;
+            __syncthreads();
+        }
+        block.evaluate();
+        if (own.crew == 0 && block.unclean[own.chain] != 0) {
+            if (bad == INT64_MAX) bad = static_cast<int64_t>(draw.step);
+            block.unclean[own.chain] = 0;
+        }
+        if (law.clip == Clip::norm) block.clip_factors(law);
+        const float factor = block.factors[own.chain];
+        block.for_quads(law, draw, keys, id, [&](int at, float eps) {
+            x[at] = step_element(law, x[at], total_gradient(law, x[at], gradient[at]), eps, factor);
+        });
+        __syncthreads();
+    }
+    block.write(x, a.x + first * block.d, left);
+    if (a.first_bad && own.crew == 0 && own.chain < left) a.first_bad[index] = bad;
+}
+
+int shared_of(int device) {
+    int bytes = 0;
+    cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    return bytes / static_cast<int>(sizeof(float));
+}
+
+// The kernel that keeps the weights on chip, or the one that does not.
+template <class Arguments>
+void launch_over(void (*keeping)(Arguments, int), void (*reading)(Arguments, int), const Arguments& a, const char* op,
+                 const Launch& launch) {
+    if (a.n == 0) return;
+    if (!mlp_fits(a.net, launch.device)) throw std::invalid_argument(std::string(op) + ": the layers are too wide");
+    const OnDevice device(op, launch.device);
+    int processors = 1;
+    cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, launch.device);
+    const int room = shared_of(launch.device);
+    int chains = 32;
+    while (chains > 1 && (Panels(a.net, chains).size(a.net) > room || (chains > 4 && a.n < int64_t(processors) * chains)))
+        chains /= 2;
+    const int panels = Panels(a.net, chains).size(a.net);
+    const bool kept = whole_quads(a.net.count) + panels <= room;
+    const size_t bytes = sizeof(float) * (panels + (kept ? whole_quads(a.net.count) : 0));
+    const auto kernel = kept ? keeping : reading;
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), op);
+    const auto blocks = static_cast<unsigned>((a.n + chains - 1) / chains);
+    kernel<<<blocks, threads, bytes, stream_of(launch)>>>(a, chains);
+    device.check_launch();
+}
+
+}  // namespace
+
+bool mlp_fits(const Perceptron& net, int device) { return Panels(net, 1).size(net) <= shared_of(device); }
+
+void mlp_chains(const MlpChains& a, const Launch& launch) {
+    launch_over(mlp_steps<true>, mlp_steps<false>, a, "perceptron_chains_", launch);
+}
+
+void mlp_look(const MlpLook& a, const Launch& launch) {
+    launch_over(mlp_look_at<true>, mlp_look_at<false>, a, "perceptron_look", launch);
+}
+
+}  // namespace hatebm::cuda

@@ -1,0 +1,227 @@
+// Whole chains on a GPU, for energies with a formula: the state stays on chip for all steps, and a few lanes of a warp
+// share a chain, each with quads of its own. How many lanes they are changes no bit.
+
+#include "cuda/launch.h"
+#include "cuda/on_chip.h"
+
+namespace hatebm::cuda {
+namespace {
+
+// How the chains lie in blocks: `lanes` to a chain, and `room` floats of scratch.
+struct Shares {
+    int lanes, quads, room;
+    int threads;
+    __host__ __device__ int chains_a_warp() const { return warp / lanes; }
+    __host__ __device__ int floats_a_warp() const { return chains_a_warp() * 4 * (quads + room); }
+};
+
+// The chain of a thread, and its place on chip.
+template <class Energy>
+struct Seat {
+    int64_t index;
+    OnChip<Energy> chain;
+};
+
+template <class Energy>
+__device__ __forceinline__ Seat<Energy> seat(const Formula& formula, const Shares& shares, float* shared) {
+    const int width = shares.chains_a_warp(), lane = threadIdx.x % warp, own = threadIdx.x / warp;
+    const Crew crew{lane % shares.lanes, shares.lanes};
+    float* at = shared + own * shares.floats_a_warp() + lane / shares.lanes;
+    const Column state{at, shares.quads, width}, scratch{at + 4 * shares.quads * width, shares.room, width};
+    const int64_t index = (int64_t(blockIdx.x) * (blockDim.x / warp) + own) * width + lane / shares.lanes;
+    return {index, {Energy(formula), crew, static_cast<int>(formula.d), state, scratch}};
+}
+
+constexpr float largest = 3.4028235e38f;
+
+// The steps of one chain.
+template <class Energy>
+struct Run {
+    const Whole& a;
+    const OnChip<Energy>& chain;
+    const uint64_t id;
+    const RoundKeys keys;
+    const float limit = quotient(largest, a.energy.reach), first_limit = quotient(largest, a.energy.first_reach);
+    float doubt = 0;  // stays 0 while no element of the lane's has left the reach of the energy
+    int64_t bad = INT64_MAX;
+
+    __device__ __forceinline__ void operator()() {
+        chain.for_own_quads([&](int e) { doubt_quad(e, chain.quad(e)); });
+        for (int64_t i = 0; i < a.n_steps; ++i) {
+            Law law = a.law;
+            law.step_size = a.step_size[i], law.noise_std = a.noise_std[i];
+            law.inverse_temperature = a.inverse_temperature[i];
+            if (law.step_size == 0 && law.noise_std == 0) continue;
+            const Draw draw{a.draw.seed, a.draw.step + i, a.draw.block, a.draw.purpose};
+            if (a.noise_first) {
+                if (law.noise_std != 0 || a.clamp_noise) add_noise(law, draw);
+                law.noise_std = 0;
+            }
+            if (a.first_bad && __any_sync(~0u, !(doubt == 0))) examine(draw.step);
+            doubt = 0;
+            step(law, draw);
+        }
+    }
+
+    __device__ __forceinline__ void doubt_quad(int e, const Quad& x) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            if (e + k < chain.d) doubt = fma(x.v[k] * (e + k == 0 ? first_limit : limit), 0.0f, doubt);
+        }
+    }
+
+    __device__ __forceinline__ Quad normals(const Draw& draw, int e) const {
+        Quad n;
+        quad_of_normals(static_cast<uint32_t>(e / 4), static_cast<uint32_t>(id), static_cast<uint32_t>(draw.step),
+                        last_counter(draw, id), keys, n.v[0], n.v[1], n.v[2], n.v[3]);
+        return n;
+    }
+
+    __device__ __forceinline__ void put(int e, const Quad& x) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k)
+            if (e + k < chain.d) chain.state.put(e + k, x.v[k]);
+        doubt_quad(e, x);
+    }
+
+    __device__ __forceinline__ void add_noise(const Law& law, const Draw& draw) {
+        Law open = law;
+        if (!a.clamp_noise) open.low = -INFINITY, open.high = INFINITY;
+        doubt = 0;
+        chain.for_own_quads([&](int e) {
+            Quad x = chain.quad(e), eps{};
+            if (law.noise_std != 0) eps = normals(draw, e);
+#pragma unroll
+            for (int k = 0; k < 4; ++k) x.v[k] = noise_element(open, x.v[k], eps.v[k]);
+            put(e, x);
+        });
+        chain.crew.wait();
+    }
+
+    // Where the state may be beyond reach: is the energy or the gradient not finite?
+    __device__ __forceinline__ void examine(uint64_t step) {
+        double unclean = 0;
+        const float energy = chain.evaluate([&](int e, const Quad& g) {
+#pragma unroll
+            for (int k = 0; k < 4; ++k) unclean += g.v[k] - g.v[k];
+        });
+        unclean = chain.over_crew(unclean) + (energy - energy);
+        if (!(unclean == 0) && static_cast<int64_t>(step) < bad) bad = static_cast<int64_t>(step);
+        chain.crew.wait();
+    }
+
+    __device__ __forceinline__ void step(const Law& law, const Draw& draw) {
+        const auto seen = chain.look();
+        float factor = 1;
+        if (law.clip == Clip::norm)
+            factor = clip_factor(law, norm_of(chain.sum([&](int e, double* terms) {
+                const Quad x = chain.quad(e), g = chain.gradient(seen, e, x);
+#pragma unroll
+                for (int k = 0; k < 4; ++k) {
+                    const double total = total_gradient(law, x.v[k], g.v[k]);
+                    terms[k] = total * total;
+                }
+            })));
+        chain.crew.wait();
+        chain.for_own_quads([&](int e) {
+            Quad x = chain.quad(e), eps{};
+            if (law.noise_std != 0) eps = normals(draw, e);
+            const Quad g = chain.gradient(seen, e, x);
+#pragma unroll
+            for (int k = 0; k < 4; ++k)
+                x.v[k] = step_element(law, x.v[k], total_gradient(law, x.v[k], g.v[k]), eps.v[k], factor);
+            put(e, x);
+        });
+        chain.crew.wait();
+    }
+};
+
+template <class Energy>
+__global__ void __maxnreg__(128) whole_chains(const __grid_constant__ Whole a, Shares shares) {
+    extern __shared__ float shared[];
+    const Seat<Energy> own = seat<Energy>(a.energy, shares, shared);
+    const bool live = own.index < a.n;
+    const int64_t index = live ? own.index : a.n - 1;
+    own.chain.read(a.x + index * a.energy.d);
+    const auto id = static_cast<uint64_t>(a.chain_ids ? a.chain_ids[index] : index);
+    Run<Energy> run{a, own.chain, id, round_keys(a.draw.seed)};
+    run();
+    if (!live) return;
+    for (int e = own.chain.crew.rank; e < own.chain.d; e += shares.lanes) a.x[index * a.energy.d + e] = own.chain.state[e];
+    if (a.first_bad && own.chain.crew.rank == 0) a.first_bad[index] = run.bad;
+}
+
+template <class Energy>
+__global__ void __maxnreg__(128) look_at(const __grid_constant__ Look a, Shares shares) {
+    extern __shared__ float shared[];
+    const Seat<Energy> own = seat<Energy>(a.energy, shares, shared);
+    const bool live = own.index < a.n;
+    const int64_t index = live ? own.index : a.n - 1;
+    own.chain.read(a.x + index * a.energy.d);
+    float* gradients = a.gradients + index * a.energy.d;
+    const float energy = own.chain.evaluate([&](int e, const Quad& g) {
+        for (int k = 0; k < 4 && e + k < own.chain.d; ++k)
+            if (live) gradients[e + k] = g.v[k];
+    });
+    if (live && own.chain.crew.rank == 0) a.energies[index] = energy;
+}
+
+constexpr int on_chip = 12 * 1024;  // floats of shared memory that every device has without asking
+
+// As many lanes to a chain as its tree of sums and the chip's memory need, and more where chains are too few to fill the
+// device.
+Shares shares_of(const Formula& formula, int64_t n, const Launch& launch) {
+    int processors = 1;
+    cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, launch.device);
+    const int64_t filled = int64_t(processors) * 512, quads = (formula.d + 3) / 4;
+    const int64_t room = formula.kind == Kind::full ? formula.d : formula.kind == Kind::mixture ? formula.components : 0;
+    Shares shares{1, static_cast<int>(quads), static_cast<int>((room + 3) / 4), warp};
+    int& lanes = shares.lanes;
+    const auto too_few = [&] {
+        const bool idle = n * lanes < filled && lanes < std::max(quads, formula.components);
+        return idle || quads > lanes * quads_a_lane || shares.floats_a_warp() > on_chip;
+    };
+    while (lanes < warp && too_few()) lanes *= 2;
+    if (n * lanes >= filled && 4 * shares.floats_a_warp() <= on_chip) shares.threads = 4 * warp;
+    return shares;
+}
+
+template <class Arguments>
+void launch_over(void (*kernel)(Arguments, Shares), const Arguments& a, const char* op, const Launch& launch) {
+    if (a.n == 0) return;
+    if (a.energy.d > fold) throw std::invalid_argument(std::string(op) + ": more than 1024 elements a chain");
+    const OnDevice device(op, launch.device);
+    const Shares shares = shares_of(a.energy, a.n, launch);
+    const size_t bytes = sizeof(float) * shares.floats_a_warp() * (shares.threads / warp);
+    if (shares.floats_a_warp() > on_chip) throw std::invalid_argument(std::string(op) + ": too many components");
+    const int64_t warps = (a.n + shares.chains_a_warp() - 1) / shares.chains_a_warp(), a_block = shares.threads / warp;
+    const auto blocks = static_cast<unsigned>((warps + a_block - 1) / a_block);
+    kernel<<<blocks, shares.threads, bytes, stream_of(launch)>>>(a, shares);
+    device.check_launch();
+}
+
+}  // namespace
+
+void whole(const Whole& a, const Launch& launch) {
+    const char* op = "whole_chains_";
+    switch (a.energy.kind) {
+        case Kind::diagonal: return launch_over(whole_chains<Diagonal>, a, op, launch);
+        case Kind::full: return launch_over(whole_chains<Full>, a, op, launch);
+        case Kind::mixture: return launch_over(whole_chains<Mixture>, a, op, launch);
+        case Kind::double_well: return launch_over(whole_chains<DoubleWell>, a, op, launch);
+        case Kind::funnel: return launch_over(whole_chains<Funnel>, a, op, launch);
+    }
+}
+
+void look(const Look& a, const Launch& launch) {
+    const char* op = "look";
+    switch (a.energy.kind) {
+        case Kind::diagonal: return launch_over(look_at<Diagonal>, a, op, launch);
+        case Kind::full: return launch_over(look_at<Full>, a, op, launch);
+        case Kind::mixture: return launch_over(look_at<Mixture>, a, op, launch);
+        case Kind::double_well: return launch_over(look_at<DoubleWell>, a, op, launch);
+        case Kind::funnel: return launch_over(look_at<Funnel>, a, op, launch);
+    }
+}
+
+}  // namespace hatebm::cuda

@@ -1,0 +1,43 @@
+// What a kernel takes that runs the steps of whole chains, or looks at an energy alone.
+#pragma once
+
+#include "formulas/langevin.h"
+
+namespace hatebm {
+
+enum class Kind : int { diagonal, full, mixture, double_well, funnel };
+
+// An energy as numbers, see energies.h.
+struct Formula {
+    Kind kind;
+    int64_t d, components;
+    const float* where;        // the mean, the means of all components, or the numbers of an energy that has but few
+    const float* weight;       // the precision, its rows, or -1 / (2 std^2), 1 / std^2 and log weights of all components
+    float reach, first_reach;  // up to which |x| energy and gradient are known to be finite; the same for element 0
+};
+
+// Step i of the run is step draw.step + i of the chains, with entry i of the three arrays in place of the law's numbers.
+struct Chains {
+    float* x;  // (n, d), updated in place
+    int64_t n, n_steps;
+    const float *step_size, *noise_std, *inverse_temperature;
+    Law law;
+    bool noise_first, clamp_noise;  // noise before the gradient is taken, and the box after it too
+    Draw draw;
+    const int64_t* chain_ids;  // (n,), or null: 0..n-1
+    int64_t* first_bad;        // (n,) or null: receives the first step whose energy or gradient was not finite
+};
+
+struct Whole : Chains {
+    Formula energy;
+};
+
+struct Look {
+    Formula energy;
+    const float* x;  // (n, d)
+    int64_t n;
+    float* energies;   // (n,)
+    float* gradients;  // (n, d)
+};
+
+}  // namespace hatebm
