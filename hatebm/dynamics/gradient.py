@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -148,7 +149,8 @@ def _check_unwritten(before: list[int], state: Sequence[Tensor], but: Sequence[i
         require(False, "langevin", "energy", text, "one that writes to it", RuntimeError)
 
 
-class Always(NamedTuple):
+@dataclass
+class Always:
     """The same keyword arguments at every step."""
 
     kwargs: dict[str, Any]
@@ -157,7 +159,8 @@ class Always(NamedTuple):
         return self.kwargs
 
 
-class Scheduled(NamedTuple):
+@dataclass
+class Scheduled:
     """The keyword arguments of each step."""
 
     function: Callable[[int], dict[str, Any]]

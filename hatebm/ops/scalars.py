@@ -12,6 +12,7 @@ from hatebm.ops.checks import CHAINS, STEPS, is_dense, require
 
 FLOAT32 = torch.finfo(torch.float32).max
 OPEN = {"low": -math.inf, "high": math.inf}  # a box without walls, as the backends take it
+PYTHONS = (bool, int, float, str, list, tuple, dict, type(None), torch.Size)
 ONE = "one number for all chains and elements"
 LISTED = "a list, a tuple or a 1-D tensor of numbers"
 LEARNED = "a number without a graph (no gradient would reach it)"
@@ -22,6 +23,8 @@ def plain(value: Any) -> Any:
 
     A tensor with a graph, or without numbers that can be read, stays a tensor.
     """
+    if type(value) in PYTHONS:
+        return value
     if isinstance(value, Tensor):
         return value.tolist() if value.dim() < 2 and _is_readable(value) else value
     return value.tolist() if _is_array(value) and len(value.shape) < 2 else value
