@@ -8,15 +8,12 @@ from importlib import metadata
 from pathlib import Path
 
 from hatebm import data
-from hatebm.runs import checkpoints
-from hatebm.runs import files
-from hatebm.runs import formats
-from hatebm.runs import metrics
 from hatebm.data import Images
 from hatebm.data.fingerprint import Fingerprint
 from hatebm.errors import UsageError
 from hatebm.learning.config import Config
 from hatebm.learning.learner import Learner
+from hatebm.runs import checkpoints, files, formats, metrics
 
 GENERATOR = "generator"  # folder of the stage before, or of a generator that came from elsewhere
 

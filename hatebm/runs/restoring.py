@@ -5,9 +5,9 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from hatebm.runs import checkpoints
 from hatebm.errors import UsageError
 from hatebm.learning.learner import Learner
+from hatebm.runs import checkpoints
 from hatebm.runs.folder import GENERATOR, Run
 
 

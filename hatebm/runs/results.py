@@ -7,12 +7,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from hatebm.runs import pictures
-from hatebm.runs import stages
 from hatebm.data import Images, to_bytes, to_pixels
 from hatebm.evaluation import Classifier, class_shares, frechet_distance, pixel_features
-from hatebm.runs.files import write_text
 from hatebm.learning.learner import Learner
+from hatebm.runs import pictures, stages
+from hatebm.runs.files import write_text
 from hatebm.runs.folder import Run
 
 SHOWN = 100

@@ -13,13 +13,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hatebm.runs import checkpoints
-from hatebm.runs import files
 from hatebm.errors import UsageError
 from hatebm.learning.learner import Learner
 from hatebm.nets.imported import generator_from, load_generator
-from hatebm.runs.restoring import restore
+from hatebm.runs import checkpoints, files
 from hatebm.runs.folder import GENERATOR, Run
+from hatebm.runs.restoring import restore
 from hatebm.systems.catalogue import SYSTEMS
 
 WEIGHTS = "weights.safetensors"

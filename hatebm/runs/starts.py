@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from hatebm.runs import files
 from hatebm.errors import UsageError
+from hatebm.runs import files
 from hatebm.runs.folder import GENERATOR, Run
 
 

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from hatebm.runs import metrics
 from hatebm.data import Images
 from hatebm.dynamics.health import ChainDiverged
 from hatebm.learning.learner import Learner
+from hatebm.runs import metrics
 from hatebm.runs.folder import Run
 from hatebm.runs.symptoms import Watched
 
