@@ -13,6 +13,7 @@ from torch import nn
 from hatebm import data
 from hatebm.commands.options import set_threads
 from hatebm.commands.relocate import first_stage_beside, known, place, relocated
+from hatebm.commands.settings import parse_settings
 from hatebm.data import Images
 from hatebm.data.fingerprint import Fingerprint
 from hatebm.errors import UsageError
@@ -21,7 +22,6 @@ from hatebm.learning.learner import Learner
 from hatebm.runs import stages
 from hatebm.runs.files import refuse_held
 from hatebm.runs.folder import GENERATOR, Run
-from hatebm.runs.settings import parse_settings
 from hatebm.runs.starts import create, created, left_behind, refuse_taken
 from hatebm.systems.catalogue import SYSTEMS
 

@@ -5,7 +5,7 @@ import os
 from argparse import ArgumentTypeError
 from pathlib import Path
 
-from hatebm.runs.settings import MOST
+from hatebm.commands.settings import MOST
 
 SAMPLES = 1 << 24
 THREADS_A_CPU = 8  # OpenMP ends the process where a thread cannot be started
