@@ -7,7 +7,7 @@ import pytest
 
 from hatebm.errors import UsageError
 from hatebm.learning.config import Config, dropped
-from hatebm.runs.formats import config_from_json
+from hatebm.runs.config_json import config_from_json
 from hatebm.systems.autoencoder import AutoencoderConfig
 from hatebm.systems.catalogue import SYSTEMS
 from hatebm.systems.hat import JointConfig, SynthesisConfig

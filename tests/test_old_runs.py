@@ -11,7 +11,7 @@ from shell import hatebm, refusal, same, state
 from tiny import one_thread  # noqa: F401
 from two_stages import unseen  # noqa: F401
 
-from hatebm.runs import checkpoints, formats
+from hatebm.runs import checkpoints, config_json
 from hatebm.runs.folder import Run
 from hatebm.systems.hat import SynthesisConfig
 
@@ -35,7 +35,7 @@ def test_it_resumes_and_is_of_this_version_from_then_on(old, unseen, name):
     first_rows = (run / "metrics.jsonl").read_text()
     assert hatebm("train", "--resume", "--out", run, "--steps", 5, "--threads", 1).code == 0
     now = json.loads((run / "config.json").read_text())
-    assert now["format"] == formats.FORMAT
+    assert now["format"] == config_json.FORMAT
     assert now["config"] == values["config"] | {"iterations": 5}
     assert Run.open(run).fingerprint.train == (1297, 1, 8, 8)
     assert (run / "metrics.jsonl").read_text().startswith(first_rows)
@@ -67,17 +67,17 @@ def test_a_refused_resume_changes_nothing(old, name):
 
 def test_keys_younger_than_the_format_are_filled_with_what_was_done_before(monkeypatch):
     young = {"wide_chains": (1, 3), "batch": (2, 64)}
-    monkeypatch.setattr(formats, "SINCE", {f"config.{key}": value for key, value in young.items()})
+    monkeypatch.setattr(config_json, "SINCE", {f"config.{key}": value for key, value in young.items()})
     values = json.loads((KEPT / "hat-synthesis" / "config.json").read_text())["config"]
-    whole = formats.config_from_json(SynthesisConfig, values, 0)
+    whole = config_json.config_from_json(SynthesisConfig, values, 0)
     assert (whole.wide_chains, whole.batch) == (values["wide_chains"], values["batch"])
     del values["wide_chains"], values["batch"], values["bank_size"]
     with pytest.raises(ValueError, match=r"it has no 'config\.bank_size'"):
-        formats.config_from_json(SynthesisConfig, values, 0)
+        config_json.config_from_json(SynthesisConfig, values, 0)
     values["bank_size"] = 99
-    filled = formats.config_from_json(SynthesisConfig, values, 0)
+    filled = config_json.config_from_json(SynthesisConfig, values, 0)
     assert (filled.wide_chains, filled.batch) == (3, 64)
     with pytest.raises(ValueError, match=r"it has no 'config\.wide_chains'"):
-        formats.config_from_json(SynthesisConfig, values, 1)
+        config_json.config_from_json(SynthesisConfig, values, 1)
     with pytest.raises(ValueError, match=r"it has no 'config\.batch'"):
-        formats.config_from_json(SynthesisConfig, values | {"wide_chains": 1}, 2)
+        config_json.config_from_json(SynthesisConfig, values | {"wide_chains": 1}, 2)

@@ -13,8 +13,8 @@ from tiny import one_thread  # noqa: F401
 
 from hatebm.errors import UsageError
 from hatebm.runs import checkpoints, stages
+from hatebm.runs.config_json import config_from_json
 from hatebm.runs.folder import Run
-from hatebm.runs.formats import config_from_json
 from hatebm.runs.starts import create
 from hatebm.runs.training import TrainingDiverged, train
 from hatebm.systems.hat import Synthesis, SynthesisConfig

@@ -13,7 +13,7 @@ from hatebm.data.fingerprint import Fingerprint
 from hatebm.errors import UsageError
 from hatebm.learning.config import Config
 from hatebm.learning.learner import Learner
-from hatebm.runs import checkpoints, files, formats, metrics
+from hatebm.runs import checkpoints, config_json, files, metrics
 
 GENERATOR = "generator"  # folder of the stage before, or of a generator that came from elsewhere
 
@@ -73,7 +73,7 @@ class Run:
     def config_text(self) -> str:
         """What config.json holds."""
         values = {
-            "format": formats.FORMAT,
+            "format": config_json.FORMAT,
             "system": self.system,
             "data": self.data,
             "data_root": self.data_root,
@@ -88,7 +88,7 @@ class Run:
     def open(cls, folder: Path) -> "Run":
         """The run that lies in a folder; raises UsageError when there is none."""
         try:
-            values = formats.read(folder / "config.json")
+            values = config_json.read(folder / "config.json")
         except FileNotFoundError:
             raise UsageError(f"{folder} is not the folder of a run: it has no config.json") from None
         del values["versions"]
