@@ -12,12 +12,12 @@ from hatebm import data
 from hatebm.data import Images, to_bytes
 from hatebm.learning.config import Config
 from hatebm.learning.learner import Learner
-from hatebm.runs import stages, symptoms
+from hatebm.runs import stages
 from hatebm.runs.folder import Run
 from hatebm.runs.starts import create
-from hatebm.runs.symptoms import SYMPTOMS, Watched
 from hatebm.runs.training import train
-from hatebm.systems.hat import Joint, Synthesis
+from hatebm.systems.hat import Joint, Synthesis, symptoms
+from hatebm.systems.hat.symptoms import SYMPTOMS, Watched
 from hatebm.systems.sngan import SNGANConfig
 
 SYNTHESIS = replace(

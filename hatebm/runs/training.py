@@ -12,7 +12,7 @@ from hatebm.dynamics.health import ChainDiverged
 from hatebm.learning.learner import Learner
 from hatebm.runs import metrics
 from hatebm.runs.folder import Run
-from hatebm.runs.symptoms import Watched
+from hatebm.systems.hat.symptoms import Watched
 
 SECONDS_BETWEEN_CHECKPOINTS = 8.0  # or twenty times what one takes to write, whichever is more
 
