@@ -10,8 +10,8 @@ from torch import nn
 
 from hatebm.errors import UsageError
 from hatebm.learning.learner import Learner
-from hatebm.systems import presets
 from hatebm.systems.catalogue import SYSTEMS
+from hatebm.systems.hat import presets
 
 # Hill, Nijkamp, Mitchell, Pang and Zhu, "Hat EBM" (2022), arXiv 2210.16486, and its official code.
 HAT = {

@@ -12,7 +12,7 @@ from two_stages import ctrl_c, data, rows_seen, straight, unseen  # noqa: F401
 from hatebm.ops.noise import Purpose, normal
 from hatebm.runs import stages
 from hatebm.runs.folder import Run
-from hatebm.systems import presets
+from hatebm.systems.hat import presets
 
 TWO_STAGES = pytest.mark.parametrize("system", FIRST)
 

@@ -8,7 +8,7 @@ import torch
 from hatebm.data import Images
 from hatebm.nets import ResidualGenerator
 from hatebm.systems.hat import JointConfig
-from hatebm.systems.presets import HAT_SYNTHESIS_DIGITS
+from hatebm.systems.hat.presets import HAT_SYNTHESIS_DIGITS
 
 CONFIG = replace(
     HAT_SYNTHESIS_DIGITS,

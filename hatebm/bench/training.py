@@ -20,9 +20,9 @@ from hatebm.bench.targets import PublishedEnergy, PublishedGenerator
 from hatebm.data import Images, to_pixels
 from hatebm.ops.noise import Purpose, normal
 from hatebm.systems.hat import Synthesis, SynthesisConfig
+from hatebm.systems.hat.presets import HAT_SYNTHESIS_DIGITS
 from hatebm.systems.hat.synthesis import bank_slots
 from hatebm.systems.hat.update import noisy_batch
-from hatebm.systems.presets import HAT_SYNTHESIS_DIGITS
 
 FLIPS = 0.1  # of the weights' steps in all: Adam's first is a sign, which rounding turns in a weight of some hundreds
 CONFIGS = {

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 
 from hatebm.learning.config import Config
 from hatebm.learning.learner import Learner
-from hatebm.systems import presets
 from hatebm.systems.autoencoder import Autoencoder, AutoencoderConfig
-from hatebm.systems.hat import Joint, JointConfig, Synthesis, SynthesisConfig
+from hatebm.systems.hat import Joint, JointConfig, Synthesis, SynthesisConfig, presets
 from hatebm.systems.sngan import SNGAN, SNGANConfig
 
 
