@@ -6,7 +6,7 @@ from tiny import one_thread  # noqa: F401
 from tiny_sngan import put, sngan, trained
 from torch import nn
 
-from hatebm.systems.sngan.adversarial import Calibration, LatentEnergy
+from hatebm.systems.sngan.ddls import Calibration, LatentEnergy
 
 
 def test_the_latent_energy_is_minus_the_log_odds():

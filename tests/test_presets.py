@@ -10,8 +10,8 @@ from torch import nn
 
 from hatebm.errors import UsageError
 from hatebm.learning.learner import Learner
+from hatebm.systems import autoencoder, hat, sngan
 from hatebm.systems.catalogue import SYSTEMS
-from hatebm.systems.hat import presets
 
 # Hill, Nijkamp, Mitchell, Pang and Zhu, "Hat EBM" (2022), arXiv 2210.16486, and its official code.
 HAT = {
@@ -175,7 +175,8 @@ def test_other_sizes_are_refused(system, size):
 
 
 def test_the_digits_have_configurations_of_one_size():
-    ready = [value for name, value in vars(presets).items() if name.endswith("_DIGITS")]
+    numbers = [item for system in (hat, sngan, autoencoder) for item in vars(system.presets).items()]
+    ready = [value for name, value in numbers if name.startswith("DIGITS")]
     assert len(ready) == 5
     assert all((config.size, config.channels) == (8, 1) for config in ready)
 

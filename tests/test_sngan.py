@@ -14,7 +14,9 @@ from torch import nn
 
 from hatebm.data import Images, batch_indices, to_pixels
 from hatebm.ops.noise import Purpose, normal
-from hatebm.systems.sngan.adversarial import SNGAN, Calibration, SNGANConfig, held_then_linear
+from hatebm.systems.sngan import SNGAN, SNGANConfig
+from hatebm.systems.sngan.config import held_then_linear
+from hatebm.systems.sngan.ddls import Calibration
 
 
 def latents(step: int, block: int, config: SNGANConfig = CONFIG) -> torch.Tensor:

@@ -12,7 +12,7 @@ from two_stages import ctrl_c, data, rows_seen, straight, unseen  # noqa: F401
 from hatebm.ops.noise import Purpose, normal
 from hatebm.runs import stages
 from hatebm.runs.folder import Run
-from hatebm.systems.hat import presets
+from hatebm.systems.sngan import presets
 
 TWO_STAGES = pytest.mark.parametrize("system", FIRST)
 
@@ -57,7 +57,7 @@ def test_the_first_stage_is_never_longer_than_its_default(data, tmp_path, monkey
     monkeypatch.setattr("hatebm.commands.train._finish", lambda *_: False)
     assert hatebm(*train("hat-refine", data, tmp_path / "run", "--steps", "99999")).code == 130
     assert Run.open(tmp_path / "run").config.iterations == 99999
-    assert Run.open(tmp_path / "run" / "generator").config.iterations == presets.sngan(8, 3).iterations
+    assert Run.open(tmp_path / "run" / "generator").config.iterations == presets.small(8, 3).iterations
 
 
 # Seen are: the mark of stage one (1), its rows (2-4), the mark of stage two (5), its rows (6-8).

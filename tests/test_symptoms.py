@@ -12,12 +12,13 @@ from hatebm import data
 from hatebm.data import Images, to_bytes
 from hatebm.learning.config import Config
 from hatebm.learning.learner import Learner
-from hatebm.runs import stages
+from hatebm.runs import stages, symptoms
 from hatebm.runs.folder import Run
 from hatebm.runs.starts import create
+from hatebm.runs.symptoms import Watched
 from hatebm.runs.training import train
-from hatebm.systems.hat import Joint, Synthesis, symptoms
-from hatebm.systems.hat.symptoms import SYMPTOMS, Watched
+from hatebm.systems.hat import Joint, Synthesis
+from hatebm.systems.hat.symptoms import SYMPTOMS
 from hatebm.systems.sngan import SNGANConfig
 
 SYNTHESIS = replace(
@@ -54,7 +55,7 @@ CAP, SWINGS, DEAD, BEHIND, LATENTS, OVERSATURATED = (symptom.advice for symptom 
 
 def told(config: Config, rows) -> list[tuple[int, str]]:
     """What a training with these rows is told, and in which iteration."""
-    watched = Watched(config)
+    watched = Watched(SYMPTOMS, config)
     return [(row["step"], advice) for row in rows for advice in watched.see(row)]
 
 
@@ -181,7 +182,7 @@ def test_a_training_that_goes_on_is_told_nothing_twice(stop):
     rows = made_up(SYNTHESIS, **sick)
     straight = told(SYNTHESIS, rows)
     assert [text for _, text in straight] == [OVERSATURATED, CAP]
-    resumed = Watched(SYNTHESIS, rows[:stop])
+    resumed = Watched(SYMPTOMS, SYNTHESIS, rows[:stop])
     after = [(row["step"], text) for row in rows[stop:] for text in resumed.see(row)]
     assert told(SYNTHESIS, rows[:stop]) + after == straight
 

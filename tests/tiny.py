@@ -8,10 +8,10 @@ import torch
 from hatebm.data import Images
 from hatebm.nets import ResidualGenerator
 from hatebm.systems.hat import JointConfig
-from hatebm.systems.hat.presets import HAT_SYNTHESIS_DIGITS
+from hatebm.systems.hat.presets import DIGITS_SYNTHESIS
 
 CONFIG = replace(
-    HAT_SYNTHESIS_DIGITS,
+    DIGITS_SYNTHESIS,
     energy_widths=(4, 6),
     generator_widths=(6, 6, 4),
     latent_dim=5,

@@ -20,14 +20,14 @@ from hatebm.bench.targets import PublishedEnergy, PublishedGenerator
 from hatebm.data import Images, to_pixels
 from hatebm.ops.noise import Purpose, normal
 from hatebm.systems.hat import Synthesis, SynthesisConfig
-from hatebm.systems.hat.presets import HAT_SYNTHESIS_DIGITS
+from hatebm.systems.hat.presets import DIGITS_SYNTHESIS
 from hatebm.systems.hat.synthesis import bank_slots
 from hatebm.systems.hat.update import noisy_batch
 
 FLIPS = 0.1  # of the weights' steps in all: Adam's first is a sign, which rounding turns in a weight of some hundreds
 CONFIGS = {
     # Those of `hatebm train` without what the published iteration does not have.
-    "train-digits": replace(HAT_SYNTHESIS_DIGITS, wide_chains=0, max_grad_norm=0.0),
+    "train-digits": replace(DIGITS_SYNTHESIS, wide_chains=0, max_grad_norm=0.0),
     "train-32": SynthesisConfig(
         energy_widths=(64,) * 4, generator_widths=(64,) * 4, batch=16, langevin_steps=10, bank_size=512
     ),

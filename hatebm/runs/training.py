@@ -12,7 +12,8 @@ from hatebm.dynamics.health import ChainDiverged
 from hatebm.learning.learner import Learner
 from hatebm.runs import metrics
 from hatebm.runs.folder import Run
-from hatebm.systems.hat.symptoms import Watched
+from hatebm.runs.symptoms import Watched
+from hatebm.systems.catalogue import SYSTEMS
 
 SECONDS_BETWEEN_CHECKPOINTS = 8.0  # or twenty times what one takes to write, whichever is more
 
@@ -35,7 +36,7 @@ def train(
     time at most) and at the end; SIGINT and SIGTERM end the current iteration and write one too. Raises
     TrainingDiverged without touching the last good checkpoint, and CannotWrite, naming the file.
     """
-    watched = Watched(run.config, run.metrics(learner.iteration))
+    watched = Watched(SYSTEMS[run.system].symptoms, run.config, run.metrics(learner.iteration))
     run.cut_metrics(learner.iteration)
     due = _save(run, learner)
     with metrics.appended(run.metrics_file) as rows, _stop_on_signals() as stopped:

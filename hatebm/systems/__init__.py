@@ -1,1 +1,1 @@
-"""The published systems, one module each."""
+"""The published systems, a folder each, and the catalogue of them."""

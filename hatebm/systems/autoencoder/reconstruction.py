@@ -1,4 +1,4 @@
-"""A deterministic autoencoder on a sphere of codes: the non-probabilistic generator that a Hat EBM can retrofit.
+"""Learning to reconstruct: an encoder and a decoder that give images back from noisy codes.
 
 Source: Hill et al., "Hat EBM" (2022), arXiv 2210.16486, retrofit experiment, and its official code.
 """
@@ -13,27 +13,11 @@ from torch import Tensor, nn
 
 from hatebm.data import Images, batch_indices, to_pixels
 from hatebm.errors import UsageError
-from hatebm.learning.config import Config, Drops, dropped
+from hatebm.learning.config import dropped
 from hatebm.learning.learner import CHAINS_AT_ONCE, Learner, Part, adam, drawn_by
 from hatebm.nets import Decoder, Encoder
 from hatebm.ops.noise import Purpose, normal
-
-
-@dataclass(frozen=True, kw_only=True)
-class AutoencoderConfig(Config):
-    """The numbers of the autoencoder; the defaults are those of the official CIFAR-10 configuration."""
-
-    MAY_BE_ZERO = Config.MAY_BE_ZERO | {"code_noise"}
-
-    iterations: int = 49_900
-    code_side: int = 16  # a code is a picture of one channel, on the sphere of radius sqrt(code_side^2)
-    encoder_widths: tuple[int, ...] = (256, 256, 256, 256)
-    decoder_widths: tuple[int, ...] = (256, 256, 256, 256)
-    output_scale: float = 2.0
-    code_noise: float = 2e-2
-    lr: float = 1e-4
-    lr_drops: Drops = ()
-    loss_weight: float = 1000.0
+from hatebm.systems.autoencoder.config import AutoencoderConfig
 
 
 class Autoencoder(Learner):

@@ -4,71 +4,56 @@ Each symptom is a property of the last rows of metrics.jsonl: the failures that 
 report.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
 
-from hatebm.learning.config import Config
-
-WINDOW = 100  # iterations that a symptom must last
-
-Rows = Sequence[dict]
+from hatebm.learning.symptoms import Rows, Symptom, later_half, mean
+from hatebm.systems.hat.config import HatConfig, JointConfig, SynthesisConfig
 
 
-@dataclass(frozen=True)
-class Symptom:
-    """One thing that goes wrong: what to do, the metrics that show it, and how they look then."""
-
-    advice: str
-    metrics: tuple[str, ...]
-    shows: Callable[[Rows, Config], bool]
-
-
-def stuck_at_the_cap(rows: Rows, config: Config) -> bool:
+def stuck_at_the_cap(rows: Rows, config: HatConfig) -> bool:
     """The drift of the residual is nearly always as long as the cap allows: the gradient explodes."""
     noise = config.eps * (config.channels * config.size**2) ** 0.5
-    return _mean(rows[WINDOW:], "displacement") ** 2 > (0.95 * config.max_displacement) ** 2 + noise**2
+    return mean(later_half(rows), "displacement") ** 2 > (0.95 * config.max_displacement) ** 2 + noise**2
 
 
-def gap_swings_wider(rows: Rows, config: Config) -> bool:
+def gap_swings_wider(rows: Rows, config: HatConfig) -> bool:
     """The energy gap changes sign in swings that grow beyond its error: H and the chains chase one another."""
     gaps = [row["energy_gap"] for row in rows]
-    late, quarter = gaps[WINDOW:], WINDOW // 2
+    late, quarter = later_half(gaps), len(rows) // 4
     turns = sum(a * b < 0 for a, b in pairwise(late))
     around_zero = abs(fmean(late)) < fmean(map(abs, late)) / 2
     swings = [median(map(abs, gaps[i : i + quarter])) for i in range(0, 4 * quarter, quarter)]
     growing = swings == sorted(swings) and swings[-1] > 3 * swings[0]
     real = swings[-1] > 2 * median(row["gap_error"] for row in rows[-quarter:])
-    return turns >= WINDOW // 20 and around_zero and growing and real
+    return turns >= len(late) // 20 and around_zero and growing and real
 
 
-def sampler_is_dead(rows: Rows, config: Config) -> bool:
+def sampler_is_dead(rows: Rows, config: HatConfig) -> bool:
     """Chains end as far off as their noise alone carries them, eps sqrt(K): the drift does nothing."""
-    late, walks = rows[WINDOW:], {"residual": config.eps}
+    late, walks = later_half(rows), {"residual": config.eps}
     if "latent_displacement" in late[-1]:
         walks["latent_displacement"] = config.eps_latent
-    ways = [_mean(late, name) / (eps * config.langevin_steps**0.5) for name, eps in walks.items()]
+    ways = [mean(late, name) / (eps * config.langevin_steps**0.5) for name, eps in walks.items()]
     return all(0.98 < way < 1.02 for way in ways)
 
 
-def generator_falls_behind(rows: Rows, config: Config) -> bool:
+def generator_falls_behind(rows: Rows, config: SynthesisConfig) -> bool:
     """The generator's loss rises, once its bank is renewed: its teacher, the chain, moves faster than it learns."""
     third = len(rows) // 3
-    first, middle, last = (_mean(rows[i * third : (i + 1) * third], "generator_loss") for i in range(3))
+    first, middle, last = (mean(rows[i * third : (i + 1) * third], "generator_loss") for i in range(3))
     renewed = rows[0]["step"] > 10 * config.bank_size / config.batch  # ten times the mean age of a pair
     return renewed and first < middle < last and last > 1.5 * first
 
 
-def latents_drift(rows: Rows, config: Config) -> bool:
+def latents_drift(rows: Rows, config: JointConfig) -> bool:
     """The latents leave the shell of N(0, I), which no prior keeps them on."""
-    return not 0.7 < _mean(rows[WINDOW:], "latent_norm") < 1.4
+    return not 0.7 < mean(later_half(rows), "latent_norm") < 1.4
 
 
-def oversaturated(rows: Rows, config: Config) -> bool:
+def oversaturated(rows: Rows, config: HatConfig) -> bool:
     """Pixels lie beyond [-1, 1] by a tenth of its length: H wins, and the chains run away from the data."""
-    return _mean(rows[WINDOW:], "overshoot") > 0.2
+    return mean(later_half(rows), "overshoot") > 0.2
 
 
 SYMPTOMS = (
@@ -103,36 +88,3 @@ SYMPTOMS = (
         oversaturated,
     ),
 )
-
-
-class Watched:
-    """A training under watch: each symptom is told once.
-
-    rows: those of the iterations that are over, whose symptoms were told then.
-    """
-
-    def __init__(self, config: Config, rows: Iterable[dict] = ()) -> None:
-        self.config, self.told = config, set()
-        self.rows: deque[dict] = deque(maxlen=2 * WINDOW)
-        for row in rows:
-            self.see(row)
-
-    def see(self, row: dict) -> list[str]:
-        """Advice on what this row shows for the first time."""
-        self.rows.append(row)
-        if len(self.rows) < 2 * WINDOW or row["step"] % (WINDOW // 10):
-            return []
-        rows = list(self.rows)
-        new = [
-            symptom
-            for symptom in SYMPTOMS
-            if symptom not in self.told
-            and all(name in row for name in symptom.metrics)
-            and symptom.shows(rows, self.config)
-        ]
-        self.told.update(new)
-        return [symptom.advice for symptom in new]
-
-
-def _mean(rows: Rows, metric: str) -> float:
-    return fmean(row[metric] for row in rows)

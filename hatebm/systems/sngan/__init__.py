@@ -5,6 +5,11 @@ al., "Your GAN is secretly an energy-based model and you should use discriminato
 numbers are those of the public library mimicry, whose SN-GAN the Hat EBM paper refines.
 """
 
-from hatebm.systems.sngan.adversarial import SNGAN, SNGANConfig
+from hatebm.learning.system import System
+from hatebm.systems.sngan import presets
+from hatebm.systems.sngan.adversarial import SNGAN
+from hatebm.systems.sngan.config import SNGANConfig
 
-__all__ = ["SNGAN", "SNGANConfig"]
+__all__ = ["SNGAN", "SYSTEM", "SNGANConfig"]
+
+SYSTEM = System(config=SNGANConfig, learner=SNGAN, preset=presets.small, published=presets.PUBLISHED)

@@ -1,12 +1,9 @@
-"""SN-GAN, the generator that refinement starts from, and discriminator-driven latent sampling on it.
+"""Adversarial learning: a generator and a spectrally normalised discriminator under the hinge loss.
 
-Source: Miyato, Kataoka, Koyama and Yoshida, "Spectral normalization for generative adversarial networks" (2018); Che et
-al., "Your GAN is secretly an energy-based model and you should use discriminator driven latent sampling" (2020). The
-numbers are those of the public library mimicry, whose SN-GAN the Hat EBM paper refines.
+Source: Miyato, Kataoka, Koyama and Yoshida, "Spectral normalization for generative adversarial networks" (2018).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -15,66 +12,12 @@ from torch import Tensor, nn
 
 from hatebm.data import Images, batch_indices, to_pixels
 from hatebm.dynamics.law import Dynamics
-from hatebm.learning.config import Config
 from hatebm.learning.learner import ImageChain, Learner, Part, adam, drawn_by
 from hatebm.nets import Discriminator, ResidualGenerator
 from hatebm.ops.noise import Purpose, normal
 from hatebm.sampling.chain import Chain
-
-
-@dataclass(frozen=True, kw_only=True)
-class SNGANConfig(Config):
-    """The numbers of an SN-GAN and of latent sampling on it. Pixels lie in [-1, 1]."""
-
-    FRACTIONS = Config.FRACTIONS | {"beta1", "beta2", "lr_hold"}
-
-    iterations: int = 100_000
-    batch: int = 64
-    average: float = 0.0
-    latent_dim: int = 128
-    generator_widths: tuple[int, ...] = (256, 256, 256, 256)
-    output_scale: float = 1.0
-    discriminator_widths: tuple[int, ...] = (128, 128, 128, 128)
-    discriminator_pools: int = 2
-    discriminator_updates: int = 5  # for each update of the generator
-    generator_lr: float = 2e-4
-    discriminator_lr: float = 2e-4
-    lr_hold: float = 0.0  # share of the training after which the rates fall, linearly to 0
-    beta1: float = 0.0
-    beta2: float = 0.9
-    calibration_lr: float = 1e-2
-
-    ddls_eps: float = 0.1
-    ddls_steps: int = 100
-
-
-def held_then_linear(iteration: int, config: SNGANConfig) -> float:
-    """Factor on the learning rates: 1 up to `lr_hold`, then down to 0 at the last iteration."""
-    return min(1.0, (1 - iteration / config.iterations) / (1 - config.lr_hold))
-
-
-class Calibration(nn.Module):
-    """The log odds a D + b of an image being real, of the score D that a hinge loss leaves uncalibrated."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        here = torch.get_default_device()
-        self.scale = nn.Parameter(torch.ones((), dtype=torch.float32, device=here))
-        self.shift = nn.Parameter(torch.zeros((), dtype=torch.float32, device=here))
-
-    def forward(self, scores: Tensor) -> Tensor:
-        return self.scale * scores + self.shift
-
-
-class LatentEnergy(nn.Module):
-    """Minus the log odds of G(z): with the prior N(0, I) the energy of a latent, Che et al. 2020, equation 5."""
-
-    def __init__(self, generator: nn.Module, discriminator: nn.Module, calibration: nn.Module) -> None:
-        super().__init__()
-        self.generator, self.discriminator, self.calibration = generator, discriminator, calibration
-
-    def forward(self, z: Tensor) -> Tensor:
-        return -self.calibration(self.discriminator(self.generator(z)))
+from hatebm.systems.sngan.config import SNGANConfig, held_then_linear
+from hatebm.systems.sngan.ddls import Calibration, LatentEnergy
 
 
 class SNGAN(Learner):
