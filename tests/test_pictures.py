@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hatebm.runs import pictures
+from hatebm.runs import pictures, plots
 
 
 def images(n: int, channels: int = 1, size: int = 8) -> torch.Tensor:
@@ -56,11 +56,11 @@ def test_panels_film_and_strip_open_again(tmp_path):
 def test_curves_of_one_and_of_many_rows(tmp_path):
     for count in (1, 2, 50):
         rows = [{"step": i + 1, "a": float(i), "b": 1.0} for i in range(count)]
-        pictures.save_curves(tmp_path / f"{count}.png", rows, {"a": "first", "b": "second"})
+        plots.save_curves(tmp_path / f"{count}.png", rows, {"a": "first", "b": "second"})
         with Image.open(tmp_path / f"{count}.png") as curves:
             assert curves.width > 300
 
 
 def test_the_running_mean_of_a_line_is_the_line():
     line = torch.arange(50.0)
-    assert torch.allclose(pictures._running_mean(line)[10:-10], line[10:-10].double())
+    assert torch.allclose(plots._running_mean(line)[10:-10], line[10:-10].double())

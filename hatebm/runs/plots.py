@@ -1,9 +1,10 @@
-"""Plots of an evaluation: scores of data against outliers, and quality against Langevin steps."""
+"""Plots of a run: curves of its training, scores of data against outliers, and quality against Langevin steps."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hatebm.runs.files import whole
@@ -11,6 +12,31 @@ from hatebm.runs.files import whole
 INSIDE, OUTSIDE, INK = "#0072B2", "#D55E00", "0.25"  # Okabe & Ito: told apart by colour-blind readers too
 BINS = 60
 TAIL = 0.005  # share of the scores at either end that may lie beyond the axis, gathered in its last bins
+
+
+def save_curves(path: Path, rows: Sequence[dict], labels: dict[str, str]) -> None:
+    """Write one curve for each metric: every row thin, their running mean thick, the axis fitted to the last 90 %.
+
+    rows: dicts with `step` and the metrics; labels: metric -> the words on its axis.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 2.2 * len(labels)), layout="constrained")
+    axes = figure.subplots(len(labels), sharex=True, squeeze=False)[:, 0]
+    for axis, (metric, label) in zip(axes, labels.items(), strict=True):
+        seen = [row for row in rows if metric in row]
+        steps = [row["step"] for row in seen]
+        values = torch.tensor([row[metric] for row in seen], dtype=torch.float64, device="cpu")
+        axis.plot(steps, values, linewidth=0.5, color="0.7")
+        axis.plot(steps, _running_mean(values), color="C0")
+        settled = values[len(values) // 10 :]  # the first steps of an untrained energy would flatten all the rest
+        margin = float(settled.max() - settled.min()) / 10 or 1.0
+        axis.set_ylim(float(settled.min()) - margin, float(settled.max()) + margin)
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+    axis.set_xlabel("iteration")
+    with whole(path) as partial:
+        figure.savefig(partial, dpi=110)
 
 
 def save_histogram(path: Path, scores: dict[str, Tensor], title: str = "", label: str = "score") -> None:
@@ -68,6 +94,14 @@ def save_quality(
     _tidy(axis)
     with whole(path) as partial:
         figure.savefig(partial, dpi=110)
+
+
+def _running_mean(values: Tensor) -> Tensor:
+    half = min(10, (len(values) - 1) // 2)
+    sums = F.pad(values.double().cumsum(0), (1, 0))
+    at = torch.arange(len(values), dtype=torch.int64, device="cpu")
+    low, high = (at - half).clamp_min(0), (at + half + 1).clamp_max(len(values))
+    return (sums[high] - sums[low]) / (high - low)
 
 
 def _range(a: Tensor, b: Tensor) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from hatebm.data import Images, to_bytes, to_pixels
 from hatebm.evaluation import Classifier, class_shares, frechet_distance, pixel_features
 from hatebm.learning.learner import Learner
-from hatebm.runs import pictures, stages
+from hatebm.runs import pictures, plots, stages
 from hatebm.runs.files import write_text
 from hatebm.runs.folder import Run
 
@@ -112,7 +112,7 @@ def write_pictures(run: Run, learner: Learner, images: Images) -> dict[str, str]
         shown["path.png"] = f"8 chains from step 0 to {last}"
     rows = run.metrics(learner.iteration) if run.metrics_file.exists() else []
     if rows:
-        pictures.save_curves(run.folder / "curves.png", rows, learner.CURVES)
+        plots.save_curves(run.folder / "curves.png", rows, learner.CURVES)
         shown["curves.png"] = f"{', '.join(learner.CURVES.values())} over the training"
     return shown
 
