@@ -1,1 +1,1 @@
-"""What a system is made of: learners and their configuration."""
+"""What a system is made of: its learner, its configuration, its symptoms, and the value that holds them."""
