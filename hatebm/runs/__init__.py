@@ -1,0 +1,1 @@
+"""What becomes of a training on disk and on screen."""
