@@ -3,8 +3,8 @@
 import interpreter
 import pytest
 import torch
-from test_energies import KINDS, of_kind
-from test_whole_chain import EVERY_LAW, outcome, start
+from formula_energies import KINDS, of_kind
+from whole_chains import EVERY_LAW, outcome, start
 
 from hatebm import kernels
 from hatebm.energies import Mixture

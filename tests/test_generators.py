@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from foreign_generator import foreign
 from safetensors.torch import save_file
 from shell import hatebm, refusal, same, state, train
-from test_imported import foreign
 from tiny import one_thread  # noqa: F401
 from two_stages import ctrl_c, data, rows_seen, straight, unseen  # noqa: F401
 

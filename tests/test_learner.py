@@ -1,39 +1,18 @@
 """What learns: averages, bounds on gradients, restarts, and samples that are their own in any batch."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import tiny
 import torch
 from tiny import one_thread  # noqa: F401
+from tiny_learners import SYSTEMS
 from torch import Tensor, nn
 
 from hatebm.errors import UsageError
 from hatebm.learning import learner as learners
 from hatebm.learning.learner import Learner, Part, adam
-from hatebm.systems.autoencoder import Autoencoder, AutoencoderConfig
-from hatebm.systems.hat import Joint, Synthesis
-from hatebm.systems.sngan import SNGAN, SNGANConfig
 
-SMALL = {"size": 8, "channels": 1, "batch": 4, "iterations": 8, "average": 0.9}
-SYSTEMS = {
-    "synthesis": lambda **more: Synthesis.create(replace(tiny.CONFIG, energy_beta1=0.5, **more)),
-    "joint": lambda **more: Joint.create(replace(tiny.JOINT, energy_beta1=0.5, **more), tiny.generator()),
-    "sngan": lambda **more: SNGAN.create(
-        SNGANConfig(
-            **SMALL | more,
-            latent_dim=5,
-            generator_widths=(4, 4),
-            discriminator_widths=(4, 4),
-            discriminator_updates=2,
-            ddls_steps=3,
-        )
-    ),
-    "autoencoder": lambda **more: Autoencoder.create(
-        AutoencoderConfig(**SMALL | more, code_side=4, encoder_widths=(4, 4), decoder_widths=(4, 4))
-    ),
-}
 EACH = pytest.mark.parametrize("create", SYSTEMS.values(), ids=SYSTEMS)
 HATS = pytest.mark.parametrize("create", [SYSTEMS["synthesis"], SYSTEMS["joint"]], ids=["synthesis", "joint"])
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_mlp_energy import LAWS, gradient_in_float64, network
+from perceptrons import LAWS, gradient_in_float64, network
 from torch import nn
 
 import hatebm

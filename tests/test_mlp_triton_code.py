@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 from disassembly import MARKS, assert_no_spill, count, instructions, tool
-from test_triton_code import Target
+from triton_compiler import Target
 
 import hatebm
 from hatebm.energies import MLP

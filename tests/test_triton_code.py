@@ -1,4 +1,5 @@
 """What Triton makes of its kernels, read from the machine code: no GPU needed, and nothing measured."""
+# ruff: noqa: F811 (fixtures by import)
 
 import re
 
@@ -17,8 +18,8 @@ from disassembly import (
     count,
     instructions,
     tool,
-    triton,
 )
+from triton_compiler import compile_triton, launched  # noqa: F401
 
 pytestmark = MARKS
 
@@ -34,23 +35,6 @@ RATIO = {
     **dict.fromkeys(("half_precision", "half_prior"), "fp64"),
 }
 LAW = {"NOISY": True, "PRIOR": True, "ADD": "sequential", "CLIP": "value", "CLIP_ON": "grad", "WIDE": False}
-
-
-def compile_triton(function, architecture, signature, constants, **options):
-    """A kernel compiled ahead of time for aligned tensors; arguments without a type are constants, None if absent."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    names = dict(enumerate(function.arg_names))
-    aligned = {name for name, kind in signature.items() if kind[0] == "*"} | {"numel"}
-    source = ASTSource(
-        fn=function,
-        signature={name: signature.get(name, "constexpr") for name in names.values()},
-        constexprs={(i,): constants.get(name) for i, name in names.items() if name not in signature},
-        attrs={(i,): [["tt.divisibility", 16]] for i, name in names.items() if name in aligned},
-    )
-    options = {"enable_fp_fusion": False} | options
-    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
 
 
 def compile_step(architecture, kind, elements, signature, constants, vector=True):
@@ -147,41 +131,6 @@ def test_triton_strided_and_long_samples_compile():
     sums = {"sums": "*fp64", "way_sums": "*fp64", "displacement": "*fp32"}
     compile_step(90, "measure", 8192, sums, {"CLIP": "norm"}, vector=False)
     compile_step(90, "move", 8192, sums, {"CLIP": "norm", "CLIP_ON": "update"}, vector=False)
-
-
-class Target:
-    """A driver for launches that compile and go no further."""
-
-    def get_current_target(self):
-        from triton.backends.compiler import GPUTarget
-
-        return GPUTarget("cuda", 90, 32)
-
-    def get_current_device(self):
-        return 0
-
-    def get_current_stream(self, device):
-        return 0
-
-
-@pytest.fixture
-def launched(monkeypatch):
-    """The variants of each kernel that launches would compile, without a GPU."""
-    from triton.runtime import driver
-    from triton.runtime.jit import JITFunction
-
-    found = {}
-
-    def launch(kernel, grid):
-        def compile_only(*arguments, **settings):
-            kernel.warmup(*arguments, grid=grid, **settings)
-            found[kernel.fn.__name__] = sum(len(caches[0]) for caches in kernel.device_caches.values())
-
-        return compile_only
-
-    monkeypatch.setattr(JITFunction, "__getitem__", launch)
-    monkeypatch.setattr(driver, "_active", Target())
-    return found
 
 
 def test_triton_compiles_once_for_all_seeds_steps_and_batches(launched):

@@ -4,43 +4,21 @@ import math
 
 import pytest
 import torch
+from formula_energies import KINDS, of_kind
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parity import LAWS
 from targets import ula_variance
-from test_energies import KINDS, of_kind
+from whole_chains import EVERY_LAW, never, outcome, start
 
 import hatebm
 from hatebm.energies import DoubleWell, Gaussian
 from hatebm.engine import whole
-
-MORE = {
-    "before": {"noise_at": "before"},
-    "before, fma": {"noise_at": "before", "add": "fma", "clamp": (-1.0, 1.5)},
-    "before, walls": {"noise_at": "before", "clamp": (-0.7, 0.9), "clamp_at": "noise+step"},
-    "before, norm": {"noise_at": "before", "clip": ("norm", 0.3), "temperature": 0.5},
-    "final": {"clamp": (-0.4, 0.4), "clamp_at": "final"},
-    "schedules": {
-        "step_size": [0.01 / (t + 1) for t in range(40)],
-        "noise_std": torch.linspace(0.2, 0, 40),
-        "temperature": lambda t: 1 + 0.1 * t,
-    },
-    "pauses": {"step_size": [0.02, 0.0, 0.0, 0.01] * 10, "noise_std": [0.1, 0.0, 0.2, 0.0] * 10},
-    "kicks alone": {"step_size": 0.0, "noise_std": 0.1, "noise_at": "before"},
-    "still": {"step_size": 0.0, "noise_std": 0.0, "clamp": (-0.1, 0.1)},
-    "uphill": {"step_size": -0.001, "noise_std": 0.1},
-}
-EVERY_LAW = LAWS | MORE
 
 
 def both(energy, x, n_steps, **options):
     """The same chain with the kernel, and a step at a time."""
     options = {"seed": 5, "step_size": 0.01} | options
     return [hatebm.langevin(energy, x, n_steps, compile=mode, **options) for mode in ("auto", "off")]
-
-
-def start(kind, n, d):
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(n + d)) * (0.5 if kind == "funnel" else 1.5)
 
 
 @pytest.mark.parametrize("law", EVERY_LAW.values(), ids=EVERY_LAW)
@@ -76,10 +54,6 @@ def test_the_kernel_runs_where_it_may(kind, monkeypatch):
     assert lengths[2:] == [20, 20, 10]
     hatebm.langevin(energy, x, 10, step_size=0.01, seed=0, first_step=3, callback=lambda t, x: None, every=4)
     assert lengths[5:] == [1, 3, 3]
-
-
-def never(*_):
-    raise AssertionError("the kernel ran")
 
 
 @pytest.mark.parametrize(
@@ -199,14 +173,6 @@ def test_restarts_and_layouts_keep_the_bits():
     assert torch.equal(resumed.run(19), want)
     assert torch.equal(pieces.run(19), want)
     assert pieces.step == 30
-
-
-def outcome(energy, x, mode, n_steps, **options):
-    """The state after a run, or the step and the chains of its report."""
-    try:
-        return hatebm.langevin(energy, x, n_steps, compile=mode, **options)
-    except hatebm.ChainDiverged as error:
-        return error.step, error.chains
 
 
 @pytest.mark.parametrize("noise_at", ["after", "before"])

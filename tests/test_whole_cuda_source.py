@@ -4,8 +4,8 @@ import contextlib
 
 import pytest
 import torch
-from test_energies import KINDS, of_kind
-from test_whole_chain import EVERY_LAW, outcome, start
+from formula_energies import KINDS, of_kind
+from whole_chains import EVERY_LAW, outcome, start
 
 import hatebm
 from hatebm import _C

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from test_whole_chain import never
 from torch import nn
+from whole_chains import never
 
 import hatebm
 from hatebm.energies import MLP, DoubleWell

@@ -1,11 +1,12 @@
 """What Triton makes of whole chains, read from the machine code: no GPU needed, and nothing measured."""
+# ruff: noqa: F811 (fixtures by import)
 
 import re
 
 import pytest
 import torch
 from disassembly import ARCHITECTURES, MARKS, MULTIPLIES_A_QUAD, assert_no_spill, count, instructions, tool
-from test_triton_code import compile_triton, launched  # noqa: F401
+from triton_compiler import compile_triton, launched  # noqa: F401
 
 from hatebm import Chain
 from hatebm.energies import DoubleWell, Funnel, Gaussian, Mixture
@@ -99,7 +100,7 @@ def test_looks_compile(disassembled, kind):
     assert_exact(kernel.asm["ptx"])
 
 
-def test_launches_compile_whatever_the_arguments(launched):  # noqa: F811
+def test_launches_compile_whatever_the_arguments(launched):
     from hatebm.kernels import look, whole_chains_
 
     for n, seed, first_step in ((1, 1, 1), (16, 2**64 - 1, 2**40 - 1), (5, -(2**63), 16)):
