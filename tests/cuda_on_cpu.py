@@ -7,12 +7,10 @@ import re
 import shutil
 import subprocess
 import sysconfig
-from pathlib import Path
 
 import pytest
+from places import CSRC, TESTS, matching
 
-TESTS = Path(__file__).parent
-CSRC = TESTS.parent / "csrc"
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 
 
@@ -24,7 +22,7 @@ def emulated(folder):
     sources = [folder / "module.cpp"]
     binding = f'#define HATEBM_CUDA\n#include "{CSRC}/module_cuda.cpp"\n'
     sources[0].write_text(binding + "PYBIND11_MODULE(emulated, m) { hatebm::bind_cuda(m); }\n")
-    for path in (CSRC / "cuda").glob("*.cu"):
+    for path in matching(CSRC / "cuda", "*.cu"):
         sources.append(folder / f"{path.stem}.cpp")
         launches = re.sub(r"(\w+)<<<(.+?)>>>\(", r"emulation::launch(+\1, \2)(", path.read_text())
         room = r"auto* \2 = reinterpret_cast<\1*>(emulation::shared)"

@@ -10,7 +10,6 @@ import pytest
 
 triton = pytest.importorskip("triton", reason="Triton compiles its kernels here and brings the disassembler")
 
-CSRC = Path(__file__).parent.parent / "csrc"
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 ARCHITECTURES = (80, 90, 100)
 FMAS_A_QUAD = 2 * 17  # of Box-Muller

@@ -7,7 +7,6 @@ import subprocess
 import pytest
 from disassembly import (
     ARCHITECTURES,
-    CSRC,
     FMAS_A_QUAD,
     FMAS_OF_ADD,
     FMAS_OF_LOG,
@@ -19,6 +18,7 @@ from disassembly import (
     instructions,
     tool,
 )
+from places import CSRC, matching
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
 pytestmark = MARKS
@@ -30,9 +30,7 @@ def compiled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fatbin")
     codes = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in ARCHITECTURES]
     command = ["nvcc", "-O3", "-std=c++17", "-fmad=false", "-fatbin", *codes]
-    running = {
-        p.stem: subprocess.Popen([*command, p, "-o", folder / p.stem]) for p in sorted((CSRC / "cuda").glob("*.cu"))
-    }
+    running = {p.stem: subprocess.Popen([*command, p, "-o", folder / p.stem]) for p in matching(CSRC / "cuda", "*.cu")}
     assert {name: process.wait() for name, process in running.items()} == dict.fromkeys(running, 0)
     found = {}
     for name in running:

@@ -4,13 +4,13 @@ import ast
 import copy
 import inspect
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import tiny
 import torch
-from test_learner import SYSTEMS
+from places import ROOT, matching
 from tiny import one_thread  # noqa: F401
+from tiny_learners import SYSTEMS
 from torch import Tensor, nn
 
 import hatebm
@@ -23,8 +23,7 @@ from hatebm.evaluation.outliers import outliers
 from hatebm.nets import generator_from
 from hatebm.sampling.ais import AIS
 
-ROOT = Path(__file__).resolve().parent.parent
-FILES = [*sorted((ROOT / "hatebm").rglob("*.py")), *sorted((ROOT / "kernels").rglob("*.py"))]
+FILES = [*matching(ROOT / "hatebm", "*.py"), *matching(ROOT / "kernels", "*.py")]
 MAKERS = {
     *("arange", "as_tensor", "asarray", "empty", "empty_strided", "eye", "full", "linspace", "logspace", "ones"),
     *("rand", "randint", "randn", "randperm", "scalar_tensor", "tensor", "tril_indices", "triu_indices", "zeros"),

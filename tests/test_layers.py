@@ -4,11 +4,10 @@ import ast
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 WINGS = (  # from the ground up, each with its one question
     ("errors", "what is said to the person at the command line?"),
     ("terminal", "what may the terminal be told?"),
