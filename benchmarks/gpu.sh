@@ -25,7 +25,8 @@ TORCH_CUDA_ARCH_LIST=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 
 export HATEBM_CUDA TORCH_CUDA_ARCH_LIST
 stage build 120 python -m pip install --no-build-isolation --no-deps -e .
 stage info 30 python -m hatebm info
-stage tests 150 python -m pytest -q -rs tests/test_gpu.py tests/test_gpu_graphs.py
+gpu_tests=$(grep -rl --include='test_*.py' 'pytest\.mark\.gpu' tests)  # the other files may need what is not here
+stage tests 150 python -m pytest -q -rs -m gpu $gpu_tests
 stage step 60 python benchmarks/step_gpu.py --csv "$out/gpu-step.csv"
 plot=()
 if python -c "import matplotlib" 2> "$out/gpu-plot.txt"; then plot=(--plot "$out/gpu-bench.png"); fi

@@ -1,10 +1,18 @@
 import pytest
+import torch
 from cuda_on_cpu import emulated
 from hypothesis import settings
 
 from hatebm import _C
 
 settings.register_profile("repeatable", derandomize=True)  # the same examples at every run: pytest --hypothesis-profile
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
 @pytest.fixture(params=_C.instruction_sets())

@@ -8,7 +8,7 @@ import hatebm
 from hatebm.ops import reference
 from hatebm.ops.native.extension import unavailable
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytestmark = pytest.mark.gpu
 STEP = {"step_size": 0.1, "seed": 3, "step": 9}
 
 

@@ -13,7 +13,7 @@ import hatebm
 from hatebm.engine.graphs import graphs
 from hatebm.engine.prepare import rules
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytestmark = pytest.mark.gpu
 N, D = 64, 20
 LAWS = {
     "plain": {},

@@ -9,7 +9,7 @@ import hatebm
 from hatebm.energies import MLP
 from hatebm.ops.native.extension import unavailable
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(params=["cuda", "triton"])
