@@ -1,6 +1,9 @@
+import fcntl
+import shutil
+
+import cuda_on_cpu
 import pytest
 import torch
-from cuda_on_cpu import emulated
 from hypothesis import settings
 
 from hatebm import _C
@@ -24,6 +27,26 @@ def instruction_set(request):
 
 
 @pytest.fixture(scope="session")
-def cuda(tmp_path_factory):
+def made_once(request, tmp_path_factory):
+    """``made_once(name, make)``: a folder that ``make(folder)`` fills once for all workers of pytest -n."""
+    alone = not hasattr(request.config, "workerinput")
+    base = tmp_path_factory.getbasetemp() if alone else tmp_path_factory.getbasetemp().parent
+
+    def made_once(name, make):
+        folder, done = base / name, base / f"{name}.done"
+        with open(base / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of one that failed
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return made_once
+
+
+@pytest.fixture(scope="session")
+def cuda(made_once):
     """``_C.cuda``, compiled for the CPU."""
-    return emulated(tmp_path_factory.mktemp("cuda_on_cpu"))
+    return cuda_on_cpu.loaded(made_once("cuda_on_cpu", cuda_on_cpu.compile_into))

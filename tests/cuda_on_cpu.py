@@ -14,8 +14,8 @@ from places import CSRC, TESTS, matching
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 
 
-def emulated(folder):
-    """``_C.cuda``, whose kernels run thread by thread on the CPU."""
+def compile_into(folder):
+    """Make a folder's module ``emulated``, or skip where nothing compiles it."""
     pybind11 = pytest.importorskip("pybind11", reason="binding the emulated kernels needs pybind11")
     if COMPILER is None:
         pytest.skip("compiling the emulated kernels needs a C++ compiler")
@@ -33,10 +33,13 @@ def emulated(folder):
     commands = [[COMPILER, *flags, "-c", str(source), "-o", str(source.with_suffix(".o"))] for source in sources]
     compilers = [subprocess.Popen(command) for command in commands]
     assert [compiler.wait() for compiler in compilers] == [0] * len(sources)
-    library = folder / "emulated.so"
     objects = [str(source.with_suffix(".o")) for source in sources]
-    subprocess.run([COMPILER, "-shared", *objects, "-o", str(library)], check=True)
-    loader = importlib.machinery.ExtensionFileLoader("emulated", str(library))
+    subprocess.run([COMPILER, "-shared", *objects, "-o", str(folder / "emulated.so")], check=True)
+
+
+def loaded(folder):
+    """``_C.cuda``, whose kernels run thread by thread on the CPU."""
+    loader = importlib.machinery.ExtensionFileLoader("emulated", str(folder / "emulated.so"))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader("emulated", loader))
     loader.exec_module(module)
     return module.cuda

@@ -24,20 +24,22 @@ needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on
 pytestmark = MARKS
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """Instructions and resources of every CUDA kernel, by kernel and architecture."""
-    folder = tmp_path_factory.mktemp("fatbin")
+def compile_into(folder):
     codes = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in ARCHITECTURES]
     command = ["nvcc", "-O3", "-std=c++17", "-fmad=false", "-fatbin", *codes]
     running = {p.stem: subprocess.Popen([*command, p, "-o", folder / p.stem]) for p in matching(CSRC / "cuda", "*.cu")}
     assert {name: process.wait() for name, process in running.items()} == dict.fromkeys(running, 0)
+
+
+@pytest.fixture(scope="module")
+def compiled(made_once):
+    """Instructions and resources of every CUDA kernel, by kernel and architecture."""
     found = {}
-    for name in running:
-        for section in tool("cuobjdump", "-sass", folder / name).split("arch = ")[1:]:
+    for fatbin in made_once("fatbins", compile_into).iterdir():
+        for section in tool("cuobjdump", "-sass", fatbin).split("arch = ")[1:]:
             for function, code in re.findall(r"Function : (\S+)\n(.*?)\n\s+\.{10}", section, re.S):
                 found[section.split()[0], function] = [instructions(code)]
-        for section in tool("cuobjdump", "-res-usage", folder / name).split("arch = ")[1:]:
+        for section in tool("cuobjdump", "-res-usage", fatbin).split("arch = ")[1:]:
             for function, usage in re.findall(r"Function (\S+):\n\s*(REG:.*)", section):
                 resources = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", usage)}
                 found[section.split()[0], function].append(resources)
