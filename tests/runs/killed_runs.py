@@ -49,6 +49,8 @@ train.report = lambda *_: None  # the evaluation comes after all that matters he
 words = ["train", *sys.argv[3:], "--out"]
 straight = Path.cwd() / "straight"
 assert in_a_child([*words, str(straight)]) == 0
+assert len(left(straight)) == 2
+assert len(steps(straight)) == 6
 for number in map(int, sys.argv[2].split(",")):
     folder = Path.cwd() / f"killed-{number}"
     code = in_a_child([*words, str(folder)], kill_at=number)
