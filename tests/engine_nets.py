@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hatebm.dynamics.gradient import energy_and_gradient
-from hatebm.engine.prepare import preparing as prepare
-from hatebm.engine.prepare.preparing import _programs
+from hatebm.engine.prepare import _programs, prepare
 
 SCALE = 1.0
 ROUNDING = 1e-5  # relative, L2

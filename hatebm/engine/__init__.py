@@ -5,6 +5,5 @@
 """
 
 from hatebm.engine.engine import Engine, through_compile
-from hatebm.engine.prepare.preparing import prepare
 
-__all__ = ["Engine", "prepare", "through_compile"]
+__all__ = ["Engine", "through_compile"]

@@ -14,8 +14,8 @@ from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.transitions.form import Form
 from hatebm.engine.graphs.graphs import GraphRuns
+from hatebm.engine.prepare import prepare
 from hatebm.engine.prepare.precision import as_set, check_precision, gradient_error, reduced
-from hatebm.engine.prepare.preparing import prepare
 from hatebm.engine.prepare.twin import twin
 
 

@@ -6,7 +6,7 @@ from engine_nets import ROUNDING, seeded, small_networks_are_worth_it  # noqa: F
 from torch import nn
 
 import hatebm
-from hatebm.engine.prepare import preparing as prepare
+from hatebm.engine.prepare import prepare
 from hatebm.nets import ResidualGenerator
 from hatebm.nets.energy import ResidualEnergy
 

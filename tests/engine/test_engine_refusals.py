@@ -25,7 +25,7 @@ from engine_nets import (
 from torch import nn
 
 import hatebm
-from hatebm.engine.prepare import preparing as prepare
+from hatebm.engine.prepare import prepare
 from hatebm.nets.energy import ResidualEnergy
 
 

@@ -28,7 +28,7 @@ from torch.nn.utils import parametrizations
 
 import hatebm
 from hatebm.dynamics.gradient import energy_and_gradient
-from hatebm.engine.prepare.preparing import _programs
+from hatebm.engine.prepare import _programs, prepare
 
 UPDATES = {
     "in place": lambda net: net.body.conv2.weight.mul_(0.5),
@@ -122,8 +122,8 @@ def test_nothing_is_left_on_the_network():
 
 def test_networks_are_forgotten_and_prepared_once(monkeypatch):
     net, x, traces = seeded(lambda: Head(Block(64, 64))), images(16), []
-    trace = hatebm.engine.prepare.preparing.__globals__["traced"]
-    monkeypatch.setitem(hatebm.engine.prepare.preparing.__globals__, "traced", lambda *a: traces.append(a) or trace(*a))
+    trace = prepare.__globals__["traced"]
+    monkeypatch.setitem(prepare.__globals__, "traced", lambda *a: traces.append(a) or trace(*a))
     chain = hatebm.Chain(net, x, eps=0.1, seed=0)
     for _ in range(3):
         chain.run(1)

@@ -10,7 +10,7 @@ from hatebm.dynamics.blocks import Blocks
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.transitions import Overdamped
-from hatebm.engine.prepare.preparing import prepare
+from hatebm.engine.prepare import prepare
 from hatebm.ops import langevin_step_
 from hatebm.ops.checks import GRAD_DTYPES
 from hatebm.ops.native.chains import NEVER

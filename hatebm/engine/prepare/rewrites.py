@@ -26,7 +26,7 @@ KEPT = "folded kernels kept for the run"  # of our own networks, which fold them
 SMOOTH = ("nearest", "bilinear")
 
 
-def rewritten(module: nn.Module, graph: fx.Graph, *, filters: bool) -> dict[str, int]:
+def rewrite(module: nn.Module, graph: fx.Graph, *, filters: bool) -> dict[str, int]:
     """Rewrite a graph whose nodes carry their ``shape``, in place; returns how often each rewrite was made.
 
     ``filters`` says that the kernels of :mod:`hatebm.engine.prepare.winograd` may be used. A placeholder ``kernels`` is
@@ -50,9 +50,9 @@ def rewritten(module: nn.Module, graph: fx.Graph, *, filters: bool) -> dict[str,
     changed = True
     while changed:
         changed = False
-        for name, rewrite in rewrites.items():
+        for name, apply in rewrites.items():
             for node in list(graph.nodes):
-                if not node._erased and rewrite(node):
+                if not node._erased and apply(node):
                     made[name] += 1
                     changed = True
     if filters:

@@ -15,7 +15,7 @@ from hatebm.energies.hat import HatEnergy
 from hatebm.engine.prepare import rules
 from hatebm.engine.prepare.placement import BEGUN, FILTERED
 from hatebm.engine.prepare.probe import COARSE, TOLERANCE, Outcome, copied, joined, outcome, probe_state, same
-from hatebm.engine.prepare.rewrites import KEPT, rewritten
+from hatebm.engine.prepare.rewrites import KEPT, rewrite
 from hatebm.engine.prepare.rewritten import Bound, Program, compiled, described
 from hatebm.engine.prepare.tracing import NothingDrawn, Refused, is_hooked, signature, traced
 from hatebm.ops.library import is_traced
@@ -110,12 +110,12 @@ def _new_program(energy: nn.Module, state: Sequence[Tensor]) -> Program:
     graph, work, want = _followed(energy, probe)
     if n * work.total < rules.WORTH:
         raise Refused("its convolutions are too small to pay" if work.total else "it has no convolution")
-    made = rewritten(energy, graph, filters=on_cpu)
+    made = rewrite(energy, graph, filters=on_cpu)
     channels_last = on_cpu and (work.reduces or FILTERED in made or BEGUN in made)
     program = Program(compiled(graph), None, channels_last, ())
     if channels_last and not _agrees(energy, program, [x.float() for x in probe], want, COARSE):
         graph, work, want = _followed(energy, probe)
-        made = rewritten(energy, graph, filters=False)
+        made = rewrite(energy, graph, filters=False)
         program = Program(compiled(graph), None, False, ())
     if not _agrees(energy, program, probe, want, TOLERANCE):
         raise Refused("its rewritten form does not run, or gave other energies or gradients")
