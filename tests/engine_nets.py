@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hatebm.dynamics.gradient import energy_and_gradient
-from hatebm.engine.prepare import _programs, prepare
+from hatebm.engine.prepare import _cache, prepare
 
 SCALE = 1.0
 ROUNDING = 1e-5  # relative, L2
@@ -82,7 +82,7 @@ def prepared(net, *state):
 @pytest.fixture(autouse=True)
 def small_networks_are_worth_it(monkeypatch):
     monkeypatch.setattr("hatebm.engine.prepare.rules.WORTH", 1e6)
-    _programs.clear()
+    _cache.clear()
 
 
 class Depends(nn.Module):

@@ -28,7 +28,7 @@ from torch.nn.utils import parametrizations
 
 import hatebm
 from hatebm.dynamics.gradient import energy_and_gradient
-from hatebm.engine.prepare import _programs, prepare
+from hatebm.engine.prepare import _cache, prepare
 
 UPDATES = {
     "in place": lambda net: net.body.conv2.weight.mul_(0.5),
@@ -136,7 +136,7 @@ def test_networks_are_forgotten_and_prepared_once(monkeypatch):
     del net, chain
     gc.collect()
     assert gone() is None
-    assert not _programs
+    assert not _cache
 
 
 def test_off_is_the_plain_loop_and_a_restart_has_the_same_bits():
@@ -147,9 +147,9 @@ def test_off_is_the_plain_loop_and_a_restart_has_the_same_bits():
     assert torch.equal(hatebm.langevin(net, x, 2, compile="off", **law), y)
     whole = hatebm.langevin(net, x, 3, **law)
     assert not torch.equal(hatebm.langevin(net, x, 2, **law), y)
-    _programs.clear()
+    _cache.clear()
     first = hatebm.langevin(net, x, 2, **law)
-    _programs.clear()
+    _cache.clear()
     assert torch.equal(hatebm.langevin(net, first, 1, first_step=2, **law), whole)
 
 

@@ -1,4 +1,10 @@
-"""Preparing an energy for a run, once for each network and kind of state."""
+"""A user's network made fast for its gradient in the state: the same function, to float32 rounding.
+
+``prepare(energy, state)`` at the beginning of a run follows the network (``tracing``), finds what can be rewritten
+exactly (``rewrites``, ``placement``), chooses memory layout and parts by the network's shapes alone (``rules``), and
+checks the outcome once against the network itself (``probe``). What it cannot follow it leaves alone and says why. A
+network is prepared once for each kind of state.
+"""
 
 import copy
 import math
@@ -16,14 +22,14 @@ from hatebm.engine.prepare import rules
 from hatebm.engine.prepare.placement import BEGUN, FILTERED
 from hatebm.engine.prepare.probe import COARSE, TOLERANCE, Outcome, copied, joined, outcome, probe_state, same
 from hatebm.engine.prepare.rewrites import KEPT, rewrite
-from hatebm.engine.prepare.rewritten import Bound, Program, compiled, described
+from hatebm.engine.prepare.rewritten import Bound, Rewritten, compiled, described
 from hatebm.engine.prepare.tracing import NothingDrawn, Refused, is_hooked, signature, traced
 from hatebm.ops.library import is_traced
 
 Energy = Callable[..., Tensor]
 KINDS_KEPT = 8  # of state and mode, for each network
-_lock = threading.RLock()  # one thread at a time makes a program, and tracing is for one alone
-_programs: weakref.WeakKeyDictionary[nn.Module, dict[Any, Program]] = weakref.WeakKeyDictionary()
+_lock = threading.RLock()  # one thread at a time rewrites, and tracing is for one alone
+_cache: weakref.WeakKeyDictionary[nn.Module, dict[Any, Rewritten]] = weakref.WeakKeyDictionary()
 
 
 class Prepared(NamedTuple):
@@ -64,16 +70,16 @@ def _prepared(energy: Energy, state: Sequence[Tensor]) -> Prepared:
     if len(pixels) == len(state) and rules.bound_on_work(energy, sum(pixels)) < rules.WORTH:
         raise Refused("its convolutions are too small to pay" if _has_convolution(energy) else "it has no convolution")
     key = _key(energy, state)
-    programs = _programs.setdefault(energy, {})
-    if key not in programs:
-        programs[key] = _program(energy, state)
-        for old in list(programs)[:-KINDS_KEPT]:
-            del programs[old]
-    program = programs[key]
-    if not program.function:
-        raise Refused("; ".join(program.notes))
-    notes = ", ".join(program.notes)
-    return Prepared(Bound(program, energy), (f"{described(energy)}: {notes}",))
+    kinds = _cache.setdefault(energy, {})
+    if key not in kinds:
+        kinds[key] = _rewritten_or_why_not(energy, state)
+        for old in list(kinds)[:-KINDS_KEPT]:
+            del kinds[old]
+    found = kinds[key]
+    if not found.function:
+        raise Refused("; ".join(found.notes))
+    notes = ", ".join(found.notes)
+    return Prepared(Bound(found, energy), (f"{described(energy)}: {notes}",))
 
 
 def _check(energy: Energy, state: Sequence[Tensor]) -> None:
@@ -97,14 +103,14 @@ def _key(energy: nn.Module, state: Sequence[Tensor]) -> Any:
     return found, tuple((x.shape, x.device) for x in state)
 
 
-def _program(energy: nn.Module, state: Sequence[Tensor]) -> Program:
+def _rewritten_or_why_not(energy: nn.Module, state: Sequence[Tensor]) -> Rewritten:
     try:
-        return _new_program(energy, state)
+        return _rewritten(energy, state)
     except Refused as reason:
-        return Program(None, None, False, (str(reason),))
+        return Rewritten(None, None, False, (str(reason),))
 
 
-def _new_program(energy: nn.Module, state: Sequence[Tensor]) -> Program:
+def _rewritten(energy: nn.Module, state: Sequence[Tensor]) -> Rewritten:
     n, probe = len(state[0]), probe_state(state)
     on_cpu = all(x.device.type == "cpu" for x in state)
     graph, work, want = _followed(energy, probe)
@@ -112,25 +118,25 @@ def _new_program(energy: nn.Module, state: Sequence[Tensor]) -> Program:
         raise Refused("its convolutions are too small to pay" if work.total else "it has no convolution")
     made = rewrite(energy, graph, filters=on_cpu)
     channels_last = on_cpu and (work.reduces or FILTERED in made or BEGUN in made)
-    program = Program(compiled(graph), None, channels_last, ())
-    if channels_last and not _agrees(energy, program, [x.float() for x in probe], want, COARSE):
+    found = Rewritten(compiled(graph), None, channels_last, ())
+    if channels_last and not _agrees(energy, found, [x.float() for x in probe], want, COARSE):
         graph, work, want = _followed(energy, probe)
         made = rewrite(energy, graph, filters=False)
-        program = Program(compiled(graph), None, False, ())
-    if not _agrees(energy, program, probe, want, TOLERANCE):
+        found = Rewritten(compiled(graph), None, False, ())
+    if not _agrees(energy, found, probe, want, TOLERANCE):
         raise Refused("its rewritten form does not run, or gave other energies or gradients")
     size = rules.part_size(energy, work.largest, n) if on_cpu and work.result_dim < 4 else None
     notes = [f"{count} {name}" for name, count in made.items()]
-    notes += ["channels_last"] * program.channels_last
+    notes += ["channels_last"] * found.channels_last
     if size is not None:
         if _acts_on_each_chain(energy, probe, want):
             notes.append(f"parts of {size} chains")
         else:
             size = None
             notes.append("one part, since a chain's energy depends on the others or is their sum")
-    if not set(made) - {KEPT} and not program.channels_last and size is None:
+    if not set(made) - {KEPT} and not found.channels_last and size is None:
         raise Refused("nothing found that would pay")
-    return program._replace(part=size, notes=tuple(notes))
+    return found._replace(part=size, notes=tuple(notes))
 
 
 def _followed(energy: nn.Module, probe: Sequence[Tensor]) -> tuple[fx.Graph, rules.Work, Outcome]:
@@ -148,9 +154,9 @@ def _followed(energy: nn.Module, probe: Sequence[Tensor]) -> tuple[fx.Graph, rul
     return graph, work, want
 
 
-def _agrees(energy: nn.Module, program: Program, probe: Sequence[Tensor], want: Outcome, tolerance: float) -> bool:
+def _agrees(energy: nn.Module, found: Rewritten, probe: Sequence[Tensor], want: Outcome, tolerance: float) -> bool:
     try:
-        return same(outcome(energy, lambda module, *blocks: Bound(program, module)(*blocks), probe), want, tolerance)
+        return same(outcome(energy, lambda module, *blocks: Bound(found, module)(*blocks), probe), want, tolerance)
     except Exception:  # a network may need its own layout, or write in place what a rewrite reads later
         return False
 

@@ -20,8 +20,8 @@ class Kept(NamedTuple):
     own: Filter | Stem | None  # our kernels of it
 
 
-class Kernels:
-    """Kernels of convolutions, prepared once and again when a weight changes within the run.
+class Convolutions:
+    """The convolutions of a run, whose kernels are prepared once and again when a weight changes within the run.
 
     A run makes its own, since a write through ``weight.data`` between runs leaves no trace. With ``channels_last``
     images, float32 ones on the CPU go through :mod:`hatebm.engine.prepare.winograd` where that pays.

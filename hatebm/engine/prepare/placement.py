@@ -24,20 +24,21 @@ FUNCTIONS = {F.silu: ("silu", 0.0), F.gelu: ("gelu", 0.0), F.softplus: ("softplu
     torch.tanh: ("tanh", 0.0)
 }
 Suits = Callable[[nn.Conv2d, int, tuple[int, ...]], bool]
+Rewrite = Callable[[fx.Node], bool]
 WORTH_A_CALL = 1024  # elements of a chain
 
 
-def own_kernels(graph: fx.Graph, parts: dict[str, nn.Module], kernels: fx.Node) -> dict[str, Callable[[fx.Node], bool]]:
+def placements(graph: fx.Graph, parts: dict[str, nn.Module], convolutions: fx.Node) -> dict[str, Rewrite]:
     """The rewrites by name: each takes a node and says whether it was rewritten."""
     return {
-        FILTERED: lambda node: _place(graph, parts, kernels, node, _has_filter),
-        BEGUN: lambda node: _place(graph, parts, kernels, node, _is_stem),
+        FILTERED: lambda node: _place(graph, parts, convolutions, node, _has_filter),
+        BEGUN: lambda node: _place(graph, parts, convolutions, node, _is_stem),
         "activations with their slopes": lambda node: _activate(graph, parts, node),
         "activations taken along": lambda node: _take_along(graph, parts, node),
     }
 
 
-def _place(graph: fx.Graph, parts: dict[str, nn.Module], kernels: fx.Node, node: fx.Node, suits: Suits) -> bool:
+def _place(graph: fx.Graph, parts: dict[str, nn.Module], convolutions: fx.Node, node: fx.Node, suits: Suits) -> bool:
     shape = node.meta.get("shape")
     kernel = next((k for k, stride in ((3, 1), (4, 2)) if is_convolution(parts, node, (k, k), stride)), None)
     if kernel is None or shape is None or len(shape) != 4 or not is_steady(parts[node.target]):
@@ -46,7 +47,7 @@ def _place(graph: fx.Graph, parts: dict[str, nn.Module], kernels: fx.Node, node:
         return False
     with graph.inserting_before(node):
         attribute = graph.create_node("get_attr", node.target)
-        replace_node(graph, node, graph.call_method("filtered", (kernels, attribute, input_of(node))))
+        replace_node(graph, node, graph.call_method("filtered", (convolutions, attribute, input_of(node))))
     return True
 
 
@@ -54,14 +55,14 @@ def _take_along(graph: fx.Graph, parts: dict[str, nn.Module], node: fx.Node) -> 
     filters = node.op == "call_method" and (node.target == "filtered" or is_pooled_by_filter(parts, node))
     if not filters or len(node.args) != 3 or len(node.args[2].users) != 1:
         return False
-    kernels, module, before = node.args
+    convolutions, module, before = node.args
     if is_relu(parts, before):
         activation = RELU
     elif before.op == "call_function" and before.target is activated:
         activation = before.args[1:]
     else:
         return False
-    node.args = (kernels, module, input_of(before), activation)
+    node.args = (convolutions, module, input_of(before), activation)
     graph.erase_node(before)
     return True
 

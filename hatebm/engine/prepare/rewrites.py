@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from hatebm.engine.prepare.nodes import input_of, is_convolution, is_steady, replace_node
-from hatebm.engine.prepare.placement import FILTERED, is_pooled_by_filter, own_kernels
+from hatebm.engine.prepare.placement import FILTERED, is_pooled_by_filter, placements
 from hatebm.engine.prepare.tracing import is_hooked
 from hatebm.nets.layers import conv_then_pool
 
@@ -29,23 +29,23 @@ SMOOTH = ("nearest", "bilinear")
 def rewrite(module: nn.Module, graph: fx.Graph, *, filters: bool) -> dict[str, int]:
     """Rewrite a graph whose nodes carry their ``shape``, in place; returns how often each rewrite was made.
 
-    ``filters`` says that the kernels of :mod:`hatebm.engine.prepare.winograd` may be used. A placeholder ``kernels`` is
-    added last: the run's :class:`hatebm.engine.prepare.convolutions.Kernels`.
+    ``filters`` says that the kernels of :mod:`hatebm.engine.prepare.winograd` may be used. A placeholder
+    ``convolutions`` is added last: the run's :class:`hatebm.engine.prepare.convolutions.Convolutions`.
     """
-    kernels = graph_input(graph, "kernels")
+    convolutions = graph_input(graph, "convolutions")
     for node in graph.nodes:
         if node.op == "call_method" and node.target == "view" and not isinstance(node.args[1], torch.dtype):
             node.target = "reshape"  # a view wherever one can be had, in any layout
     parts = dict(module.named_modules())
     rewrites = {
         "pools brought through an addition": lambda node: _split(graph, parts, node),
-        "3x3 convolutions folded with their pool": lambda node: _fold(graph, parts, kernels, node),
+        "3x3 convolutions folded with their pool": lambda node: _fold(graph, parts, convolutions, node),
         "1x1 convolutions moved after their pool": lambda node: _pool_first(graph, parts, node),
         "1x1 convolutions moved before their upsampling": lambda node: _upsample_last(parts, node),
-        KEPT: lambda node: _keep(graph, parts, kernels, node),
+        KEPT: lambda node: _keep(graph, parts, convolutions, node),
     }
     if filters:
-        rewrites |= own_kernels(graph, parts, kernels)
+        rewrites |= placements(graph, parts, convolutions)
     made = dict.fromkeys(rewrites, 0)
     changed = True
     while changed:
@@ -88,13 +88,13 @@ def _split(graph: fx.Graph, parts: dict[str, nn.Module], pool: fx.Node) -> bool:
     return True
 
 
-def _fold(graph: fx.Graph, parts: dict[str, nn.Module], kernels: fx.Node, pool: fx.Node) -> bool:
+def _fold(graph: fx.Graph, parts: dict[str, nn.Module], convolutions: fx.Node, pool: fx.Node) -> bool:
     conv = _pooled(parts, pool)
     if conv is None or not _is_foldable(parts, conv):
         return False
     with graph.inserting_before(conv):
         module = graph.create_node("get_attr", conv.target)
-        folded = graph.call_method("pooled", (kernels, module, input_of(conv)))
+        folded = graph.call_method("pooled", (convolutions, module, input_of(conv)))
     replace_node(graph, pool, folded)
     graph.erase_node(conv)
     return True
@@ -130,14 +130,14 @@ def _upsample_last(parts: dict[str, nn.Module], conv: fx.Node) -> bool:
     return True
 
 
-def _keep(graph: fx.Graph, parts: dict[str, nn.Module], kernels: fx.Node, node: fx.Node) -> bool:
+def _keep(graph: fx.Graph, parts: dict[str, nn.Module], convolutions: fx.Node, node: fx.Node) -> bool:
     if node.op != "call_function" or node.target is not conv_then_pool:
         return False
     module, x = node.args
     if not (isinstance(module, fx.Node) and module.op == "get_attr" and is_steady(parts[module.target])):
         return False
     with graph.inserting_before(node):
-        replace_node(graph, node, graph.call_method("pooled", (kernels, module, x)))
+        replace_node(graph, node, graph.call_method("pooled", (convolutions, module, x)))
     return True
 
 

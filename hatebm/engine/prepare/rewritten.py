@@ -8,34 +8,34 @@ import torch
 from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
-from hatebm.engine.prepare.convolutions import Kernels
+from hatebm.engine.prepare.convolutions import Convolutions
 
 
-class Program(NamedTuple):
+class Rewritten(NamedTuple):
     """What is known of a network: nothing of it holds the network or its weights."""
 
-    function: Callable[..., Tensor] | None  # of the module, the blocks and the run's kernels; None: left alone
+    function: Callable[..., Tensor] | None  # of the module, the blocks and the run's convolutions; None: left alone
     part: int | None  # chains evaluated together
     channels_last: bool
     notes: tuple[str, ...]
 
 
 class Bound:
-    """A program with its network, for one run: an energy of the state."""
+    """A rewritten network with its weights, for one run: an energy of the state."""
 
-    def __init__(self, program: Program, module: nn.Module) -> None:
-        self.program, self.module, self.kernels = program, module, Kernels(program.channels_last)
+    def __init__(self, rewritten: Rewritten, module: nn.Module) -> None:
+        self.rewritten, self.module, self.convolutions = rewritten, module, Convolutions(rewritten.channels_last)
 
     def __call__(self, *state: Tensor) -> Tensor:
-        part = self.program.part
+        part = self.rewritten.part
         if part is None or len(state[0]) <= part:
             return self.together(*state)
         return _InParts.apply(self, part, *state)
 
     def together(self, *state: Tensor) -> Tensor:
         """The energies of chains that are evaluated together."""
-        blocks = [_ChannelsLast.apply(x) if self.program.channels_last and x.dim() == 4 else x for x in state]
-        return self.program.function(self.module, *blocks, self.kernels)
+        blocks = [_ChannelsLast.apply(x) if self.rewritten.channels_last and x.dim() == 4 else x for x in state]
+        return self.rewritten.function(self.module, *blocks, self.convolutions)
 
 
 def compiled(graph: fx.Graph) -> Callable[..., Tensor]:
