@@ -31,7 +31,7 @@ FEW = 64  # items of a container whose every change is noticed
 MANY = 4096  # items of a container, and things in all, that are followed
 LOOKED = 16 * MANY  # names and items that are looked at for such
 DEEP = 8  # from a function to what it names, from an object to what it holds
-Sight = list[tuple[str, tuple]]
+Snapshot = list[tuple[str, tuple]]
 Space = dict[Any, Any]
 
 
@@ -49,14 +49,14 @@ def modules_of(*functions: Any) -> list[nn.Module]:
     return list(dict.fromkeys(part for root in roots for part in nn.Module.modules(root)))
 
 
-def seen(function: Callable[..., Any]) -> Sight:
+def snapshot(function: Callable[..., Any]) -> Snapshot:
     """Each name that ``function`` can reach with what stands there: objects, sizes of containers, tensors' versions."""
     spaces = (space for thing in _reached(function) for space in (*_spaces(thing), *_registered(thing)))
     return [(name, _marks(value)) for space in spaces for name, value in space.items()]
 
 
-def written(before: Sight, after: Sight) -> str | None:
-    """The first name at which two sights differ, None where they are one."""
+def first_difference(before: Snapshot, after: Snapshot) -> str | None:
+    """The first name at which two snapshots differ, None where they are one."""
     for (_, old), (name, new) in zip(before, after, strict=False):
         if len(old) != len(new) or not all(map(_same, old, new)):
             return str(name)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import hatebm
-from hatebm.energies.closure import seen, written
+from hatebm.energies.closure import first_difference, snapshot
 from hatebm.engine.graphs.cache_key import reads, storage
 
 N, D = 6, 5
@@ -134,9 +134,9 @@ class Counts(nn.Module):
 def test_a_call_that_writes_is_noticed(how, wrap):
     module = Counts()
     function = (lambda x: module(x, how)) if wrap else module
-    before = seen(function)
+    before = snapshot(function)
     module(torch.randn(N, D), how)
-    assert (written(before, seen(function)) is None) == (how is None)
+    assert (first_difference(before, snapshot(function)) is None) == (how is None)
 
 
 def test_a_rebound_name_is_noticed():
@@ -147,6 +147,6 @@ def test_a_rebound_name_is_noticed():
         calls += 1
         return x.sum(1)
 
-    before = seen(energy)
+    before = snapshot(energy)
     energy(torch.zeros(1, 1))
-    assert written(before, seen(energy)) == "calls"
+    assert first_difference(before, snapshot(energy)) == "calls"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from hatebm.energies.closure import seen, written
+from hatebm.energies.closure import first_difference, snapshot
 from hatebm.engine.graphs.capture import allocated, room
 from hatebm.engine.graphs.static_buffers import Tensors
 
@@ -21,12 +21,12 @@ def observed(step: Callable[[], None], function: Callable, device: torch.device)
 
     A capture that fails leaves torch in need of repair, so that what can be seen beforehand is.
     """
-    before, numbers, bytes_before = seen(function), random_states(device), allocated(device)
+    before, numbers, bytes_before = snapshot(function), random_states(device), allocated(device)
     with waits() as places:
         step()
     if places:
         return f"its evaluation waits for the device ({places[0]})"
-    if name := written(before, seen(function)):
+    if name := first_difference(before, snapshot(function)):
         return f"its evaluation writes to what it reads ({name})"
     if any(not torch.equal(old, new) for old, new in zip(numbers, random_states(device), strict=True)):
         return "its evaluation draws random numbers"
