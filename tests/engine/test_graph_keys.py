@@ -6,7 +6,7 @@ from torch import nn
 
 import hatebm
 from hatebm.energies.closure import first_difference, snapshot
-from hatebm.engine.graphs.cache_key import reads, storage
+from hatebm.engine.graphs.cache_key import forward_key, storage_key
 
 N, D = 6, 5
 FACTOR = 2.0
@@ -41,11 +41,11 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_what_a_module_reads_is_part_of_its_key(change, monkeypatch):
     module = Scaled().eval()
-    before = reads(module)
+    before = forward_key(module)
     assert before is not None
-    assert before == reads(module)
+    assert before == forward_key(module)
     change(module, monkeypatch)
-    assert reads(module) != before
+    assert forward_key(module) != before
 
 
 def test_a_module_that_may_read_anything_has_no_key():
@@ -67,24 +67,24 @@ def test_a_module_that_may_read_anything_has_no_key():
 
     module = Scaled()
     module.tensor = torch.zeros(3)
-    assert reads(Asks()) is None
-    assert reads(Odd()) is None
-    assert reads(Looks()) is None
-    assert reads(AsksAClass()) is None
-    assert reads(module) is None
+    assert forward_key(Asks()) is None
+    assert forward_key(Odd()) is None
+    assert forward_key(Looks()) is None
+    assert forward_key(AsksAClass()) is None
+    assert forward_key(module) is None
     module.tensor = 1
-    assert reads(module) is not None
+    assert forward_key(module) is not None
 
 
 def test_functions_that_a_module_holds_are_read_too(monkeypatch):
     module = hatebm.product(times_factor, nn.Linear(D, 1))
     parametrized = nn.utils.parametrizations.spectral_norm(Doubled(D, 1)).eval()
-    before, parametrized_before = reads(module), reads(parametrized)
+    before, parametrized_before = forward_key(module), forward_key(parametrized)
     assert before is not None
     assert parametrized_before is not None
     monkeypatch.setitem(globals(), "FACTOR", 3.0)
-    assert reads(module) != before
-    assert reads(parametrized) != parametrized_before
+    assert forward_key(module) != before
+    assert forward_key(parametrized) != parametrized_before
 
 
 class Doubled(nn.Linear):
@@ -97,16 +97,16 @@ WHO_KNOWS = torch.Generator()
 
 def test_new_storage_is_noticed_and_new_values_are_not():
     module = Scaled()
-    before = storage(module)
+    before = storage_key(module)
     with torch.no_grad():
         module.inner.weight.mul_(2)
         module.shift.add_(1)
-    assert storage(module) == before
+    assert storage_key(module) == before
     module.inner.weight.data = module.inner.weight.data.clone()
-    assert storage(module) != before
-    before = storage(module)
+    assert storage_key(module) != before
+    before = storage_key(module)
     module.shift = torch.ones(3)
-    assert storage(module) != before
+    assert storage_key(module) != before
 
 
 class Counts(nn.Module):

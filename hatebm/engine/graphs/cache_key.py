@@ -12,13 +12,13 @@ from hatebm.engine.prepare.tracing import OPAQUE, plain, signature
 CODE = (type, types.ModuleType, types.FunctionType)
 
 
-def storage(module: nn.Module) -> tuple:
+def storage_key(module: nn.Module) -> tuple:
     """Where the tensors of a module lie, and what they are."""
     tensors = (*module.named_parameters(), *module.named_buffers())
     return tuple((name, v.data_ptr(), v.shape, v.stride(), v.dtype, v.device) for name, v in tensors)
 
 
-def reads(module: nn.Module) -> Any:
+def forward_key(module: nn.Module) -> Any:
     """Every constant that a forward can name, with all parts and their modes; None where that cannot be told."""
     found = signature(module)
     named: dict[types.CodeType, tuple] = {}

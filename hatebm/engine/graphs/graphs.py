@@ -15,7 +15,7 @@ from hatebm.dynamics.law import SCHEDULED
 from hatebm.dynamics.transitions.form import Form
 from hatebm.energies.closure import modules_of
 from hatebm.energies.hat import HatEnergy
-from hatebm.engine.graphs.cache_key import reads, storage
+from hatebm.engine.graphs.cache_key import forward_key, storage_key
 from hatebm.engine.graphs.capture import Recorder, recorder_of
 from hatebm.engine.graphs.replay_check import agrees, observed
 from hatebm.engine.graphs.static_buffers import Step, Tensors
@@ -138,7 +138,7 @@ class GraphRuns:
         blocks = self.blocks
         if not isinstance(self.function, nn.Module) or self.potential.kwargs(t):
             return None
-        found = reads(self.function)
+        found = forward_key(self.function)
         if found is None:
             return None
         laws = [
@@ -148,7 +148,7 @@ class GraphRuns:
         given = (blocks.chain_ids is None, *(mask is None for mask in blocks.masks), self.watch.wanted)
         here = tuple((x.shape, x.stride(), x.device) for x in self.state)
         law = (blocks.joint, blocks.backend, tuple(blocks.at(t)[0]), tuple(laws))
-        return found, storage(self.function), here, law, given, self.precision, settings_of_torch()
+        return found, storage_key(self.function), here, law, given, self.precision, settings_of_torch()
 
     def _keep(self, graphs: dict[Any, "Graph | str | None"], key: Any, graph: "Graph | str | None") -> None:
         if key is None:
