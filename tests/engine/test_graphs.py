@@ -15,7 +15,7 @@ from hatebm.dynamics.law import Dynamics
 from hatebm.dynamics.transitions import checked_form
 from hatebm.engine.graphs.graphs import alike, unfit
 from hatebm.engine.graphs.replay_check import agrees
-from hatebm.engine.graphs.static_buffers import Step, Tensors
+from hatebm.engine.graphs.static_buffers import StaticBuffers, Step
 from hatebm.ops.native.chains import NEVER
 
 N, D = 6, 5
@@ -50,13 +50,13 @@ def parts(energy=well, masks=(None,), seed=3, ids=None, noise=None, backend=None
 
 
 def taken(blocks, potential, state, t, n_steps, watch):
-    tensors = Tensors(blocks, state, watch.first is not None)
-    tensors.load(blocks, state, t)
-    step = Step(tensors, blocks, potential, t)
+    buffers = StaticBuffers(blocks, state, watch.first is not None)
+    buffers.load(blocks, state, t)
+    step = Step(buffers, blocks, potential, t)
     for _ in range(n_steps):
         step()
-    tensors.unload(state, watch)
-    return tensors
+    buffers.unload(state, watch)
+    return buffers
 
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
@@ -71,16 +71,16 @@ def test_the_recorded_step_has_the_bits_of_the_loop(law, masked):
     chain.run(9)
     blocks, potential = parts(energy, (mask,), -5, ids, **law)
     blocks.held, state = [x], [x.clone()]
-    tensors = taken(blocks, potential, state, 7, 9, Watch(N, x.device))
+    buffers = taken(blocks, potential, state, 7, 9, Watch(N, x.device))
     assert torch.equal(state[0], chain.state)
-    assert int(tensors.step) == 16
-    assert int(tensors.seed) == -5
-    chain.run(9)  # the same tensors serve a later run
-    tensors.load(blocks, state, 16)
-    step = Step(tensors, blocks, potential, 16)
+    assert int(buffers.step) == 16
+    assert int(buffers.seed) == -5
+    chain.run(9)  # the same buffers serve a later run
+    buffers.load(blocks, state, 16)
+    step = Step(buffers, blocks, potential, 16)
     for _ in range(9):
         step()
-    assert torch.equal(tensors.state[0], chain.state)
+    assert torch.equal(buffers.state[0], chain.state)
 
 
 @pytest.mark.parametrize("order", ["joint", "sequential"])
@@ -183,15 +183,15 @@ def test_a_chain_on_the_cpu_speaks_of_no_graph():
 def test_a_replay_is_compared_with_the_step():
     x = torch.randn(N, D)
     blocks, potential = parts()
-    tensors = Tensors(blocks, [x], True)
-    tensors.load(blocks, [x], 0)
-    step = Step(tensors, blocks, potential, 0)
-    assert agrees(tensors, step, step)
-    assert int(tensors.step) == 1
-    here = tensors.state[0].clone()
+    buffers = StaticBuffers(blocks, [x], True)
+    buffers.load(blocks, [x], 0)
+    step = Step(buffers, blocks, potential, 0)
+    assert agrees(buffers, step, step)
+    assert int(buffers.step) == 1
+    here = buffers.state[0].clone()
     want = hatebm.langevin(well, here, 1, eps=0.1, seed=3, first_step=1)
-    assert not agrees(tensors, step, lambda: None)
-    assert torch.equal(tensors.state[0], want)  # of the step, whatever the replay did
+    assert not agrees(buffers, step, lambda: None)
+    assert torch.equal(buffers.state[0], want)  # of the step, whatever the replay did
 
 
 def test_info_tells_whether_there_are_graphs():

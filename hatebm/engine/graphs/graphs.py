@@ -17,8 +17,8 @@ from hatebm.energies.closure import modules_of
 from hatebm.energies.hat import HatEnergy
 from hatebm.engine.graphs.cache_key import forward_key, storage_key
 from hatebm.engine.graphs.capture import Recorder, recorder_of
-from hatebm.engine.graphs.replay_check import agrees, observed
-from hatebm.engine.graphs.static_buffers import Step, Tensors
+from hatebm.engine.graphs.replay_check import agrees, unrepeatable
+from hatebm.engine.graphs.static_buffers import StaticBuffers, Step
 from hatebm.engine.prepare.tracing import is_hooked
 from hatebm.ops import reference
 from hatebm.ops.backend import module_for
@@ -31,10 +31,10 @@ _refused: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()  # a
 
 
 class Graph:
-    """A captured step with its tensors; it holds neither the module nor its weights."""
+    """A captured step with its buffers; it holds neither the module nor its weights."""
 
-    def __init__(self, tensors: Tensors, recorder: Recorder, graph: torch.cuda.CUDAGraph) -> None:
-        self.tensors, self.recorder, self.graph = tensors, recorder, graph
+    def __init__(self, buffers: StaticBuffers, recorder: Recorder, graph: torch.cuda.CUDAGraph) -> None:
+        self.buffers, self.recorder, self.graph = buffers, recorder, graph
         self.lock, self.done = threading.Lock(), torch.cuda.Event()
 
     def advance(self, blocks: Blocks, state: list[Tensor], watch: Watch, t: int, n_steps: int) -> bool:
@@ -44,9 +44,9 @@ class Graph:
         try:
             stream = torch.cuda.current_stream(state[0].device)
             stream.wait_event(self.done)
-            self.tensors.load(blocks, state, t)
+            self.buffers.load(blocks, state, t)
             self.recorder.replay(self.graph, n_steps)
-            self.tensors.unload(state, watch)
+            self.buffers.unload(state, watch)
             self.done.record(stream)
         finally:
             self.lock.release()
@@ -111,28 +111,28 @@ class GraphRuns:
     def _captured(self, t: int) -> tuple[int, "Graph | str"]:
         """How many steps were taken on the way, and the graph, or why there is none."""
         blocks, state, watch = self.blocks, self.state, self.watch
-        tensors = Tensors(blocks, state, watch.wanted)
-        tensors.load(blocks, state, t)
-        step = Step(tensors, blocks, self.potential, t)
+        buffers = StaticBuffers(blocks, state, watch.wanted)
+        buffers.load(blocks, state, t)
+        step = Step(buffers, blocks, self.potential, t)
         step()  # what is made at a first call is made: kernels, the libraries' handles, a module's caches
-        reason = observed(step, self.function, state[0].device)
-        tensors.unload(state, watch)
+        reason = unrepeatable(step, self.function, state[0].device)
+        buffers.unload(state, watch)
         if reason is None:
             recorder = recorder_of(state[0].device)
             try:
-                graph = recorder.captured(Step(tensors, blocks, self.potential, t))
+                graph = recorder.captured(Step(buffers, blocks, self.potential, t))
             except Exception as error:
                 first_line = next(iter(str(error.__context__ or error).splitlines()), "")
                 reason = f"its capture failed ({type(error).__name__}: {first_line})"
             else:
-                if not agrees(tensors, step, lambda: recorder.replay(graph, 1)):
+                if not agrees(buffers, step, lambda: recorder.replay(graph, 1)):
                     reason = "its replay is not what the loop does"
             if reason is not None:
                 _refused[_anchor(self.function)] = reason
         if reason is not None:
             return TRIED - 1, reason
-        tensors.unload(state, watch)
-        return TRIED, Graph(tensors, recorder, graph)
+        buffers.unload(state, watch)
+        return TRIED, Graph(buffers, recorder, graph)
 
     def _key(self, t: int) -> Any:
         blocks = self.blocks

@@ -10,13 +10,13 @@ import torch
 
 from hatebm.energies.closure import first_difference, snapshot
 from hatebm.engine.graphs.capture import allocated, room
-from hatebm.engine.graphs.static_buffers import Tensors
+from hatebm.engine.graphs.static_buffers import StaticBuffers
 
 TOLERANCE = 1e-3  # of the way that a step went: a backward pass may add in another order each time
 WAITS, PROTOTYPE = "called a synchronizing CUDA operation", "Synchronization debug mode is a prototype"
 
 
-def observed(step: Callable[[], None], function: Callable, device: torch.device) -> str | None:
+def unrepeatable(step: Callable[[], None], function: Callable, device: torch.device) -> str | None:
     """Take a step, and say what of it a graph could not repeat.
 
     A capture that fails leaves torch in need of repair, so that what can be seen beforehand is.
@@ -64,17 +64,17 @@ def waits() -> Iterator[list[str]]:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
-def agrees(tensors: Tensors, step: Callable[[], None], replay: Callable[[], None]) -> bool:
+def agrees(buffers: StaticBuffers, step: Callable[[], None], replay: Callable[[], None]) -> bool:
     """Take a step and then again as a replay: whether both ended at one place; the state is that of the step."""
-    start = [x.clone() for x in tensors.state]
+    start = [x.clone() for x in buffers.state]
     step()
-    ends = [x.clone() for x in tensors.state]
-    for x, old in zip(tensors.state, start, strict=True):
+    ends = [x.clone() for x in buffers.state]
+    for x, old in zip(buffers.state, start, strict=True):
         x.copy_(old)
-    tensors.step.sub_(1)
+    buffers.step.sub_(1)
     replay()
     same = True
-    for x, end, old in zip(tensors.state, ends, start, strict=True):
+    for x, end, old in zip(buffers.state, ends, start, strict=True):
         got, wanted = (v.nan_to_num() for v in (x, end))
         near = (got - wanted).norm() <= TOLERANCE * (wanted - old.nan_to_num()).norm()
         same = same and bool(near) and torch.equal(x.isnan(), end.isnan())

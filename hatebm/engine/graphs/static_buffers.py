@@ -16,7 +16,7 @@ from hatebm.ops.checks import GRAD_DTYPES
 from hatebm.ops.native.chains import NEVER
 
 
-class Tensors:
+class StaticBuffers:
     """What the steps of a graph read and write, at fixed addresses: state, seed, step, and first bad steps."""
 
     def __init__(self, blocks: Blocks, state: list[Tensor], watched: bool) -> None:
@@ -59,31 +59,31 @@ class Tensors:
 
 
 class Step:
-    """One step on such tensors, each call the next: the chain's own transition, told where seed and step lie.
+    """One step on static buffers, each call the next: the chain's own transition, told where seed and step lie.
 
     It takes the law's numbers of step t for all steps, and a prepared form of the energy of its own, so that whatever
     that form keeps from one evaluation to the next is made within the step.
     """
 
-    def __init__(self, tensors: Tensors, blocks: Blocks, potential: Potential, t: int) -> None:
-        self.tensors = tensors
+    def __init__(self, buffers: StaticBuffers, blocks: Blocks, potential: Potential, t: int) -> None:
+        self.buffers = buffers
         law = blocks.at(t)
         twin, energy = copy.copy(blocks), copy.copy(potential)
-        twin.seed, twin.chain_ids, twin.held = tensors.seed, tensors.chain_ids, tensors.held
-        twin.masks = energy.masks = tensors.masks
+        twin.seed, twin.chain_ids, twin.held = buffers.seed, buffers.chain_ids, buffers.held
+        twin.masks = energy.masks = buffers.masks
         twin.at = lambda _: law
         energy.differentiable = False
         if potential.prepared is not None:
-            energy.prepared = prepare(potential.energy, tensors.state).energy
-        self.transition = Overdamped(twin, energy, tensors)
+            energy.prepared = prepare(potential.energy, buffers.state).energy
+        self.transition = Overdamped(twin, energy, buffers)
 
     def __call__(self) -> None:
-        state = list(self.tensors.state)
-        self.transition(self.tensors.step, state, False)
-        for own, moved in zip(self.tensors.state, state, strict=True):
+        state = list(self.buffers.state)
+        self.transition(self.buffers.step, state, False)
+        for own, moved in zip(self.buffers.state, state, strict=True):
             if moved is not own:
                 own.copy_(moved)
-        self.tensors.step.add_(1)
+        self.buffers.step.add_(1)
 
 
 def _cloned(tensor: Tensor | None) -> Any:
