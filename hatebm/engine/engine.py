@@ -13,7 +13,7 @@ from hatebm.dynamics.blocks import Blocks
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.transitions.form import Form
-from hatebm.engine.graphs.graphs import GraphRuns
+from hatebm.engine.graphs.runs import GraphRuns
 from hatebm.engine.prepare import prepare
 from hatebm.engine.prepare.precision import as_set, check_precision, gradient_error, reduced
 from hatebm.engine.prepare.twin import twin
