@@ -13,8 +13,8 @@ from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.law import Dynamics
 from hatebm.dynamics.transitions import checked_form
+from hatebm.engine.graphs.refusals import alike, unfit
 from hatebm.engine.graphs.replay_check import agrees
-from hatebm.engine.graphs.runs import alike, unfit
 from hatebm.engine.graphs.static_buffers import StaticBuffers, Step
 from hatebm.ops.native.chains import NEVER
 

@@ -1,9 +1,10 @@
-"""What a module's forward depends on beside its tensors' values: the key under which what was made of it is kept."""
+"""What a module's forward depends on beside its tensors' values: the key under which a graph of it is kept."""
 
 import types
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 from hatebm.energies.closure import PURE, is_from
@@ -16,6 +17,15 @@ def storage_key(module: nn.Module) -> tuple:
     """Where the tensors of a module lie, and what they are."""
     tensors = (*module.named_parameters(), *module.named_buffers())
     return tuple((name, v.data_ptr(), v.shape, v.stride(), v.dtype, v.device) for name, v in tensors)
+
+
+def settings_of_torch() -> tuple:
+    """The settings of torch by which it chooses kernels."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    numbers = (matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, torch.get_default_dtype())
+    sums = (matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction)
+    choice = (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled())
+    return *numbers, *sums, *choice
 
 
 def forward_key(module: nn.Module) -> Any:

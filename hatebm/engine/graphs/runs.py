@@ -1,4 +1,4 @@
-"""Runs of steps as replays of one captured CUDA graph: where a chain may, and when a graph is of use again."""
+"""Runs of steps as replays of one captured CUDA graph, which is used again where it can be."""
 
 import threading
 import weakref
@@ -11,17 +11,12 @@ from torch import Tensor, nn
 from hatebm.dynamics.blocks import Blocks
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
-from hatebm.dynamics.law import SCHEDULED
 from hatebm.dynamics.transitions.form import Form
-from hatebm.energies.closure import modules_of
-from hatebm.energies.hat import HatEnergy
-from hatebm.engine.graphs.cache_key import forward_key, storage_key
+from hatebm.engine.graphs.cache_key import forward_key, settings_of_torch, storage_key
 from hatebm.engine.graphs.capture import Recorder, recorder_of
+from hatebm.engine.graphs.refusals import alike, unfit
 from hatebm.engine.graphs.replay_check import agrees, unrepeatable
 from hatebm.engine.graphs.static_buffers import StaticBuffers, Step
-from hatebm.engine.prepare.tracing import is_hooked
-from hatebm.ops import reference
-from hatebm.ops.backend import module_for
 
 TRIED = 3  # steps that are taken one by one on the way to a graph
 LEAST = 16  # steps from which a graph pays at once; one that can be kept pays from the second such run on
@@ -158,61 +153,9 @@ class GraphRuns:
             del graphs[old]
 
 
-def unfit(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor]) -> str | None:
-    """Why no step of a chain can be captured; None where it may be tried."""
-    function = potential.energy if potential.grad_fn is None else potential.grad_fn
-    parts = modules_of(function)
-    tensors = [v for part in parts for v in (*part.parameters(recurse=False), *part.buffers(recurse=False))]
-    x = state[0]
-    reasons = {
-        "proposals are accepted or refused, or velocities live on": form.corrected or form.friction,
-        "the noise is given step by step": blocks.given is not None,
-        "the energy's keyword arguments are a function of the step": potential.changes,
-        "a schedule is a function of the step": any(
-            callable(getattr(law, f)) for law in blocks.laws for f in SCHEDULED
-        ),
-        "there are no chains": not all(block.numel() for block in state),
-        "the state steps on the reference backend": any(
-            module_for("langevin_step_", blocks.backend, block.device, block.dtype) is reference for block in state
-        ),
-        "it runs while a graph is captured": x.is_cuda and torch.cuda.is_current_stream_capturing(),
-        "it runs under autocast": torch.is_autocast_enabled(x.device.type),
-        "the energy is compiled": any(map(_is_compiled, [function, *parts])),
-        "the energy has hooks": any(is_hooked(part) or "forward" in vars(part) for part in parts),
-        "the energy runs on several devices": any(v.device != x.device for v in tensors)
-        or any(isinstance(part, nn.DataParallel) for part in parts),
-        "HatEnergy keeps G(z) from step to step": any(isinstance(part, HatEnergy) for part in parts),
-    }
-    return next((reason for reason, holds in reasons.items() if holds), None)
-
-
-def alike(blocks: Blocks, t: int, n_steps: int) -> int:
-    """How many of the steps from t on have the law's numbers of step t."""
-    if not any(isinstance(getattr(law, name), list) for law in blocks.laws for name in SCHEDULED):
-        return n_steps
-    first = blocks.at(t)
-    return next((i for i in range(1, n_steps) if blocks.at(t + i) != first), n_steps)
-
-
-def settings_of_torch() -> tuple:
-    """The settings of torch by which it chooses kernels."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    numbers = (matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, torch.get_default_dtype())
-    sums = (matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction)
-    choice = (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled())
-    return *numbers, *sums, *choice
-
-
 def _anchor(function: Callable[..., Any]) -> Any:
     """What outlives a callable that is made anew for each run: its code, or its class."""
     if isinstance(function, nn.Module):
         return function
     function = getattr(function, "func", function)  # of a partial
     return getattr(function, "__code__", None) or type(function)
-
-
-def _is_compiled(part: Any) -> bool:
-    by_name = type(part).__name__ == "OptimizedModule"  # torch._dynamo takes a second to import
-    scripted = isinstance(part, torch.jit.ScriptModule | torch.jit.ScriptFunction)
-    marks = ("_torchdynamo_orig_callable", "_compiled_call_impl")
-    return by_name or scripted or any(getattr(part, mark, None) is not None for mark in marks)
