@@ -21,21 +21,22 @@ STRETCH = 4096  # steps that a kernel takes at most before Python can be interru
 
 def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> Steps:
     """What a kernel is told of the next steps of a state of one block."""
-    law, settings = blocks.laws[0], blocks.settings[0]
-    end = first_step + (1 if blocks.constant else n_steps)
-    step_size, noise_std, temperature = zip(*(law.at(t, blocks.most[0]) for t in range(first_step, end)), strict=True)
+    laws, noise = blocks.laws, blocks.noise
+    law, settings = laws.each[0], laws.settings[0]
+    end = first_step + (1 if laws.constant else n_steps)
+    step_size, noise_std, temperature = zip(*(law.at(t, laws.most[0]) for t in range(first_step, end)), strict=True)
     schedule = array("f")
     for numbers in (step_size, noise_std, [1.0 / t for t in temperature]):
-        schedule += array("f", numbers) * (n_steps if blocks.constant else 1)
+        schedule += array("f", numbers) * (n_steps if laws.constant else 1)
     walls = {} if law.clamp_at != "final" else OPEN
     return Steps(
         torch.frombuffer(schedule, dtype=torch.float32).view(3, n_steps),
         **settings | walls,
         clamp_noise=law.clamp_at == "noise+step",
         noise_at=law.noise_at,
-        seed=blocks.seed,
+        seed=noise.seed,
         first_step=first_step,
-        chain_ids=blocks.chain_ids,
+        chain_ids=noise.chain_ids,
         watched=watched,
         backend=blocks.backend,
     )
@@ -73,7 +74,7 @@ class WholeRuns:
 
 def _obstacle(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor]) -> str:
     """Why no kernel takes the steps of this chain, whatever its energy; empty where one may."""
-    x, law = state[0], blocks.laws[0]
+    x, law = state[0], blocks.laws.each[0]
     if form.corrected:
         asked = "correct='mala'" if form.leapfrog_steps is None else "leapfrog_steps"
         return f"{asked} tests each proposal"
@@ -81,11 +82,11 @@ def _obstacle(form: Form, blocks: Blocks, potential: Potential, state: list[Tens
         return "friction moves it by velocities"
     if len(state) > 1:
         return f"a state of {len(state)} blocks"
-    if blocks.masks[0] is not None:
+    if blocks.region.masks[0] is not None:
         return "a mask holds elements"
     if law.reflect is not None:
         return "walls that reflect"
-    if blocks.given is not None:
+    if blocks.noise.given is not None:
         return "noise from outside"
     if potential.grad_fn is not None:
         return "the gradient is grad_fn's"
@@ -93,7 +94,7 @@ def _obstacle(form: Form, blocks: Blocks, potential: Potential, state: list[Tens
         return "the energy takes keyword arguments"
     if x.dtype != torch.float32:
         return "a float64 state"
-    if isinstance(blocks.seed, Tensor):
+    if isinstance(blocks.noise.seed, Tensor):
         return "a seed in a tensor"
     if kernels_for(blocks.backend, x.device) is None:
         return f"backend {blocks.backend!r} has no kernel for {x.device}"

@@ -13,7 +13,10 @@ from hatebm.dynamics.blocks import Blocks
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.law import Dynamics
+from hatebm.dynamics.laws import Laws
 from hatebm.dynamics.lazy import settle
+from hatebm.dynamics.noise import Noise
+from hatebm.dynamics.region import Region
 from hatebm.dynamics.transitions import checked_form, transition_of
 from hatebm.energies.closure import modules_of
 from hatebm.energies.composition import check_bounded, negations_in
@@ -115,8 +118,9 @@ class Chain:
         self._reaching = [given for given in (energy, grad_fn, energy_kwargs) if given is not None]
         energy = through_compile(energy) if COMPILE[compile] and energy is not None else energy
         self._potential = Potential(energy, grad_fn, energy_kwargs, masks)
-        self._blocks = Blocks(self.dynamics, [part.dtype for part in self._state], masks, noise, backend)
-        self._form = checked_form(name, correct, leapfrog_steps, self._blocks.laws, energy)
+        laws = Laws(self.dynamics, [part.dtype for part in self._state])
+        self._blocks = Blocks(laws, Region(laws, masks), Noise(noise), backend)
+        self._form = checked_form(name, correct, leapfrog_steps, laws.each, energy)
         self._mode, self._nan, self._explored = mode, nan, False
         self._auto = compile == "auto"
         device = self._state[0].device
@@ -125,15 +129,15 @@ class Chain:
             where = device if is_traced(self._state[0]) else "cpu"
             drawn = torch.randint(1 << 62, (1,), dtype=torch.int64, device=where)
             seed = drawn if is_traced(drawn) else int(drawn)
-        self._blocks.chain_ids = checked_chain_ids(name, chain_ids, len(self._state[0]), device)
-        self._blocks.seed, step = checked_draw(name, seed, first_step, 0, 0, device)
+        self._blocks.noise.chain_ids = checked_chain_ids(name, chain_ids, len(self._state[0]), device)
+        self._blocks.noise.seed, step = checked_draw(name, seed, first_step, 0, 0, device)
         self.step = int(step) if isinstance(step, Tensor) else step
         self._velocity = self._fresh_velocity()
 
     @property
     def seed(self) -> int:
         """The seed of the noise."""
-        return self._blocks.seed
+        return self._blocks.noise.seed
 
     @property
     def state(self) -> State:
@@ -176,7 +180,7 @@ class Chain:
         require(calls, "langevin", "callback", "a callable of the step and the state", callback, TypeError)
         end = self.step + n_steps
         require(end <= STEPS, "langevin", "n_steps", "small enough to stay below step 2^40", n_steps)
-        for law in self._blocks.laws:
+        for law in self._blocks.laws.each:
             law.check_length(end)
         grad_steps = self._checked_grad_steps(grad_steps, n_steps)
         kept: list[dict[str, Any]] = []
@@ -187,7 +191,7 @@ class Chain:
             velocity = list(self._velocity)
             watch = Watch(len(state[0]), state[0].device, self._nan == "raise" and n_steps > 0, self._form.corrected)
             transition = transition_of(self._form, self._blocks, self._potential, watch, velocity)
-            self._blocks.held = self._state
+            self._blocks.region.held = self._state
             settle(modules, self._potential, self.step, state)
             self._check_bounded(modules)
             self._engine.begin(self._potential, modules, self.step, state)
@@ -212,11 +216,11 @@ class Chain:
                 if callback is not None and t % every == 0:
                     callback(t, self._shaped([x.detach().clone() for x in state]))
                 t += 1
-            watch.check(end - 1, state, self._blocks.chain_ids)
+            watch.check(end - 1, state, self._blocks.noise.chain_ids)
             self._engine.end(n_steps, kernel.taken if kernel else 0, kernel.refusal if kernel else "")
-            result = self._shaped([self._blocks.boxed(k, x) for k, x in enumerate(state)])
+            result = self._shaped([self._blocks.region.boxed(k, x) for k, x in enumerate(state)])
             self._state, self._velocity, self.step = [x.detach().clone() for x in state], velocity, end
-            self._blocks.held = self._state
+            self._blocks.region.held = self._state
         return (result, self._gathered(kept)) if return_info else result
 
     def report(self) -> str:
@@ -225,7 +229,7 @@ class Chain:
 
     def state_dict(self) -> dict[str, Any]:
         """State, step, seed, chain ids, and velocity where there is friction; loads with ``weights_only=True``."""
-        ids = self._blocks.chain_ids
+        ids = self._blocks.noise.chain_ids
         ids = torch.arange(len(self._state[0]), dtype=torch.int64, device="cpu") if ids is None else ids.clone()
         saved = {"state": self.state, "step": self.step, "seed": self.seed, "chain_ids": ids}
         return saved | ({"velocity": tuple(v.clone() for v in self._velocity)} if self._velocity else {})
@@ -252,8 +256,8 @@ class Chain:
         default = torch.equal(ids.cpu(), torch.arange(len(state[0]), dtype=torch.int64, device="cpu"))
         with self._alone(name):
             self._state, self._velocity, self.step = state, velocity, int(step)
-            self._blocks.seed, self._blocks.chain_ids = seed, None if default else ids
-            self._blocks.masks = self._potential.masks = masks
+            self._blocks.noise.seed, self._blocks.noise.chain_ids = seed, None if default else ids
+            self._blocks.region.masks = self._potential.masks = masks
 
     def _fresh_velocity(self) -> list[Tensor]:
         blocks, moving = self._blocks, enumerate(self._state) if self._form.friction else ()
@@ -280,9 +284,11 @@ class Chain:
         """Before the first run: a negated expert may leave no density for a chain without a box."""
         if self._explored or self._nan == "ignore" or not negations_in(modules) or is_traced(self._state[0]):
             return
-        now, _ = self._blocks.at(self.step)
-        priors = [law.prior_precision * block.temperature for law, block in zip(self._blocks.laws, now, strict=True)]
-        free = self._blocks.unwalled(self._state)
+        now, _ = self._blocks.laws.at(self.step)
+        priors = [
+            law.prior_precision * block.temperature for law, block in zip(self._blocks.laws.each, now, strict=True)
+        ]
+        free = self._blocks.region.unwalled(self._state)
         if any(mask.any() for mask in free):
             check_bounded(self._reaching[0], self._state, self._potential.kwargs(self.step), priors, free)
         self._explored = True

@@ -12,6 +12,9 @@ from hatebm.dynamics.blocks import Blocks
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.law import Dynamics
+from hatebm.dynamics.laws import Laws
+from hatebm.dynamics.noise import Noise
+from hatebm.dynamics.region import Region
 from hatebm.dynamics.transitions import checked_form
 from hatebm.engine.graphs.refusals import alike, unfit
 from hatebm.engine.graphs.replay_check import agrees
@@ -44,8 +47,8 @@ def well(x):
 
 
 def parts(energy=well, masks=(None,), seed=3, ids=None, noise=None, backend=None, kwargs=None, **law):
-    blocks = Blocks(Dynamics(**{"eps": 0.1} | law), [torch.float32] * len(masks), list(masks), noise, backend)
-    blocks.seed, blocks.chain_ids, blocks.held = seed, ids, [None] * len(masks)
+    laws = Laws(Dynamics(**{"eps": 0.1} | law), [torch.float32] * len(masks))
+    blocks = Blocks(laws, Region(laws, list(masks), [None] * len(masks)), Noise(noise, seed, ids), backend)
     return blocks, Potential(energy, None, kwargs, list(masks))
 
 
@@ -70,7 +73,7 @@ def test_the_recorded_step_has_the_bits_of_the_loop(law, masked):
     )
     chain.run(9)
     blocks, potential = parts(energy, (mask,), -5, ids, **law)
-    blocks.held, state = [x], [x.clone()]
+    blocks.region.held, state = [x], [x.clone()]
     buffers = taken(blocks, potential, state, 7, 9, Watch(N, x.device))
     assert torch.equal(state[0], chain.state)
     assert int(buffers.step) == 16
@@ -125,7 +128,7 @@ def test_the_first_bad_step_of_each_chain_is_marked(kind, double):
 
 def reason(form=(None, None), x=None, **how):
     blocks, potential = parts(**how)
-    checked = checked_form("langevin", *form, blocks.laws, potential.energy)
+    checked = checked_form("langevin", *form, blocks.laws.each, potential.energy)
     return unfit(checked, blocks, potential, [torch.randn(N, D) if x is None else x])
 
 
@@ -168,10 +171,10 @@ def test_who_may_have_one():
 
 
 def test_a_schedule_is_cut_where_its_numbers_change():
-    assert alike(parts(eps=[0.1] * 5 + [0.2] * 9)[0], 0, 14) == 5
-    assert alike(parts(eps=[0.1] * 5 + [0.2] * 9)[0], 5, 9) == 9
-    assert alike(parts(temperature=torch.tensor([1.0, 2.0, 2.0]))[0], 0, 3) == 1
-    assert alike(parts()[0], 0, 10**9) == 10**9
+    assert alike(parts(eps=[0.1] * 5 + [0.2] * 9)[0].laws, 0, 14) == 5
+    assert alike(parts(eps=[0.1] * 5 + [0.2] * 9)[0].laws, 5, 9) == 9
+    assert alike(parts(temperature=torch.tensor([1.0, 2.0, 2.0]))[0].laws, 0, 3) == 1
+    assert alike(parts()[0].laws, 0, 10**9) == 10**9
 
 
 def test_a_chain_on_the_cpu_speaks_of_no_graph():

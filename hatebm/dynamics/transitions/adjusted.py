@@ -5,9 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from hatebm.dynamics.blocks import Blocks, Now
+from hatebm.dynamics.blocks import Blocks
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch, surely_finite
+from hatebm.dynamics.laws import Now
 from hatebm.dynamics.transitions.overdamped import gathered_facts
 from hatebm.ops.checks import require
 from hatebm.ops.library import langevin_ratio, metropolis
@@ -32,9 +33,9 @@ class Adjusted:
 
     def __call__(self, t: int, state: list[Tensor], gather: bool) -> dict[str, Tensor]:
         """Step t; ``gather`` returns energies and gradient norms before it, and the share of accepted proposals."""
-        now, groups = self.blocks.at(t)
+        now, groups = self.blocks.laws.at(t)
         moving = sorted(k for group in groups for k in group)
-        noise = self.blocks.noise(t, state)
+        noise = self.blocks.noise.at(t, state)
         if self.energies is None or self.potential.changes or set(moving) - set(self.grads):
             self.energies, self.grads = look(self.potential, self.blocks, t, state, moving)
             self.watch.see_energy(t, self.energies)
@@ -58,8 +59,13 @@ class Adjusted:
         there, grads = look(self.potential, self.blocks, t, proposal, moving)
         log_ratio = (self.energies.double() - there.double()) / now[group[0]].temperature
         for k in group:
-            at = (self.blocks.free(k, state[k]), self.grads[k], self.blocks.free(k, proposal[k]), grads[k])
-            log_ratio = log_ratio + langevin_ratio(*at, self.blocks.backend, **self.blocks.proposal_law(k, now[k]))
+            at = (
+                self.blocks.region.free(k, state[k]),
+                self.grads[k],
+                self.blocks.region.free(k, proposal[k]),
+                grads[k],
+            )
+            log_ratio = log_ratio + langevin_ratio(*at, self.blocks.backend, **self.blocks.laws.proposal(k, now[k]))
         there, nan = without_nan(there, grads, log_ratio, group)
         self.watch.see_energy(t, there)
         if nan is not None:
@@ -80,7 +86,7 @@ def look(potential: Potential, blocks: Blocks, t: int, state: list[Tensor], movi
     """One evaluation: energies, infinite outside the box, and the gradients of every moving block."""
     energies, grads = potential.energies_and_gradient(t, state, moving)
     for k in moving:
-        inside = blocks.inside(k, state[k])
+        inside = blocks.region.inside(k, state[k])
         if inside is not None:
             energies = torch.where(inside, energies, math.inf)
     return energies, dict(zip(moving, grads, strict=True))
@@ -130,8 +136,8 @@ def decisions(accepted: list[Tensor], refused: list[Tensor | None], energies: Te
 
 def decide(blocks: Blocks, log_ratio: Tensor, t: int, block: int) -> Tensor:
     """Which chains accept: log u < log_ratio, u the uniform of (seed, chain, step, block)."""
-    place = {"seed": blocks.seed, "step": t, "block": block, "purpose": Purpose.METROPOLIS}
-    return metropolis(log_ratio, blocks.backend, **place, chain_ids=blocks.chain_ids)
+    place = {"seed": blocks.noise.seed, "step": t, "block": block, "purpose": Purpose.METROPOLIS}
+    return metropolis(log_ratio, blocks.backend, **place, chain_ids=blocks.noise.chain_ids)
 
 
 def chosen(accept: Tensor, proposal: Tensor, x: Tensor) -> Tensor:

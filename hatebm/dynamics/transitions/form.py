@@ -64,6 +64,6 @@ def transition_of(
 ) -> Overdamped | Adjusted | Hamiltonian:
     """A fresh transition for one run; ``velocity``, one per block where there is friction, is updated by it."""
     if form.friction or form.leapfrog_steps is not None:
-        velocity = velocity or [None] * len(blocks.laws)
+        velocity = velocity or [None] * len(blocks.laws.each)
         return Hamiltonian(blocks, potential, watch, velocity, form.leapfrog_steps or 1, form.corrected)
     return Adjusted(blocks, potential, watch) if form.corrected else Overdamped(blocks, potential, watch)

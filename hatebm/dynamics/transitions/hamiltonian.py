@@ -5,9 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from hatebm.dynamics.blocks import Blocks, Now
+from hatebm.dynamics.blocks import Blocks
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch, surely_finite
+from hatebm.dynamics.laws import Now
 from hatebm.dynamics.transitions.adjusted import (
     carried,
     chosen,
@@ -51,9 +52,9 @@ class Hamiltonian:
 
     def __call__(self, t: int, state: list[Tensor], gather: bool) -> dict[str, Tensor]:
         """Step t; ``gather`` returns energies and gradient norms before it, and the share of accepted proposals."""
-        now, groups = self.blocks.at(t)
+        now, groups = self.blocks.laws.at(t)
         moving = sorted(k for group in groups for k in group)
-        noise = self.blocks.noise(t, state)
+        noise = self.blocks.noise.at(t, state)
         if self.grads is None or self.grads.keys() != set(moving) or self.potential.changes:
             self.energies, self.grads = self._look(t, state, moving, decides=self.corrected)
             self.watch.see_energy(t, self.energies)
@@ -97,7 +98,7 @@ class Hamiltonian:
         log_ratio = (self.energies.double() - energies.double()) / now[group[0]].temperature
         for k in group:
             log_ratio = log_ratio + self._half_square(self.velocity[k], v[k], 1.0)
-            if prior := self.blocks.settings[k]["prior_precision"]:
+            if prior := self.blocks.laws.settings[k]["prior_precision"]:
                 log_ratio = log_ratio + self._half_square(state[k], x[k], prior)
         energies, nan = without_nan(energies, grads, log_ratio, group)
         self.watch.see_energy(t, energies)
@@ -121,7 +122,7 @@ class Hamiltonian:
 
     def _refreshed(self, t: int, k: int, x: Tensor, now: Now, noise: Tensor | None) -> Tensor:
         require(now.noise_std > 0, "langevin", "noise_std", "> 0 where velocities move x", now.noise_std)
-        friction = self.blocks.laws[k].friction
+        friction = self.blocks.laws.each[k].friction
         way = math.inf if friction is None else friction * now.noise_std * self.leapfrog_steps
         keep, fresh = math.exp(-way), math.sqrt(-math.expm1(-2 * way))
         v = torch.zeros_like(x) if keep == 0 else self.velocity[k] * keep

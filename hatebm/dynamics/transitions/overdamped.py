@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from hatebm.dynamics.blocks import Blocks, Move, Now
+from hatebm.dynamics.blocks import Blocks, Move
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
+from hatebm.dynamics.laws import Now
 
 
 class Overdamped:
@@ -17,7 +18,7 @@ class Overdamped:
 
     def __call__(self, t: int, state: list[Tensor], gather: bool) -> dict[str, Tensor]:
         """Step t; ``gather`` returns the energies and gradient norms where it took its gradients."""
-        now, groups = self.blocks.at(t)
+        now, groups = self.blocks.laws.at(t)
         if gather or self.potential.differentiable or not self._is_ready(state):
             return self._step(t, state, gather, now, groups)
         for group in groups:
@@ -35,7 +36,7 @@ class Overdamped:
     def _step(
         self, t: int, state: list[Tensor], gather: bool, now: list[Now], groups: list[list[int]]
     ) -> dict[str, Tensor]:
-        noise = self.blocks.noise(t, state)
+        noise = self.blocks.noise.at(t, state)
         norms = [x.new_zeros(len(x)) if gather else None for x in state]
         energies = None
         for group in groups:

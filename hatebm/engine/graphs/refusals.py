@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from hatebm.dynamics.blocks import Blocks
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.law import SCHEDULED
+from hatebm.dynamics.laws import Laws
 from hatebm.dynamics.transitions.form import Form
 from hatebm.energies.closure import modules_of
 from hatebm.energies.hat import HatEnergy
@@ -24,10 +25,10 @@ def unfit(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor])
     x = state[0]
     reasons = {
         "proposals are accepted or refused, or velocities live on": form.corrected or form.friction,
-        "the noise is given step by step": blocks.given is not None,
+        "the noise is given step by step": blocks.noise.given is not None,
         "the energy's keyword arguments are a function of the step": potential.changes,
         "a schedule is a function of the step": any(
-            callable(getattr(law, f)) for law in blocks.laws for f in SCHEDULED
+            callable(getattr(law, f)) for law in blocks.laws.each for f in SCHEDULED
         ),
         "there are no chains": not all(block.numel() for block in state),
         "the state steps on the reference backend": any(
@@ -44,12 +45,12 @@ def unfit(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor])
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def alike(blocks: Blocks, t: int, n_steps: int) -> int:
+def alike(laws: Laws, t: int, n_steps: int) -> int:
     """How many of the steps from t on have the law's numbers of step t."""
-    if not any(isinstance(getattr(law, name), list) for law in blocks.laws for name in SCHEDULED):
+    if not any(isinstance(getattr(law, name), list) for law in laws.each for name in SCHEDULED):
         return n_steps
-    first = blocks.at(t)
-    return next((i for i in range(1, n_steps) if blocks.at(t + i) != first), n_steps)
+    first = laws.at(t)
+    return next((i for i in range(1, n_steps) if laws.at(t + i) != first), n_steps)
 
 
 def _is_compiled(part: Any) -> bool:

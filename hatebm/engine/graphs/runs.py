@@ -74,7 +74,7 @@ class GraphRuns:
         """Advance the state by at most ``n_steps`` from step t; returns by how many, 0 where a step is a step."""
         if self.refused or n_steps < 2:
             return 0
-        n_steps = alike(self.blocks, t, n_steps)
+        n_steps = alike(self.blocks.laws, t, n_steps)
         key = self._key(t) if n_steps > 1 else None
         graphs = {} if key is None else _kept.setdefault(self.function, {})
         graph = graphs.get(key)
@@ -138,11 +138,11 @@ class GraphRuns:
             return None
         laws = [
             (law.noise_at, law.clamp_at, tuple(law.reflect or ()), *settings.items())
-            for law, settings in zip(blocks.laws, blocks.settings, strict=True)
+            for law, settings in zip(blocks.laws.each, blocks.laws.settings, strict=True)
         ]
-        given = (blocks.chain_ids is None, *(mask is None for mask in blocks.masks), self.watch.wanted)
+        given = (blocks.noise.chain_ids is None, *(mask is None for mask in blocks.region.masks), self.watch.wanted)
         here = tuple((x.shape, x.stride(), x.device) for x in self.state)
-        law = (blocks.joint, blocks.backend, tuple(blocks.at(t)[0]), tuple(laws))
+        law = (blocks.laws.joint, blocks.backend, tuple(blocks.laws.at(t)[0]), tuple(laws))
         return found, storage_key(self.function), here, law, given, self.precision, settings_of_torch()
 
     def _keep(self, graphs: dict[Any, "Graph | str | None"], key: Any, graph: "Graph | str | None") -> None:

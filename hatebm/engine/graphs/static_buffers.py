@@ -9,6 +9,8 @@ from torch import Tensor
 from hatebm.dynamics.blocks import Blocks
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
+from hatebm.dynamics.noise import Noise
+from hatebm.dynamics.region import Region
 from hatebm.dynamics.transitions import Overdamped
 from hatebm.engine.prepare import prepare
 from hatebm.ops import langevin_step_
@@ -25,19 +27,21 @@ class StaticBuffers:
         self.seed, self.step = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
         self.first = torch.full((n,), NEVER, dtype=torch.int64, device=device) if watched else None
         self.unused = torch.zeros(n, 1, dtype=torch.float32, device=device)
-        self.chain_ids = _cloned(blocks.chain_ids)
-        self.masks = [_cloned(mask) for mask in blocks.masks]
-        self.held = [None if mask is None else x.clone() for mask, x in zip(blocks.masks, state, strict=True)]
+        self.chain_ids = _cloned(blocks.noise.chain_ids)
+        masks = blocks.region.masks
+        self.masks = [_cloned(mask) for mask in masks]
+        self.held = [None if mask is None else x.clone() for mask, x in zip(masks, state, strict=True)]
 
     def load(self, blocks: Blocks, state: list[Tensor], t: int) -> None:
         """Take over a chain at step t."""
-        held = [None if mask is None else x for mask, x in zip(blocks.masks, blocks.held, strict=True)]
+        masks, seed = blocks.region.masks, blocks.noise.seed
+        held = [None if mask is None else x for mask, x in zip(masks, blocks.region.held, strict=True)]
         mine = [*self.state, self.chain_ids, *self.masks, *self.held]
-        for own, given in zip(mine, [*state, blocks.chain_ids, *blocks.masks, *held], strict=True):
+        for own, given in zip(mine, [*state, blocks.noise.chain_ids, *masks, *held], strict=True):
             if own is not None:
                 own.copy_(given)
         self.step.fill_(t)
-        self.seed.copy_(blocks.seed) if isinstance(blocks.seed, Tensor) else self.seed.fill_(blocks.seed)
+        self.seed.copy_(seed) if isinstance(seed, Tensor) else self.seed.fill_(seed)
         if self.first is not None:
             self.first.fill_(NEVER)
 
@@ -67,12 +71,10 @@ class Step:
 
     def __init__(self, buffers: StaticBuffers, blocks: Blocks, potential: Potential, t: int) -> None:
         self.buffers = buffers
-        law = blocks.at(t)
-        twin, energy = copy.copy(blocks), copy.copy(potential)
-        twin.seed, twin.chain_ids, twin.held = buffers.seed, buffers.chain_ids, buffers.held
-        twin.masks = energy.masks = buffers.masks
-        twin.at = lambda _: law
-        energy.differentiable = False
+        laws, energy = blocks.laws.always_at(t), copy.copy(potential)
+        region = Region(laws, buffers.masks, buffers.held)
+        twin = Blocks(laws, region, Noise(None, buffers.seed, buffers.chain_ids), blocks.backend)
+        energy.masks, energy.differentiable = buffers.masks, False
         if potential.prepared is not None:
             energy.prepared = prepare(potential.energy, buffers.state).energy
         self.transition = Overdamped(twin, energy, buffers)
