@@ -17,6 +17,8 @@ from hatebm.engine.graphs.runs import GraphRuns
 from hatebm.engine.prepare import prepare
 from hatebm.engine.prepare.precision import as_set, check_precision, gradient_error, reduced
 from hatebm.engine.prepare.twin import twin
+from hatebm.engine.whole import WholeRuns
+from hatebm.ops.library import is_traced
 
 
 def through_compile(energy: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -46,17 +48,12 @@ class Engine:
         self._notes: tuple[str, ...] = ("no run yet",)
         self._error: float | None = None
         self._began, self._speed = 0.0, ""
-        self._graphs: GraphRuns | None = None
         self._graphed: tuple[str, ...] = ()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_graphs": None}  # of one run
 
     def begin(self, potential: Potential, modules: Sequence[nn.Module], t: int, state: list[Tensor]) -> None:
         """Give the potential its prepared form, in the mode and with the weights of the run."""
         if torch.compiler.is_compiling():
             return
-        self._graphs = None
         potential.prepared, self._notes = self._prepared(potential, t, state)
         if self.precision != "float32":
             potential.within = functools.partial(reduced, self.precision, self.device)
@@ -71,22 +68,22 @@ class Engine:
         as_is = self.device.type != "cuda" or self.precision == "tf32" or torch.compiler.is_compiling()
         return nullcontext() if as_is else as_set(self.device)
 
-    def graphs(
-        self, form: Form, blocks: Blocks, potential: Potential, state: list[Tensor], watch: Watch
-    ) -> GraphRuns | None:
-        """What takes runs of steps of this run in CUDA graphs; None on other devices."""
-        if self.device.type == "cuda":
-            self._graphs = GraphRuns(form, blocks, potential, state, watch, self.precision)
-        return self._graphs
+    def shortcuts(
+        self, form: Form, blocks: Blocks, potential: Potential, state: list[Tensor], watch: Watch, stepwise: bool
+    ) -> "Shortcuts":
+        """What takes stretches of steps of this run at once; nothing where it is to go step by step."""
+        if stepwise or self.compile != "auto" or is_traced(state[0]):
+            return Shortcuts(None, None)
+        kernel = WholeRuns(form, blocks, potential, state, watch)
+        on_cuda = self.device.type == "cuda"
+        return Shortcuts(kernel, GraphRuns(form, blocks, potential, state, watch, self.precision) if on_cuda else None)
 
-    def end(self, n_steps: int, in_kernel: int, refusal: str) -> None:
-        """Note the speed of a run, so many of its steps in the energy's own kernel, or why that did not take them."""
+    def end(self, n_steps: int, shortcuts: "Shortcuts") -> None:
+        """Note the speed of a run, how many of its steps went in the energy's own kernel or why none, and graphs."""
         if not torch.compiler.is_compiling():
             seconds = max(time.perf_counter() - self._began, 1e-9)
-            alone = f", not in one kernel: {refusal}" if refusal else ""
-            kernel = f", {in_kernel} of them in one kernel" if in_kernel else alone
-            self._graphed = (self._graphs.note(),) if self._graphs else ()
-            self._graphs = None
+            kernel = shortcuts.kernel.note() if shortcuts.kernel else ""
+            self._graphed = (shortcuts.graphs.note(),) if shortcuts.graphs else ()
             self._speed = f"{n_steps} steps{kernel}, {n_steps / seconds:.4g} steps/s"
 
     def report(self) -> str:
@@ -112,3 +109,18 @@ class Engine:
             return None, (f"{type(potential.energy).__name__} has a kernel of its own",)
         found = prepare(potential.energy, state)
         return (None if found.energy is potential.energy else found.energy), found.notes
+
+
+class Shortcuts:
+    """What takes stretches of steps of one run at once: the energy's own kernel, CUDA graphs."""
+
+    def __init__(self, kernel: WholeRuns | None, graphs: GraphRuns | None) -> None:
+        self.kernel, self.graphs = kernel, graphs
+        self._takers = [taker for taker in (kernel, graphs) if taker is not None and not taker.refused]
+
+    def __call__(self, t: int, n_steps: int) -> int:
+        """Advance the state by at most ``n_steps`` from step t; returns by how many, 0 where a step is a step."""
+        for take in self._takers:
+            if taken := take(t, n_steps):
+                return taken
+        return 0

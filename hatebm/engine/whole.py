@@ -56,6 +56,11 @@ class WholeRuns:
         potential.prepared = potential.prepared if twin is None else twin
         self.longest = min(STRETCH, max(16, 2**22 // max(state[0].numel(), 1)))
 
+    @property
+    def refused(self) -> bool:
+        """Whether no step will be taken here."""
+        return self.energy is None
+
     def __call__(self, t: int, n_steps: int) -> int:
         """Advance the state by at most ``n_steps`` from step t; returns by how many, 0 where a step is a step."""
         if self.energy is None or n_steps == 0:
@@ -70,6 +75,12 @@ class WholeRuns:
             self.longest = min(2 * self.longest, STRETCH)
         self.taken += steps.n_steps
         return steps.n_steps
+
+    def note(self) -> str:
+        """What to report, behind the number of steps."""
+        if self.taken:
+            return f", {self.taken} of them in one kernel"
+        return f", not in one kernel: {self.refusal}" if self.refusal else ""
 
 
 def _obstacle(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor]) -> str:

@@ -20,18 +20,27 @@ from hatebm.dynamics.region import Region
 from hatebm.dynamics.transitions import checked_form, transition_of
 from hatebm.energies.closure import modules_of
 from hatebm.energies.composition import check_bounded, negations_in
-from hatebm.energies.modes import MODES, bare, in_mode
+from hatebm.energies.modes import bare, in_mode
 from hatebm.engine import Engine, through_compile
-from hatebm.engine.whole import WholeRuns
-from hatebm.ops.backend import check_backend
-from hatebm.ops.checks import STEPS, checked_choice, checked_mask, require
+from hatebm.ops.checks import checked_mask
 from hatebm.ops.library import is_traced
 from hatebm.ops.noise import Purpose
 from hatebm.ops.scalars import checked_chain_ids, checked_draw, checked_flag, checked_whole
-from hatebm.sampling.state import State, checked_like, checked_state
+from hatebm.sampling.door import (
+    COMPILE,
+    NAME,
+    check_callback,
+    check_choices,
+    check_functions,
+    checked_end,
+    checked_grad_steps,
+    checked_saved,
+    drawn_seed,
+)
+from hatebm.sampling.info import Info
+from hatebm.sampling.state import State, checked_state
 
 _lock, _running = threading.Lock(), weakref.WeakSet()
-COMPILE = {"auto": False, "off": False, False: False, "max": True, True: True}
 
 
 class Chain:
@@ -96,42 +105,27 @@ class Chain:
         precision: str = "float32",
         **law: Any,
     ) -> None:
-        name = "langevin"
-        require(dynamics is None or not law, name, "dynamics", f"given alone, without {sorted(law)}", dynamics)
-        require(dynamics is None or isinstance(dynamics, Dynamics), name, "dynamics", "a Dynamics", dynamics, TypeError)
-        require(energy is not None or grad_fn is not None, name, "energy", "a callable, or grad_fn one", energy)
-        for label, function in (("energy", energy), ("grad_fn", grad_fn), ("noise", noise)):
-            require(function is None or callable(function), name, label, "callable", function, TypeError)
-        given = energy_kwargs is None or isinstance(energy_kwargs, dict) or callable(energy_kwargs)
-        require(given, name, "energy_kwargs", "a dict, or a callable of the step", energy_kwargs, TypeError)
-        check_backend(name, backend)
-        checked_choice(name, "mode", mode, MODES)
-        checked_choice(name, "nan", nan, ("raise", "ignore"))
-        known = isinstance(compile, str | bool) and compile in COMPILE
-        require(known, name, "compile", "'auto', 'off' or 'max'", compile)
+        check_functions(energy, grad_fn, noise, energy_kwargs, dynamics, law)
+        check_choices(backend, mode, nan, compile)
         self.dynamics = Dynamics(**law) if dynamics is None else dynamics
         self._single = isinstance(x, Tensor)
-        self._state = checked_state(name, "x", x)
+        self._state = checked_state(NAME, "x", x)
         self._mask = mask
-        masks = checked_mask(name, mask, self._state)
+        masks = checked_mask(NAME, mask, self._state)
         energy, grad_fn = bare(energy), bare(grad_fn)
         self._reaching = [given for given in (energy, grad_fn, energy_kwargs) if given is not None]
         energy = through_compile(energy) if COMPILE[compile] and energy is not None else energy
         self._potential = Potential(energy, grad_fn, energy_kwargs, masks)
         laws = Laws(self.dynamics, [part.dtype for part in self._state])
-        self._blocks = Blocks(laws, Region(laws, masks), Noise(noise), backend)
-        self._form = checked_form(name, correct, leapfrog_steps, laws.each, energy)
+        self._form = checked_form(NAME, correct, leapfrog_steps, laws.each, energy)
         self._mode, self._nan, self._explored = mode, nan, False
-        self._auto = compile == "auto"
-        device = self._state[0].device
+        n, device = len(self._state[0]), self._state[0].device
         self._engine = Engine(compile, precision, device)
-        if seed is None:
-            where = device if is_traced(self._state[0]) else "cpu"
-            drawn = torch.randint(1 << 62, (1,), dtype=torch.int64, device=where)
-            seed = drawn if is_traced(drawn) else int(drawn)
-        self._blocks.noise.chain_ids = checked_chain_ids(name, chain_ids, len(self._state[0]), device)
-        self._blocks.noise.seed, step = checked_draw(name, seed, first_step, 0, 0, device)
+        seed = drawn_seed(self._state[0]) if seed is None else seed
+        ids = checked_chain_ids(NAME, chain_ids, n, device)
+        seed, step = checked_draw(NAME, seed, first_step, 0, 0, device)
         self.step = int(step) if isinstance(step, Tensor) else step
+        self._blocks = Blocks(laws, Region(laws, masks), Noise(noise, seed, ids), backend)
         self._velocity = self._fresh_velocity()
 
     @property
@@ -173,55 +167,38 @@ class Chain:
             ValueError: a schedule that is too short, an argument out of range, or a negated expert that leaves no
                 density, see :func:`hatebm.negate`.
         """
-        n_steps = checked_whole("langevin", "n_steps", n_steps, "an integer >= 0", 0)
-        every = checked_whole("langevin", "every", every, "an integer > 0", 1)
-        return_info = checked_flag("langevin", "return_info", return_info)
-        calls = callback is None or callable(callback)
-        require(calls, "langevin", "callback", "a callable of the step and the state", callback, TypeError)
-        end = self.step + n_steps
-        require(end <= STEPS, "langevin", "n_steps", "small enough to stay below step 2^40", n_steps)
-        for law in self._blocks.laws.each:
-            law.check_length(end)
-        grad_steps = self._checked_grad_steps(grad_steps, n_steps)
-        kept: list[dict[str, Any]] = []
+        n_steps = checked_whole(NAME, "n_steps", n_steps, "an integer >= 0", 0)
+        every = checked_whole(NAME, "every", every, "an integer > 0", 1)
+        return_info = checked_flag(NAME, "return_info", return_info)
+        check_callback(callback)
+        end = checked_end(self.step, n_steps, self._blocks.laws.each)
+        grad_steps = checked_grad_steps(grad_steps, n_steps, self._form)
         modules = modules_of(*self._reaching)
         with self._alone("run"), in_mode(modules, self._mode), self._engine.switches():
-            whole = grad_steps == n_steps > 0
-            state = [x.clone() if whole else x.detach().clone() for x in self._state]
+            state = [x.clone() if grad_steps == n_steps > 0 else x.detach().clone() for x in self._state]
             velocity = list(self._velocity)
             watch = Watch(len(state[0]), state[0].device, self._nan == "raise" and n_steps > 0, self._form.corrected)
             transition = transition_of(self._form, self._blocks, self._potential, watch, velocity)
+            info = Info(transition, every, callback, return_info, self._shaped)
             self._blocks.region.held = self._state
             settle(modules, self._potential, self.step, state)
             self._check_bounded(modules)
             self._engine.begin(self._potential, modules, self.step, state)
-            alone = self._auto and not grad_steps and not is_traced(state[0])
             parts = (self._form, self._blocks, self._potential, state, watch)
-            kernel = WholeRuns(*parts) if alone else None
-            graphs = self._engine.graphs(*parts) if alone else None
-            keeps = callback is not None or return_info
+            shortcuts = self._engine.shortcuts(*parts, stepwise=grad_steps > 0)
             t = self.step
             while t < end:
-                stretch = min(end - t, -t % every if keeps else end)
-                if taken := (kernel and kernel(t, stretch)) or (graphs and graphs(t, stretch)):
-                    t += taken
-                    continue
-                self._potential.differentiable = t >= end - grad_steps
-                gather = return_info and t % every == 0
-                before = [x.detach().clone() for x in state] if gather else []
-                facts = transition(t, state, gather)
-                if gather:
-                    at = torch.tensor(t, dtype=torch.int64, device="cpu")
-                    kept.append({"step": at, **facts, "displacement": _distance(before, state)})
-                if callback is not None and t % every == 0:
-                    callback(t, self._shaped([x.detach().clone() for x in state]))
-                t += 1
+                taken = shortcuts(t, info.stretch(t, end))
+                if not taken:
+                    self._potential.differentiable = t >= end - grad_steps
+                    info.step(t, state)
+                t += taken or 1
             watch.check(end - 1, state, self._blocks.noise.chain_ids)
-            self._engine.end(n_steps, kernel.taken if kernel else 0, kernel.refusal if kernel else "")
+            self._engine.end(n_steps, shortcuts)
             result = self._shaped([self._blocks.region.boxed(k, x) for k, x in enumerate(state)])
             self._state, self._velocity, self.step = [x.detach().clone() for x in state], velocity, end
             self._blocks.region.held = self._state
-        return (result, self._gathered(kept)) if return_info else result
+        return (result, info.gathered(self._state[0], self._form.corrected)) if return_info else result
 
     def report(self) -> str:
         """A few lines: how the energy was prepared for the last run, what was left alone and why, steps a second."""
@@ -240,23 +217,11 @@ class Chain:
         Raises:
             TypeError, ValueError: naming what does not fit this chain, which is left as it was.
         """
-        name = "load_state_dict"
-        wanted = sorted(self.state_dict())
-        require(isinstance(saved, dict), name, "saved", f"a dict of {wanted}", saved, TypeError)
-        require(set(saved) == set(wanted), name, "saved", f"a dict of {wanted}", list(saved))
-        state = checked_like(name, "state", saved["state"], "the chain's", self._state)
-        velocity = checked_like(name, "velocity", saved["velocity"], "the state's", state) if self._velocity else []
-        same = all(v.shape == x.shape for v, x in zip(velocity, state, strict=False))
-        require(same, name, "velocity", "blocks like the state's", [tuple(v.shape) for v in velocity])
-        require(saved["chain_ids"] is not None, name, "chain_ids", "integers, one id a chain", None, TypeError)
-        device = state[0].device
-        ids = checked_chain_ids(name, saved["chain_ids"], len(state[0]), device)
-        seed, step = checked_draw(name, saved["seed"], saved["step"], 0, 0, device)
-        masks = checked_mask(name, self._mask, state)
-        default = torch.equal(ids.cpu(), torch.arange(len(state[0]), dtype=torch.int64, device="cpu"))
-        with self._alone(name):
-            self._state, self._velocity, self.step = state, velocity, int(step)
-            self._blocks.noise.seed, self._blocks.noise.chain_ids = seed, None if default else ids
+        found = checked_saved(saved, list(self.state_dict()), self._state)
+        masks = checked_mask("load_state_dict", self._mask, found.state)
+        with self._alone("load_state_dict"):
+            self._state, self._velocity, self.step = found.state, found.velocity, found.step
+            self._blocks.noise.seed, self._blocks.noise.chain_ids = found.seed, found.chain_ids
             self._blocks.region.masks = self._potential.masks = masks
 
     def _fresh_velocity(self) -> list[Tensor]:
@@ -284,34 +249,13 @@ class Chain:
         """Before the first run: a negated expert may leave no density for a chain without a box."""
         if self._explored or self._nan == "ignore" or not negations_in(modules) or is_traced(self._state[0]):
             return
-        now, _ = self._blocks.laws.at(self.step)
-        priors = [
-            law.prior_precision * block.temperature for law, block in zip(self._blocks.laws.each, now, strict=True)
-        ]
+        laws = self._blocks.laws
+        now, _ = laws.at(self.step)
+        priors = [law.prior_precision * block.temperature for law, block in zip(laws.each, now, strict=True)]
         free = self._blocks.region.unwalled(self._state)
         if any(mask.any() for mask in free):
             check_bounded(self._reaching[0], self._state, self._potential.kwargs(self.step), priors, free)
         self._explored = True
 
-    def _checked_grad_steps(self, grad_steps: int, n_steps: int) -> int:
-        name, text = "grad_steps", f"an integer from 0 to n_steps = {n_steps}"
-        grad_steps = checked_whole("langevin", name, grad_steps, text, 0, n_steps + 1)
-        plain = not (self._form.corrected or self._form.friction)
-        require(plain or not grad_steps, "langevin", name, "0 with correct, leapfrog_steps or friction", grad_steps)
-        require(torch.is_grad_enabled() or not grad_steps, "langevin", name, "0 where autograd is off", grad_steps)
-        return grad_steps
-
     def _shaped(self, state: list[Tensor]) -> State:
         return state[0] if self._single else tuple(state)
-
-    def _gathered(self, kept: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        told = ["accept", "nan_refused"] if self._form.corrected else []
-        names = kept[0] if kept else ("step", "energy", "grad_norm", "displacement", *told)
-        empty = {"step": torch.empty(0, dtype=torch.int64, device="cpu")}
-        rows = self._state[0].new_empty(0, len(self._state[0]))
-        return {name: torch.stack([row[name] for row in kept]) if kept else empty.get(name, rows) for name in names}
-
-
-def _distance(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
-    moved = [(x.detach() - old).reshape(len(x), x[:1].numel()) for x, old in zip(after, before, strict=True)]
-    return torch.cat(moved, 1).norm(dim=1)
