@@ -1,44 +1,24 @@
 """The law of a chain as a value: what presets, configurations and checkpoints carry."""
 
 import math
-import sys
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
-
-from hatebm.ops.checks import checked_choice, require
-from hatebm.ops.native.extension import ADD
-from hatebm.ops.scalars import (
-    as_number,
-    check_unlearned,
-    checked_box,
-    checked_clip,
-    checked_number,
-    in_range,
-    plain,
-    sides_of,
+from hatebm.dynamics.fields import (
+    CHECKS,
+    LARGEST,
+    SCHEDULED,
+    Schedule,
+    check_number,
+    checked_finite,
+    is_per_block,
+    number_at,
+    numbers_of,
 )
+from hatebm.ops.checks import require
+from hatebm.ops.scalars import checked_box, checked_clip, sides_of
 
-Schedule = float | list[float] | torch.Tensor | Callable[[int], float]
-SCHEDULED = ("step_size", "noise_std", "eps", "temperature")
 CONSTANT = (int, float, type(None))  # a tuple, which isinstance takes faster than a union
-LARGEST = sys.float_info.max
-SCHEDULE = "a number, a list, a 1-D tensor or a callable of the step"
-WANTED = {
-    "step_size": "finite",
-    "noise_std": "finite and >= 0",
-    "eps": "finite and >= 0",
-    "temperature": "finite and > 0",
-}
-CHOICES = {
-    "noise_at": ("after", "before"),
-    "add": tuple(ADD),
-    "clip_on": ("grad", "update"),
-    "clamp_at": ("step", "noise+step", "final"),
-    "blocks": ("joint", "sequential"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +72,7 @@ class Dynamics:
     def __post_init__(self) -> None:
         for name, checked in CHECKS.items():
             value = getattr(self, name)
-            per_block = _is_per_block(name, value)
+            per_block = is_per_block(name, value)
             plain_value = tuple(checked(name, entry) for entry in value) if per_block else checked(name, value)
             object.__setattr__(self, name, plain_value)
         counts = {len(value) for _, value in self._per_block()}
@@ -120,13 +100,13 @@ class Dynamics:
 
     def at(self, t: int, most: float = LARGEST) -> tuple[float, float, float]:
         """step_size, noise_std and temperature of one block at step t, in a type whose largest number is ``most``."""
-        temperature = _at("temperature", self.temperature, t, most)
+        temperature = number_at("temperature", self.temperature, t, most)
         if self.eps is not None:
-            eps = _at("eps", self.eps, t, most)
+            eps = number_at("eps", self.eps, t, most)
             return eps * eps / 2, eps, temperature
-        step_size = _at("step_size", self.step_size, t, most)
+        step_size = number_at("step_size", self.step_size, t, most)
         if self.noise_std is not None:
-            return step_size, _at("noise_std", self.noise_std, t, most), temperature
+            return step_size, number_at("noise_std", self.noise_std, t, most), temperature
         require(step_size >= 0, "Dynamics", "step_size", "a number >= 0 when noise_std is left out", step_size)
         return step_size, math.sqrt(2 * step_size), temperature
 
@@ -140,9 +120,9 @@ class Dynamics:
     def check_range(self, most: float) -> None:
         """Raise unless each number of one block that is known is at most ``most``, or open where a wall may be."""
         for name in SCHEDULED:
-            for number in _numbers(getattr(self, name)):
-                _check_number(name, number, most)
-        _checked_finite("prior_precision", self.prior_precision, most)
+            for number in numbers_of(getattr(self, name)):
+                check_number(name, number, most)
+        checked_finite("prior_precision", self.prior_precision, most)
         checked_clip("Dynamics", self.clip, most)
         for name in ("clamp", "reflect"):
             checked_box("Dynamics", name, getattr(self, name), most)
@@ -160,12 +140,12 @@ class Dynamics:
 
     def _per_block(self) -> list[tuple[str, tuple]]:
         tuples = [(name, value) for name, value in self._values() if isinstance(value, tuple)]
-        return [(name, value) for name, value in tuples if _is_per_block(name, value)]
+        return [(name, value) for name, value in tuples if is_per_block(name, value)]
 
     def _entry(self, k: int) -> "Dynamics":
         entry = object.__new__(Dynamics)
         for name, value in self._values():
-            object.__setattr__(entry, name, value[k] if _is_per_block(name, value) else value)
+            object.__setattr__(entry, name, value[k] if is_per_block(name, value) else value)
         return entry
 
     def _check(self) -> None:
@@ -182,101 +162,3 @@ class Dynamics:
 
 
 FIELDS = tuple(field.name for field in fields(Dynamics))
-
-
-def _is_per_block(name: str, value: Any) -> bool:
-    if not isinstance(value, tuple) or name == "blocks":
-        return False
-    if name == "clip":
-        return not (value and isinstance(value[0], str))
-    if name in ("clamp", "reflect"):
-        return any(isinstance(entry, tuple | list) for entry in value)
-    return True
-
-
-def _checked_schedule(field: str, value: Any) -> Schedule | None:
-    """A number, a list of numbers or a callable; None where a field may be left out."""
-    if (value is None and field != "temperature") or callable(value):
-        return value
-    check_unlearned("Dynamics", field, value)
-    found = plain(value)
-    numbers = [as_number(number) for number in found] if isinstance(found, list) else [as_number(found)]
-    require(None not in numbers, "Dynamics", field, SCHEDULE, value, TypeError)
-    for number in numbers:
-        _check_number(field, number)
-    return numbers if isinstance(found, list) else numbers[0]
-
-
-def _checked_finite(field: str, value: Any, most: float = LARGEST) -> float:
-    wanted = "a finite number" + in_range(most)
-    return checked_number("Dynamics", field, value, wanted, lambda number: abs(number) <= most)
-
-
-def _checked_clip(field: str, value: Any) -> tuple[str, float] | None:
-    return checked_clip("Dynamics", value)
-
-
-def _checked_box(field: str, value: Any) -> tuple[float | None, float | None] | None:
-    return checked_box("Dynamics", field, value)
-
-
-def _checked_mirrors(field: str, value: Any) -> tuple[float | None, float | None] | None:
-    box = _checked_box(field, value)
-    low, high = sides_of(box)
-    require(low < high, "Dynamics", field, "(low, high) with low < high", value)
-    return box
-
-
-def _checked_friction(field: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    return checked_number("Dynamics", field, value, "a number > 0 or None", lambda v: v > 0)
-
-
-def _checked_word(field: str, value: Any) -> str:
-    checked_choice("Dynamics", field, value, CHOICES[field])
-    return value
-
-
-CHECKS = {
-    **dict.fromkeys(SCHEDULED, _checked_schedule),
-    "prior_precision": _checked_finite,
-    **dict.fromkeys(CHOICES, _checked_word),
-    "clip": _checked_clip,
-    "clamp": _checked_box,
-    "reflect": _checked_mirrors,
-    "friction": _checked_friction,
-}
-
-
-def _numbers(value: Schedule | None) -> Sequence[float]:
-    if value is None or callable(value):
-        return ()
-    return value if isinstance(value, list) else (value,)
-
-
-def _check_number(field: str, number: float, most: float = LARGEST) -> None:
-    signed = field == "step_size" or number > 0 or (number == 0 and field != "temperature")
-    if not (signed and abs(number) <= most):
-        require(False, "Dynamics", field, WANTED[field] + in_range(most), number)
-    if field == "eps" and number * number / 2 > most:
-        require(False, "Dynamics", field, "so small that eps^2 / 2 is finite" + in_range(most), number)
-    if field == "temperature" and 1 / number > most:
-        require(False, "Dynamics", field, "so large that 1 / temperature is finite" + in_range(most), number)
-
-
-def _checked_entry(field: str, value: Any) -> float:
-    check_unlearned("Dynamics", field, value)
-    number = as_number(value)
-    require(number is not None, "Dynamics", field, "a schedule of numbers, one a step", value, TypeError)
-    return float(number)
-
-
-def _at(field: str, value: Schedule, t: int, most: float) -> float:
-    if callable(value):
-        number = value(t)
-        if type(number) is not float:
-            number = _checked_entry(field, number)
-        _check_number(field, number, most)
-        return number
-    return float(value[t] if isinstance(value, list) else value)

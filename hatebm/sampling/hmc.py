@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hatebm.dynamics.law import Schedule
+from hatebm.dynamics.fields import Schedule
 from hatebm.ops.checks import in_the_name_of
 from hatebm.sampling.chain import Chain, State
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from hatebm.dynamics.law import Dynamics, Schedule
+from hatebm.dynamics.fields import Schedule
+from hatebm.dynamics.law import Dynamics
 from hatebm.sampling.chain import Chain, State
 
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Dynamics)}

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from hatebm.dynamics.blocks import Blocks
+from hatebm.dynamics.fields import SCHEDULED
 from hatebm.dynamics.gradient import Potential
-from hatebm.dynamics.law import SCHEDULED
 from hatebm.dynamics.laws import Laws
 from hatebm.dynamics.transitions.form import Form
 from hatebm.energies.closure import modules_of
