@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hatebm.dynamics.gradient import Potential
 from hatebm.energies.closure import modules_of
-from hatebm.energies.modes import MODES, bare, in_mode
+from hatebm.energies.modes import MODES, in_mode
 from hatebm.ops.checks import (
     CHAINS,
     ELEMENTS,
@@ -21,7 +20,7 @@ from hatebm.ops.checks import (
     in_the_name_of,
     require,
 )
-from hatebm.ops.noise import Purpose, normal, placed, uniform
+from hatebm.ops.noise import placed
 from hatebm.ops.scalars import (
     LISTED,
     as_number,
@@ -36,10 +35,8 @@ from hatebm.ops.scalars import (
     largest,
     plain,
 )
-from hatebm.sampling.chain import Chain
+from hatebm.sampling.bridges import NAME, AnnealingPath, Normal, Uniform
 
-NAME = "ais"
-ACCEPTED = 0.75
 MOST = 1 << 31  # chains of a pilot, leapfrog steps of a trajectory
 BRIDGES = 1 << 24
 
@@ -136,7 +133,7 @@ def ais(
     """
     require(callable(energy), NAME, "energy", "callable", energy, TypeError)
     betas = _checked_betas(bridges)
-    base = _checked_normal(std) if box is None else _Uniform(*checked_interval(NAME, "box", box))
+    base = _checked_normal(std) if box is None else Uniform(*checked_interval(NAME, "box", box))
     pilot = checked_whole(NAME, "pilot", pilot, "an integer in [0, 2^31)", 0, MOST)
     leapfrog_steps = checked_whole(NAME, "leapfrog_steps", leapfrog_steps, "an integer in [1, 2^31)", 1, MOST)
     most = STEPS // len(betas)
@@ -161,7 +158,7 @@ def ais(
     seed = checked_draw(NAME, seed, 0, 0, 0, device)[0]
     moves = {"leapfrog_steps": leapfrog_steps, "seed": seed, "mode": mode, "backend": backend}
     moves |= {"compile": compile, "precision": precision}
-    path = _Path(energy, base, betas, temperature, trajectories, energy_kwargs, moves)
+    path = AnnealingPath(energy, base, betas, temperature, trajectories, energy_kwargs, moves)
     steps, steered = _checked_eps(eps, len(betas) - 1)
 
     with in_mode(modules_of(path.potential.energy, energy_kwargs), mode):
@@ -180,107 +177,10 @@ def ais(
     return AIS(-log_z if reverse else log_z, standard_error, ess, log_w, states, *lists, path.report)
 
 
-class _Normal(NamedTuple):
-    """N(0, std^2)."""
-
-    std: float
-
-    def checked(self, x: Tensor) -> Tensor:
-        return x
-
-    def draw(self, shape: Sequence[int], **place: Any) -> Tensor:
-        return self.std * normal(shape, **place)
-
-    def log_density(self, x: Tensor) -> Tensor:
-        z = x.reshape(len(x), x[0].numel()).double() / self.std
-        return -z.square().sum(1) / 2 - z.shape[1] * math.log(self.std * math.sqrt(2 * math.pi))
-
-    def law(self, beta: float) -> dict[str, Any]:
-        """What the bridge at beta has of the base."""
-        return {"prior_precision": (1 - beta) / self.std**2}
-
-
-class _Uniform(NamedTuple):
-    """Uniform on [low, high] in every element."""
-
-    low: float
-    high: float
-
-    def checked(self, x: Tensor) -> Tensor:
-        within = bool(((x >= self.low) & (x <= self.high)).all())
-        require(within, NAME, "x", f"samples inside the box {tuple(self)}", x)
-        return x
-
-    def draw(self, shape: Sequence[int], **place: Any) -> Tensor:
-        return (self.low + (self.high - self.low) * uniform(shape, **place)).clamp(self.low, self.high)
-
-    def log_density(self, x: Tensor) -> Tensor:
-        return x.new_full((len(x),), -x[0].numel() * math.log(self.high - self.low), dtype=torch.float64)
-
-    def law(self, beta: float) -> dict[str, Any]:
-        """What the bridge at beta has of the base."""
-        return {"reflect": tuple(self)}
-
-
-def _checked_normal(std: float) -> _Normal:
+def _checked_normal(std: float) -> Normal:
     most = largest(torch.float32)
     wanted = "a finite number > 0, with std^2 and 1 / std^2 in the range of float32"
-    return _Normal(
-        float(checked_number(NAME, "std", std, wanted, lambda v: 0 < v < most and 1 / most <= v * v <= most))
-    )
-
-
-class _Path:
-    """The densities f_beta = base^(1 - beta) exp(-beta E / T), and chains that pass them."""
-
-    def __init__(
-        self,
-        energy: Callable[..., Tensor],
-        base: _Normal | _Uniform,
-        betas: list[float],
-        temperature: float,
-        trajectories: int,
-        energy_kwargs: dict[str, Any] | None,
-        moves: dict[str, Any],
-    ) -> None:
-        self.energy, self.base, self.betas = energy, base, betas
-        self.temperature, self.trajectories = temperature, trajectories
-        self.potential = Potential(bare(energy), None, energy_kwargs, ())
-        self.moves = moves | {"energy_kwargs": energy_kwargs}
-        self.report = "no chain yet"
-
-    def start(self, shape: Sequence[int], ids: Tensor) -> Tensor:
-        """Exact samples of the base."""
-        place = {"seed": self.moves["seed"], "step": 0, "purpose": Purpose.INITIAL_STATE, "chain_ids": ids}
-        return self.base.draw(shape, **place, device=ids.device)
-
-    def run(
-        self, x: Tensor, ids: Tensor, eps: list[float], reverse: bool = False, steered: bool = False
-    ) -> tuple[Tensor, Tensor, list[float], list[float]]:
-        """The last states, log w, the shares of accepted trajectories, and the lengths they had."""
-        last = len(self.betas) - 1
-        log_w, accepted = torch.zeros(len(x), dtype=torch.float64, device=x.device), [math.nan] * last
-        for k in range(last - 1, -1, -1) if reverse else range(1, last + 1):
-            before = self.betas[k + 1 if reverse else k - 1]
-            log_w += (self.betas[k] - before) * self.slope(x)
-            if k > 0:
-                x, accepted[k - 1] = self.move(k, x, ids, eps[k - 1])
-            if steered and k < last:
-                eps[k] = min(eps[k], eps[k - 1] * math.exp(accepted[k - 1] - ACCEPTED))
-        return x, log_w, accepted, eps
-
-    def slope(self, x: Tensor) -> Tensor:
-        """The derivative of log f_beta in beta: -E / T - log p_0."""
-        return -self.potential.energies(0, (x,)).double() / self.temperature - self.base.log_density(x)
-
-    def move(self, k: int, x: Tensor, ids: Tensor, eps: float) -> tuple[Tensor, float]:
-        """Trajectories that keep f_(beta_k), and the share of them that was accepted."""
-        beta = self.betas[k]
-        law = {"eps": eps, "temperature": self.temperature / beta} | self.base.law(beta)
-        chain = Chain(self.energy, x, chain_ids=ids, first_step=k * self.trajectories, **law, **self.moves)
-        x, info = chain.run(self.trajectories, return_info=True)
-        self.report = chain.report()
-        return x, float(info["accept"].mean())
+    return Normal(float(checked_number(NAME, "std", std, wanted, lambda v: 0 < v < most and 1 / most <= v * v <= most)))
 
 
 def _checked_betas(bridges: int | Sequence[float] | Tensor) -> list[float]:
