@@ -19,12 +19,10 @@ from hatebm.ops.scalars import (
     plain,
 )
 from hatebm.sampling.cells import from_cells, in_box, to_cells
+from hatebm.sampling.slots import DITHER, REPLACEMENTS, START, STARTED, below, last_rows, slots_of_new
 
 STORAGES = (torch.uint8, torch.float32)
-REPLACEMENTS = ("ring", "uniform", "reservoir")
 SEEN = 1 << 31  # below it, a 32-bit word times a number fits in an int64
-
-STARTED, START, DITHER, PLACED = range(4)  # the noise's blocks: what each number is drawn for
 
 
 class ReplayBuffer:
@@ -132,7 +130,7 @@ class ReplayBuffer:
         place = self._place(name, step)
         choice, chance = words((n, 2), block=STARTED, **place).unbind(1)
         fresh = chance < round(reinit * 2**32)
-        slots = torch.where(fresh, -1, _below(choice, len(self))) if len(self) else torch.full_like(choice, -1)
+        slots = torch.where(fresh, -1, below(choice, len(self))) if len(self) else torch.full_like(choice, -1)
         rows, held = (slots < 0).nonzero().flatten(), slots.clamp(min=0)
         x = self._read(held, place)
         if len(rows):
@@ -172,8 +170,8 @@ class ReplayBuffer:
         new = slots < 0
         n_new = int(new.sum())
         require(self.seen + n_new < SEEN, name, "x", "fewer than 2^31 states in all", self.seen + n_new)
-        slots = torch.where(new, self._slots_of_new(new, place), slots)
-        rows = _last_rows(slots)
+        slots = torch.where(new, slots_of_new(new, self.seen, self.capacity, self.replacement, place), slots)
+        rows = last_rows(slots)
         if labels is not None:
             self._labels = self._room_for(labels) if self._labels is None else self._labels
             self._labels[slots[rows]] = labels[rows]
@@ -235,19 +233,6 @@ class ReplayBuffer:
         self._check_states("draw", "init's result", starts, len(rows))
         return starts.detach().float()
 
-    def _slots_of_new(self, new: Tensor, place: dict[str, Any]) -> Tensor:
-        """The slot of each row that is new, -1 for one that the reservoir lets go."""
-        before = self.seen + new.cumsum(0) - 1  # how many states came before this one
-        if self.replacement == "ring":
-            return before % self.capacity
-        drawn = words(tuple(new.shape), block=PLACED, **place)
-        if self.replacement == "uniform":
-            slots = _below(drawn, self.capacity)
-        else:
-            slots = _below(drawn, before + 1)
-            slots = torch.where(slots < self.capacity, slots, -1)
-        return torch.where(before < self.capacity, before, slots)
-
     def _check_states(self, op: str, label: str, x: Tensor, n: int | None = None) -> None:
         require(isinstance(x, Tensor), op, label, "a tensor", x, TypeError)
         require(_is_kept(x), op, label, "a dense tensor with data", x, TypeError)
@@ -279,19 +264,6 @@ class ReplayBuffer:
         filled = low >= -1 and high < len(self)
         require(filled, "push", "slots", f"-1 or filled ones in [0, {len(self)})", f"values in [{low}, {high}]")
         return slots
-
-
-def _below(drawn: Tensor, n: int | Tensor) -> Tensor:
-    """Integers in [0, n) from 32-bit words."""
-    return drawn * n >> 32
-
-
-def _last_rows(slots: Tensor) -> Tensor:
-    """Of the rows that share a slot the last one; none of slot -1."""
-    order = slots.argsort(stable=True)
-    ordered = slots[order]
-    is_last = ordered.diff(append=ordered.new_full((1,), -2)) != 0
-    return order[is_last & (ordered >= 0)]
 
 
 def _are_labels(labels: Any, n: int) -> bool:

@@ -12,7 +12,8 @@ from scipy import stats
 
 import hatebm
 from hatebm.ops.noise import Purpose, words
-from hatebm.sampling.replay import PLACED, REPLACEMENTS, STORAGES
+from hatebm.sampling.replay import STORAGES
+from hatebm.sampling.slots import PLACED, REPLACEMENTS
 
 
 @settings(max_examples=100, deadline=None)
