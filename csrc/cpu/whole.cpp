@@ -1,93 +1,13 @@
 // Whole chains on the CPU, for energies with a formula: one chain a lane, all its steps before the next chain's.
 
-#include <cstdlib>
-#include <memory>
-
 #include "cpu/cpu.h"
-#include "formulas/energies.h"
-#include "cpu/lanes.h"
+#include "cpu/group.h"
 #include "cpu/normal.h"
 #include "cpu/parallel.h"
-#include "formulas/tree.h"
+#include "formulas/energies.h"
 
 namespace hatebm::HATEBM_ISA {
 namespace {
-
-struct Freed {
-    void operator()(void* p) const { std::free(p); }
-};
-template <class T>
-using Buffer = std::unique_ptr<T[], Freed>;
-template <class T>
-Buffer<T> buffer(int64_t count) {
-    const size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
-    return Buffer<T>(static_cast<T*>(std::aligned_alloc(64, bytes ? bytes : 64)));
-}
-
-// A few chains, one a lane; the lanes beyond `count` repeat the last one.
-template <class V>
-struct Group {
-    static constexpr int width = width_of<V>;
-    int64_t first, count, d;
-    Buffer<float> state, gradient, scratch;
-    Buffer<double> sums;
-
-    Group(const Formula& f, int64_t first, int64_t count)
-        : first(first), count(count), d(f.d), state(buffer<float>(width * d)), gradient(buffer<float>(width * d)),
-          scratch(buffer<float>(width * (d > f.components ? d : f.components))), sums(buffer<double>(width * padded(d))) {}
-
-    static int64_t padded(int64_t d) {
-        int64_t power = 1;
-        while (power < d) power *= 2;
-        return power < fold || d > fold ? (d > fold ? d : power) : fold;
-    }
-    Column<V> elements() const { return {state.get()}; }
-    Column<V> column() const { return {scratch.get()}; }
-    int64_t chain(int lane) const { return first + (lane < count ? lane : count - 1); }
-    void read(const float* x) {
-        for (int lane = 0; lane < width; ++lane)
-            for (int64_t e = 0; e < d; ++e) state[e * width + lane] = x[chain(lane) * d + e];
-    }
-    void write(const float* from, float* x) const {
-        for (int lane = 0; lane < count; ++lane)
-            for (int64_t e = 0; e < d; ++e) x[(first + lane) * d + e] = from[e * width + lane];
-    }
-    // The sum over elements of every lane, in the order of tree.h; `sums` is overwritten.
-    void reduce(double* out) {
-        if (d > fold) {
-            const auto own = buffer<double>(d);
-            for (int lane = 0; lane < width; ++lane) {
-                for (int64_t e = 0; e < d; ++e) own[e] = sums[e * width + lane];
-                out[lane] = tree_sum(own.get(), d);
-            }
-            return;
-        }
-        double* v = sums.get();
-        const int64_t power = padded(d);
-        for (int64_t i = d * width; i < power * width; ++i) v[i] = 0;
-        for (int64_t half = power / 2 * width; half >= width; half /= 2)
-            for (int64_t i = 0; i < half; ++i) v[i] += v[i + half];
-        __builtin_memcpy(out, v, width * sizeof(double));
-    }
-};
-
-// Calls body<count>(e) for each four elements, the last of which may be fewer.
-template <class Body>
-HATEBM_HD void for_quads(int64_t d, Body body) {
-    int64_t e = 0;
-    for (; e + 4 <= d; e += 4) body(std::integral_constant<int, 4>(), e);
-    switch (d - e) {
-        case 1: return body(std::integral_constant<int, 1>(), e);
-        case 2: return body(std::integral_constant<int, 2>(), e);
-        case 3: return body(std::integral_constant<int, 3>(), e);
-    }
-}
-
-template <int count, class V>
-HATEBM_HD void get_quad(const float* p, V* x) {
-    HATEBM_UNROLL(4)
-    for (int k = 0; k < count; ++k) x[k] = get<V>(p + k * width_of<V>);
-}
 
 // The energy and the gradient at the state, as a step alone sees them.
 template <class V, class Energy>
