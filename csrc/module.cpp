@@ -1,4 +1,4 @@
-// Binds the kernels to Python: pointers, sizes and numbers. The checks stand in hatebm/ops.py.
+// Binds the kernels to Python: pointers, sizes and numbers. The checks stand in hatebm/ops/__init__.py.
 
 #include <stdexcept>
 #include <string>

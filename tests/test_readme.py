@@ -6,15 +6,14 @@ import importlib
 import os
 import re
 import shlex
-from pathlib import Path
 
 import pytest
+from places import ROOT, matching
 
 import hatebm
 from hatebm.cli import parser
 
-ROOT = Path(__file__).resolve().parent.parent
-DOCS = sorted((ROOT / "docs").rglob("*.md"))
+DOCS = matching(ROOT / "docs", "*.md")
 PATHS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PATHS}
 README = PAGES["README.md"]

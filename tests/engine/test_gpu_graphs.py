@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hatebm
-from hatebm.engine.graphs import graphs
+from hatebm.engine.graphs import runs
 from hatebm.engine.prepare import rules
 
 pytestmark = pytest.mark.gpu
@@ -72,7 +72,7 @@ def test_replays_have_the_bits_of_the_loop(law, masked, net, x):
         assert assert_same_run(pair) == "CUDA graph: 37 steps replayed"  # the second level
     else:
         assert assert_same_run(pair) == "CUDA graph: 40 steps replayed"
-        assert len(graphs._kept[net]) == 1
+        assert len(runs._kept[net]) == 1
 
 
 @pytest.mark.parametrize("order", ["joint", "sequential"])
@@ -99,14 +99,14 @@ def test_weights_updated_in_place_are_seen_and_new_storage_is_noticed(net, x):
         net.first.weight.mul_(-2)
     net.second.bias.data.add_(1)
     assert assert_same_run(pair) == "CUDA graph: 40 steps replayed"
-    assert len(graphs._kept[net]) == 1
+    assert len(runs._kept[net]) == 1
     net.first.weight.data = net.first.weight.data.neg()
     assert assert_same_run(pair) == "CUDA graph: 37 steps replayed"
     net.second = nn.Linear(64, 1).cuda()
     assert assert_same_run(pair) == "CUDA graph: 37 steps replayed"
     net.scale = 0.5
     assert assert_same_run(pair) == "CUDA graph: 37 steps replayed"
-    assert len(graphs._kept[net]) == 4
+    assert len(runs._kept[net]) == 4
 
 
 def test_a_function_is_captured_for_each_run(net, x):
@@ -116,7 +116,7 @@ def test_a_function_is_captured_for_each_run(net, x):
     factor = 3.0
     assert assert_same_run(pair) == "CUDA graph: 37 steps replayed"
     assert assert_same_run(chains(None, x, grad_fn=lambda x: factor * x)) == "CUDA graph: 37 steps replayed"
-    assert net not in graphs._kept
+    assert net not in runs._kept
 
 
 def test_folded_kernels_are_made_of_the_weights_of_the_run(monkeypatch):
@@ -266,7 +266,7 @@ def test_a_graph_keeps_no_module_alive(x):
     net = Net().cuda()
     chain = hatebm.Chain(net, x, eps=0.1, seed=0)
     chain.run(40)
-    assert net in graphs._kept
+    assert net in runs._kept
     gone = weakref.ref(net)
     del net, chain
     gc.collect()
@@ -278,7 +278,7 @@ def test_chains_of_one_module_take_turns(net, x):
     for _ in range(3):
         assert_same_run(one)
         assert_same_run(other)
-    assert len(graphs._kept[net]) == 1
+    assert len(runs._kept[net]) == 1
 
 
 def test_chains_in_threads(net, x):

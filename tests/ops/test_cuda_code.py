@@ -26,7 +26,7 @@ pytestmark = MARKS
 
 def compile_into(folder):
     codes = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in ARCHITECTURES]
-    command = ["nvcc", "-O3", "-std=c++17", "-fmad=false", "-fatbin", *codes]
+    command = ["nvcc", "-O3", "-std=c++17", "-fmad=false", "-fatbin", "-I", CSRC, *codes]
     running = {p.stem: subprocess.Popen([*command, p, "-o", folder / p.stem]) for p in matching(CSRC / "cuda", "*.cu")}
     assert {name: process.wait() for name, process in running.items()} == dict.fromkeys(running, 0)
 
@@ -128,7 +128,17 @@ def test_cuda_ratio_reads_16_bytes_and_decisions_draw_once(compiled, architectur
 )
 def test_cuda_contracts_nothing(source, fmas, tmp_path):
     target = tmp_path / "kernels.ptx"
-    command = ["nvcc", "-O3", "-std=c++17", "-fmad=false", "-ptx", "-arch=sm_90", CSRC / "cuda" / f"{source}.cu"]
+    command = [
+        "nvcc",
+        "-O3",
+        "-std=c++17",
+        "-fmad=false",
+        "-ptx",
+        "-arch=sm_90",
+        "-I",
+        CSRC,
+        CSRC / "cuda" / f"{source}.cu",
+    ]
     subprocess.run([*command, "-o", target], check=True)
     ptx = target.read_text()
     assert ptx.count("fma.rn.f32") == fmas
