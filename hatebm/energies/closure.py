@@ -103,7 +103,7 @@ def _is_followed(value: Any) -> bool:
     """Told by its type: an object may stand for another, or raise when it is asked for anything."""
     kind = type(value)
     if base := _container(kind):
-        return base.__len__(value) <= MANY and (kind is not base or base.__len__(value) > 0)
+        return base.__len__(value) <= MANY and (base.__len__(value) > 0 or not is_from(kind, FOREIGN))
     if issubclass(kind, LEAVES):
         return False
     if issubclass(kind, nn.Module | functools.partial | types.MethodType) or kind in HOLDERS:
@@ -156,7 +156,9 @@ def _attributes(thing: Any) -> list[Space]:
         listened = own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own
         if kind.__module__.startswith("torch.") and not listened:
             return []
-        own = {name: value for name, value in own.items() if name not in BORN}
+        own = {name: own[name] for name in own.keys() - BORN}
+        if is_from(kind, FOREIGN):
+            return [own]
     slotted = [vars(base) for base in kind.__mro__ if "__slots__" in vars(base)]
     slots = [slot for names in slotted for slot in names.values() if type(slot) is types.MemberDescriptorType]
     return [own, {slot.__name__: _content(slot, thing) for slot in slots}, {"class": kind}]
