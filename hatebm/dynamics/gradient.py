@@ -19,8 +19,7 @@ class Potential:
     ``differentiable`` keeps the graph of the gradient; ``changes`` says that the energy is another one at each step;
     ``prepared`` is the energy in a form that serves first derivatives alone, without keyword arguments; ``within``
     opens the context in which the gradient is to be taken, and then energies that decide are taken within
-    ``deciding``;
-    ``kept`` is where hat energies keep what they made within a run.
+    ``deciding``; ``kept`` is where hat energies keep what they made within a run.
     """
 
     def __init__(
@@ -73,9 +72,9 @@ class Potential:
         return _one_each(energies, len(state[0]))
 
     def _remembering(self) -> AbstractContextManager[None]:
-        return (
-            nullcontext() if torch.compiler.is_compiling() else remembering(None if self.differentiable else self.kept)
-        )
+        if torch.compiler.is_compiling():
+            return nullcontext()
+        return remembering(None if self.differentiable else self.kept)
 
     def _energy(self, kwargs: dict[str, Any]) -> Callable[..., Tensor]:
         plain = self.prepared is None or self.differentiable or kwargs

@@ -156,7 +156,7 @@ def _attributes(thing: Any) -> list[Space]:
         listened = own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own
         if kind.__module__.startswith("torch.") and not listened:
             return []
-        own = {name: own[name] for name in own.keys() - BORN}
+        own = {name: own[name] for name in own if name not in BORN}
         if is_from(kind, FOREIGN):
             return [own]
     slotted = [vars(base) for base in kind.__mro__ if "__slots__" in vars(base)]

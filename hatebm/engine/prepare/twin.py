@@ -16,7 +16,6 @@ def twin(module: nn.Module, made: Callable[[Tensor], Tensor]) -> nn.Module:
     parts = {id(part): object.__new__(type(part)) for part in module.modules()}
     named = [v for part in module.modules() for v in (*part._parameters.values(), *part._buffers.values())]
     tensors = {id(v): made(v) for v in named if v is not None}
-
     met: dict[int, Any] = {}
 
     def mapped(value: Any) -> Any:
