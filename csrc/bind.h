@@ -54,16 +54,17 @@ template <class... Where>
 auto taking_numbers(void (*langevin_step)(const Step&, Where...)) {
     return [langevin_step](uintptr_t x, uintptr_t grad, int grad_type, uintptr_t noise, uintptr_t gz, uintptr_t image,
                            int64_t n, int64_t d, float step_size, float noise_std, float inverse_temperature,
-                           float prior_precision, int add, int clip, bool clip_on_update, float bound, float low,
-                           float high, uint64_t seed, uint64_t step, uint32_t block, uint32_t purpose, uintptr_t chain_ids,
-                           uintptr_t grad_norm, uintptr_t displacement, uintptr_t diverged,
-                           const std::vector<std::vector<int64_t>>& layout, Where... where) {
+                           float prior_precision, float bound, uintptr_t numbers, int64_t field, int64_t chain, int add,
+                           int clip, bool clip_on_update, float low, float high, uint64_t seed, uint64_t step,
+                           uint32_t block, uint32_t purpose, uintptr_t chain_ids, uintptr_t grad_norm,
+                           uintptr_t displacement, uintptr_t diverged, const std::vector<std::vector<int64_t>>& layout,
+                           Where... where) {
         const Law law{step_size, noise_std, inverse_temperature, prior_precision, static_cast<Add>(add),
                       static_cast<Clip>(clip), clip_on_update, bound, low, high};
         const GradType type = static_cast<GradType>(grad_type);
         const Step args{held<float>(x, n * d, "x"), held<void>(grad, type == GradType::none ? 0 : n * d, "grad"), type,
                         at<float>(noise), at<float>(gz), held<float>(image, gz == 0 ? 0 : n * d, "image"), n, d, law,
-                        {seed, step, block, purpose}, at<int64_t>(chain_ids), at<float>(grad_norm), at<float>(displacement),
+                        {at<float>(numbers), field, 0, chain}, {seed, step, block, purpose}, at<int64_t>(chain_ids), at<float>(grad_norm), at<float>(displacement),
                         at<int64_t>(diverged), layout_of(layout)};
         py::gil_scoped_release release;
         langevin_step(args, where...);
@@ -75,44 +76,51 @@ template <class... Where>
 auto taking_numbers(void (*langevin_ratio)(const Ratio&, Where...)) {
     return [langevin_ratio](uintptr_t x, uintptr_t grad, uintptr_t proposal, uintptr_t proposal_grad, int grad_type,
                             int64_t n, int64_t d, float step_size, float inverse_temperature, float prior_precision,
-                            int clip, bool clip_on_update, float bound, double half_precision, double half_prior,
-                            uintptr_t out, Where... where) {
+                            float bound, uintptr_t numbers, int64_t field, int64_t chain, int clip, bool clip_on_update,
+                            double half_precision, double half_prior, uintptr_t halves, uintptr_t out, Where... where) {
         Law law{};
         law.step_size = step_size, law.inverse_temperature = inverse_temperature, law.prior_precision = prior_precision;
         law.clip = static_cast<Clip>(clip), law.clip_on_update = clip_on_update, law.bound = bound;
         const Ratio args{held<float>(x, n * d, "x"), held<void>(grad, n * d, "grad"),
                          held<float>(proposal, n * d, "proposal"), held<void>(proposal_grad, n * d, "proposal_grad"),
-                         static_cast<GradType>(grad_type), n, d, law, half_precision, half_prior,
-                         held<double>(out, n, "out")};
+                         static_cast<GradType>(grad_type), n, d, law, {at<float>(numbers), field, 0, chain},
+                         half_precision, half_prior, at<double>(halves), held<double>(out, n, "out")};
         py::gil_scoped_release release;
         langevin_ratio(args, where...);
     };
 }
 
 // An energy as it crosses: its kind, d and components, the addresses of `where` and `weight`, and its reaches.
-using Numbers = std::tuple<int, int64_t, int64_t, uintptr_t, uintptr_t, float, float>;
+using Told = std::tuple<int, int64_t, int64_t, uintptr_t, uintptr_t, float, float>;
 
-inline Formula formula_of(const Numbers& numbers) {
-    const auto [kind, d, components, where, weight, reach, first_reach] = numbers;
+inline Formula formula_of(const Told& told) {
+    const auto [kind, d, components, where, weight, reach, first_reach] = told;
     const bool weighted = static_cast<Kind>(kind) < Kind::double_well;
     return {static_cast<Kind>(kind), d, components, held<float>(where, d, "where"),
             held<float>(weight, weighted ? d : 0, "weight"), reach, first_reach};
 }
 
+// A run of steps as it crosses: how many; where their numbers lie, and how far apart those of fields, steps and chains;
+// whether any noise or prior may not be 0; add, clip, clip_on_update, low, high, noise_first, clamp_noise; seed, first
+// step, and the addresses of chain_ids and first_bad.
+using Run = std::tuple<int64_t, uintptr_t, int64_t, int64_t, int64_t, bool, bool, int, int, bool, float, float, bool, bool,
+                       uint64_t, uint64_t, uintptr_t, uintptr_t>;
+
+inline Chains chains_of(const Run& run, float* x, int64_t n) {
+    const auto [n_steps, numbers, field, step, chain, noisy, prior, add, clip, clip_on_update, low, high, noise_first,
+                clamp_noise, seed, first_step, chain_ids, first_bad] = run;
+    const Law law{0, noisy ? 1.0f : 0.0f, 1, prior ? 1.0f : 0.0f, static_cast<Add>(add), static_cast<Clip>(clip),
+                  clip_on_update, 0, low, high};
+    return {x, n, n_steps, {held<float>(numbers, n_steps, "schedule"), field, step, chain}, law, noise_first, clamp_noise,
+            {seed, first_step, 0, 0}, at<int64_t>(chain_ids), at<int64_t>(first_bad)};
+}
+
 // The same for whole chains in an energy with a formula, and for one look at it.
 template <class... Where>
 auto taking_numbers(void (*whole)(const Whole&, Where...)) {
-    return [whole](const Numbers& energy, uintptr_t x, int64_t n, int64_t n_steps, uintptr_t step_size, uintptr_t noise_std,
-                   uintptr_t inverse_temperature, float prior_precision, int add, int clip, bool clip_on_update,
-                   float bound, float low, float high, bool noise_first, bool clamp_noise, uint64_t seed,
-                   uint64_t first_step, uintptr_t chain_ids, uintptr_t first_bad, Where... where) {
-        const Law law{0, 0, 1, prior_precision, static_cast<Add>(add), static_cast<Clip>(clip), clip_on_update, bound, low, high};
+    return [whole](const Told& energy, uintptr_t x, int64_t n, const Run& run, Where... where) {
         const Formula formula = formula_of(energy);
-        const Chains chains{held<float>(x, n * formula.d, "x"), n, n_steps, held<float>(step_size, n_steps, "step_size"),
-                            held<float>(noise_std, n_steps, "noise_std"),
-                            held<float>(inverse_temperature, n_steps, "inverse_temperature"), law, noise_first, clamp_noise,
-                            {seed, first_step, 0, 0}, at<int64_t>(chain_ids), at<int64_t>(first_bad)};
-        const Whole args{chains, formula};
+        const Whole args{chains_of(run, held<float>(x, n * formula.d, "x"), n), formula};
         py::gil_scoped_release release;
         whole(args, where...);
     };
@@ -120,7 +128,7 @@ auto taking_numbers(void (*whole)(const Whole&, Where...)) {
 
 template <class... Where>
 auto taking_numbers(void (*look)(const Look&, Where...)) {
-    return [look](const Numbers& energy, uintptr_t x, int64_t n, uintptr_t energies, uintptr_t gradients, Where... where) {
+    return [look](const Told& energy, uintptr_t x, int64_t n, uintptr_t energies, uintptr_t gradients, Where... where) {
         const Formula formula = formula_of(energy);
         const Look args{formula, held<float>(x, n * formula.d, "x"), n, held<float>(energies, n, "energies"),
                         held<float>(gradients, n * formula.d, "gradients")};

@@ -78,18 +78,11 @@ std::vector<MlpLayer> given_layers(const std::vector<Layer>& layers) {
     return given;
 }
 
-void mlp_chains(uintptr_t x, int64_t n, const std::vector<Layer>& layers, int64_t steps, uintptr_t step_size,
-                uintptr_t noise_std, uintptr_t inverse_temperature, float prior_precision, int add, int clip,
-                bool clip_on_update, float bound, float low, float high, bool noise_before, bool clamp_noise, uint64_t seed,
-                uint64_t first_step, uintptr_t chain_ids, uintptr_t diverged, int threads) {
+void mlp_chains(uintptr_t x, int64_t n, const std::vector<Layer>& layers, const Run& run, int threads) {
     const std::vector<MlpLayer> given = given_layers(layers);
-    const StepRun run{held<float>(step_size, steps, "step_size"), held<float>(noise_std, steps, "noise_std"),
-                      held<float>(inverse_temperature, steps, "inverse_temperature"), steps, noise_before, clamp_noise};
-    const Law law{0, 0, 1, prior_precision, static_cast<Add>(add), static_cast<Clip>(clip), clip_on_update, bound, low, high};
+    const Chains chains = chains_of(run, held<float>(x, n * given.at(0).inputs, "x"), n);
     py::gil_scoped_release release;
-    const int64_t size = n * given.at(0).inputs;
-    chosen->mlp_chains({held<float>(x, size, "x"), n, given.data(), static_cast<int>(given.size()), run, law,
-                        {seed, first_step, 0, 0}, at<int64_t>(chain_ids), at<int64_t>(diverged), threads});
+    chosen->mlp_chains({chains, given.data(), static_cast<int>(given.size()), threads});
 }
 
 void mlp_look(uintptr_t x, int64_t n, const std::vector<Layer>& layers, uintptr_t energies, uintptr_t gradients, int threads) {

@@ -38,15 +38,8 @@ cuda::Perceptron perceptron(uintptr_t numbers, int64_t count, const std::vector<
 }
 
 void mlp_chains(uintptr_t x, int64_t n, uintptr_t numbers, int64_t count, const std::vector<Hidden>& layers, int last,
-                int last_bias, int64_t n_steps, uintptr_t step_size, uintptr_t noise_std, uintptr_t inverse_temperature,
-                float prior_precision, int add, int clip, bool clip_on_update, float bound, float low, float high,
-                bool noise_first, bool clamp_noise, uint64_t seed, uint64_t first_step, uintptr_t chain_ids,
-                uintptr_t first_bad, int device, uintptr_t stream) {
-    const Law law{0, 0, 1, prior_precision, static_cast<Add>(add), static_cast<Clip>(clip), clip_on_update, bound, low, high};
-    const Chains chains{held<float>(x, n, "x"), n, n_steps, held<float>(step_size, n_steps, "step_size"),
-                        held<float>(noise_std, n_steps, "noise_std"),
-                        held<float>(inverse_temperature, n_steps, "inverse_temperature"), law, noise_first, clamp_noise,
-                        {seed, first_step, 0, 0}, at<int64_t>(chain_ids), at<int64_t>(first_bad)};
+                int last_bias, const Run& run, int device, uintptr_t stream) {
+    const Chains chains = chains_of(run, held<float>(x, n, "x"), n);
     const cuda::MlpChains args{chains, perceptron(numbers, count, layers, last, last_bias)};
     py::gil_scoped_release release;
     cuda::mlp_chains(args, launch(device, stream));

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "formulas/activation.h"
-#include "formulas/args.h"
+#include "formulas/whole.h"
 
 namespace hatebm {
 
@@ -14,23 +14,9 @@ struct MlpLayer {
     float parameter;
 };
 
-// The law of `count` steps; step k has entry k of each array.
-struct StepRun {
-    const float *step_size, *noise_std, *inverse_temperature;
-    int64_t count;
-    bool noise_before, clamp_noise;
-};
-
-struct MlpArgs {
-    float* x;  // (n, inputs of the first layer), updated in place
-    int64_t n;
+struct MlpArgs : Chains {  // of as many elements as the first layer has inputs
     const MlpLayer* layers;
     int depth;
-    StepRun run;
-    Law law;                   // of every step, but for what `run` holds
-    Draw draw;                 // of the first step
-    const int64_t* chain_ids;  // (n,), or null: 0..n-1
-    int64_t* diverged;         // (n,) or null: the first step at which an energy or a gradient was not finite
     int threads;
 };
 

@@ -27,6 +27,7 @@ struct Step {
     float* image;              // (n, d): receives gz + x
     int64_t n, d;
     Law law;
+    Numbers numbers;           // of each chain, in place of the law's
     Draw draw;
     const int64_t* chain_ids;  // (n,), or null: 0..n-1
     float* grad_norm;          // (n,) or null
@@ -51,7 +52,9 @@ struct Ratio {
     GradType grad_type;
     int64_t n, d;
     Law law;                     // of the drift
+    Numbers numbers;             // of each chain, in place of the law's
     double half_precision, half_prior;  // 1 / (2 noise_std^2) and prior_precision / 2
+    const double* halves;        // (2, n): the same of each chain, or null
     double* out;                 // (n,)
 };
 

@@ -1,6 +1,8 @@
 // One Langevin step of one element, for scalars, SIMD vectors and GPUs: x <- clamp(x - s clip(g / T + p x) + n eps).
 #pragma once
 
+#include <type_traits>
+
 #include "formulas/philox.h"
 
 namespace hatebm {
@@ -9,22 +11,57 @@ enum class Add : int { sequential, increment, fma };
 enum class Clip : int { none, value, norm };
 enum class GradType : int { none, float32, bfloat16, float16 };
 
-struct Law {
-    float step_size, noise_std, inverse_temperature, prior_precision;
+// Its numbers are floats, or vectors of what each lane's chain has.
+template <class Number>
+struct LawOf {
+    Number step_size, noise_std, inverse_temperature, prior_precision;
     Add add;
     Clip clip;
     bool clip_on_update;
-    float bound;      // of the clip
+    Number bound;     // of the clip
     float low, high;  // of the clamp
 };
+using Law = LawOf<float>;
+
+// Where the numbers of the law of each chain at each step lie.
+struct Numbers {
+    const float* at;  // null: the law's own stand for all
+    int64_t field, step, chain;  // how far apart two of them lie, in floats
+    HATEBM_HD float operator()(int f, int64_t i, int64_t c) const { return at[f * field + i * step + c * chain]; }
+};
+constexpr int fields = 5;  // of a law: step_size, noise_std, inverse_temperature, prior_precision, bound
 
 namespace {
 
+// The law of chain c at step i. Noise or a prior that `law` has not, nobody has.
+HATEBM_HD Law law_at(Law law, const Numbers& numbers, int64_t i, int64_t c) {
+    if (!numbers.at) return law;
+    law.step_size = numbers(0, i, c);
+    if (law.noise_std != 0) law.noise_std = numbers(1, i, c);
+    law.inverse_temperature = numbers(2, i, c);
+    if (law.prior_precision != 0) law.prior_precision = numbers(3, i, c);
+    law.bound = numbers(4, i, c);
+    return law;
+}
+
+// yes() where a number of the law is not 0, else no: a branch for one of all chains, lane by lane for one of each.
+template <class Number, class Float, class Yes>
+HATEBM_HD Float unless_zero(Number number, Float no, Yes yes) {
+    if constexpr (std::is_same_v<Number, float>) return number != 0 ? yes() : no;
+    else return where_greater(abs_of(number), Number(0.0f), yes(), no);
+}
+
+template <class Number>
+HATEBM_HD Number negative(Number number) {
+    if constexpr (std::is_same_v<Number, float>) return -number;
+    else return Number(-1.0f) * number;
+}
+
 // What the clip sees: grad E / T + prior_precision x.
-template <class Float>
-HATEBM_HD Float total_gradient(const Law& law, Float x, Float grad) {
+template <class Number, class Float>
+HATEBM_HD Float total_gradient(const LawOf<Number>& law, Float x, Float grad) {
     grad = grad * Float(law.inverse_temperature);
-    return law.prior_precision != 0 ? grad + Float(law.prior_precision) * x : grad;
+    return unless_zero(law.prior_precision, grad, [&] { return grad + Float(law.prior_precision) * x; });
 }
 
 // Where a total gradient leads.
@@ -34,40 +71,40 @@ struct Drift {
 };
 
 // `factor` scales the gradient of a sample whose norm is clipped.
-template <class Float>
-HATEBM_HD Drift<Float> drift_of(const Law& law, Float grad, Float factor) {
+template <class Number, class Float>
+HATEBM_HD Drift<Float> drift_of(const LawOf<Number>& law, Float grad, Float factor) {
     const Float s(law.step_size), bound(law.bound);
     if (law.clip == Clip::norm) grad = grad * factor;
-    if (law.clip == Clip::value && !law.clip_on_update) grad = clamp(grad, Float(-law.bound), bound);
+    if (law.clip == Clip::value && !law.clip_on_update) grad = clamp(grad, Float(negative(law.bound)), bound);
     Float drift = s * grad, free = drift;
-    if (law.clip == Clip::value && law.clip_on_update) drift = clamp(drift, Float(-law.bound), bound);
+    if (law.clip == Clip::value && law.clip_on_update) drift = clamp(drift, Float(negative(law.bound)), bound);
     return {grad, free, drift};
 }
 
-// x after the step. eps is used when noise_std is not 0.
-template <class Float>
-HATEBM_HD Float step_element(const Law& law, Float x, Float total, Float eps, Float factor) {
-    const bool noisy = law.noise_std != 0;
+// x after the step. eps is used where noise_std is not 0.
+template <class Number, class Float>
+HATEBM_HD Float step_element(const LawOf<Number>& law, Float x, Float total, Float eps, Float factor) {
     const auto [grad, free, drift] = drift_of(law, total, factor);
+    const Float noise_std(law.noise_std);
     Float moved;
     if (law.add == Add::fma) {
-        moved = fma(Float(-law.step_size), grad, x);
+        moved = fma(Float(negative(law.step_size)), grad, x);
         if (law.clip == Clip::value && law.clip_on_update)
             moved = where_greater(abs_of(free), Float(law.bound), x - drift, moved);
-        if (noisy) moved = fma(Float(law.noise_std), eps, moved);
+        moved = unless_zero(law.noise_std, moved, [&, moved = moved] { return fma(noise_std, eps, moved); });
     } else if (law.add == Add::increment) {
-        moved = noisy ? x + (Float(law.noise_std) * eps - drift) : x - drift;
+        moved = unless_zero(law.noise_std, x - drift, [&, drift = drift] { return x + (noise_std * eps - drift); });
     } else {
         moved = x - drift;
-        if (noisy) moved = moved + Float(law.noise_std) * eps;
+        moved = unless_zero(law.noise_std, moved, [&, moved = moved] { return moved + noise_std * eps; });
     }
     return clamp(moved, Float(law.low), Float(law.high));
 }
 
 // A step without a gradient: the noise of the laws that add it before the gradient is taken.
-template <class Float>
-HATEBM_HD Float noise_element(const Law& law, Float x, Float eps) {
-    if (law.noise_std != 0) x = x + Float(law.noise_std) * eps;
+template <class Number, class Float>
+HATEBM_HD Float noise_element(const LawOf<Number>& law, Float x, Float eps) {
+    x = unless_zero(law.noise_std, x, [&, x = x] { return x + Float(law.noise_std) * eps; });
     return clamp(x, Float(law.low), Float(law.high));
 }
 

@@ -16,12 +16,13 @@ struct Formula {
     float reach, first_reach;  // up to which |x| energy and gradient are known to be finite; the same for element 0
 };
 
-// Step i of the run is step draw.step + i of the chains, with entry i of the three arrays in place of the law's numbers.
+// Step i of the run is step draw.step + i of the chains. Where a chain's step_size and noise_std are both 0, it stays as
+// it is: no clamp, and nobody looks at its energy.
 struct Chains {
     float* x;  // (n, d), updated in place
     int64_t n, n_steps;
-    const float *step_size, *noise_std, *inverse_temperature;
-    Law law;
+    Numbers numbers;  // never null
+    Law law;          // what is one for all; noise_std and prior_precision are 0 where they are so at every step
     bool noise_first, clamp_noise;  // noise before the gradient is taken, and the box after it too
     Draw draw;
     const int64_t* chain_ids;  // (n,), or null: 0..n-1

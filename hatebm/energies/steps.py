@@ -12,22 +12,25 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+NUMBERS = ("step_size", "noise_std", "inverse_temperature", "prior_precision", "bound")  # the rows of a schedule
+
 
 class Steps(NamedTuple):
     """The law of a run of steps of block 0, as kernels take it, see :func:`hatebm.ops.langevin_step_`.
 
-    Step first_step + i has entry i of the three schedules. With noise_at="before" it first adds noise_std * eps, and
-    clamps to (low, high) too where ``clamp_noise``. Then x <- clamp(x - step_size * clip(grad E * inverse_temperature
-    + prior_precision * x) + noise_std * eps), the noise there only with noise_at="after". Where step_size and
-    noise_std are both 0, nothing happens: no clamp, and the energy is not looked at.
+    Step first_step + i of chain c has the numbers ``schedule[:, i]``, or ``schedule[:, i, c]``. With noise_at="before"
+    it first adds noise_std * eps, and clamps to (low, high) too where ``clamp_noise``. Then x <- clamp(x - step_size *
+    clip(grad E * inverse_temperature + prior_precision * x) + noise_std * eps), the noise there only with
+    noise_at="after". Where a chain's step_size and noise_std are both 0, nothing happens to it: no clamp, and its
+    energy is not looked at.
     """
 
-    schedule: Tensor  # (3, n_steps) float32 on the CPU: step_size, noise_std and inverse_temperature
-    prior_precision: float
+    schedule: Tensor  # (5, n_steps) or (5, n_steps, n) float32 beside x, any strides: NUMBERS of each step and chain
+    noisy: bool  # whether any noise_std may not be 0
+    prior: bool  # whether any prior_precision may not be 0
     add: str  # "sequential", "increment" or "fma"
     clip: str | None  # None, "value" or "norm"
     clip_on: str  # "grad" or "update"
-    bound: float  # of the clip
     low: float  # of the clamp; infinite where there is none
     high: float
     clamp_noise: bool
@@ -42,18 +45,3 @@ class Steps(NamedTuple):
     def n_steps(self) -> int:
         """How many steps these are."""
         return self.schedule.shape[1]
-
-    @property
-    def step_size(self) -> Tensor:
-        """(n_steps,), like the next two."""
-        return self.schedule[0]
-
-    @property
-    def noise_std(self) -> Tensor:
-        """Standard deviations of the noise."""
-        return self.schedule[1]
-
-    @property
-    def inverse_temperature(self) -> Tensor:
-        """What multiplies the gradient of the energy."""
-        return self.schedule[2]

@@ -4,9 +4,12 @@ The float32 results of this file are, by definition, the bits that the C++, CUDA
 """
 
 import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+Number = float | Tensor  # of the law: one for all chains, or a column of one a chain
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -23,6 +26,24 @@ MINUS_2_LN2 = -1.3862943649291992
 TWO_THIRDS_BITS = 0x3F2AAAAB
 
 FOLD = 1024  # elements that one level of the reduction tree takes together
+
+
+class Numbers(NamedTuple):
+    """The numbers of a law."""
+
+    step_size: Number
+    noise_std: Number
+    inverse_temperature: Number
+    prior_precision: Number
+    bound: Number  # of the clip
+
+    def of_each(self, numbers: Tensor | None, x: Tensor) -> "Numbers":
+        """These, or ``numbers``, (5, n) or (5, 1), as columns beside x; noise or a prior of 0 is one for all."""
+        if numbers is None:
+            return self
+        columns = numbers.detach().reshape(len(self), -1, *[1] * (x.dim() - 1))
+        zeros = {name: 0.0 for name in ("noise_std", "prior_precision") if getattr(self, name) == 0}
+        return Numbers(*columns)._replace(**zeros)
 
 
 def philox(counter: Tensor, key: Tensor) -> Tensor:
@@ -135,10 +156,11 @@ def langevin_step_(
     step: int | Tensor,
     inverse_temperature: float = 1.0,
     prior_precision: float = 0.0,
+    bound: float = 0.0,
+    numbers: Tensor | None = None,
     add: str = "sequential",
     clip: str | None = None,
     clip_on: str = "grad",
-    bound: float = 0.0,
     low: float = -math.inf,
     high: float = math.inf,
     block: int = 0,
@@ -151,15 +173,21 @@ def langevin_step_(
     displacement: Tensor | None = None,
     diverged: Tensor | None = None,
 ) -> None:
-    """One step in place: x <- clamp(x - step_size * clip(grad / T + prior_precision * x) + noise_std * eps)."""
-    new = x
-    if noise_std != 0:
+    """One step in place: x <- clamp(x - step_size * clip(grad / T + prior_precision * x) + noise_std * eps).
+
+    ``numbers``, (5, n) or (5, 1) of x's dtype, stand in place of step_size, noise_std, inverse_temperature,
+    prior_precision and bound, one of each chain; a noise_std or a prior_precision of 0 is one for all.
+    """
+    new, noisy = x, noise_std != 0
+    law = Numbers(step_size, noise_std, inverse_temperature, prior_precision, bound)
+    step_size, noise_std, inverse_temperature, prior_precision, bound = law.of_each(numbers, x)
+    if noisy:
         if noise is None:
             at = {"seed": seed, "step": step, "block": block, "purpose": purpose}
             noise = normal(tuple(x.shape), **at, chain_ids=chain_ids, device=x.device)
         kick = noise_std * noise.to(x.dtype)
     if grad is None:
-        new = new + kick if noise_std != 0 else new
+        new = _unless_zero(noise_std, new + kick, new) if noisy else new
         if grad_norm is not None:
             grad_norm.zero_()
     else:
@@ -170,15 +198,15 @@ def langevin_step_(
             diverged.copy_(torch.where(bad, diverged.clamp(max=step), diverged))
         g, drift = _clipped(g, norm, step_size, clip, clip_on, bound)
         if add == "increment":
-            new = x + (kick - drift if noise_std != 0 else -drift)
+            new = _unless_zero(noise_std, x + (kick - drift), x - drift) if noisy else x - drift
         elif add == "sequential":
             new = x - drift
-            new = new + kick if noise_std != 0 else new
+            new = _unless_zero(noise_std, new + kick, new) if noisy else new
         else:
             new = _fma(-step_size, g, x)
             if clip == "value" and clip_on == "update":
                 new = torch.where((step_size * g).abs() > bound, x - drift, new)
-            new = _fma(noise_std, noise.to(x.dtype), new) if noise_std != 0 else new
+            new = _unless_zero(noise_std, _fma(noise_std, noise.to(x.dtype), new), new) if noisy else new
         if grad_norm is not None:
             grad_norm.copy_(norm)
     new = _clamp(new, low, high)
@@ -199,21 +227,28 @@ def langevin_ratio(
     noise_std: float,
     inverse_temperature: float = 1.0,
     prior_precision: float = 0.0,
+    bound: float = 0.0,
+    numbers: Tensor | None = None,
+    halves: Tensor | None = None,
     clip: str | None = None,
     clip_on: str = "grad",
-    bound: float = 0.0,
 ) -> Tensor:
     """Each sample's log q(x | x') - log q(x' | x) - prior_precision (|x'|^2 - |x|^2) / 2, x' = proposal, in float64.
 
     q(b | a) = N(b; a - drift(a), noise_std^2): with w = x' - x, the logarithms of an element differ by
-    ((w + drift(x))^2 - (w - drift(x'))^2) / (2 noise_std^2), factored here.
+    ((w + drift(x))^2 - (w - drift(x'))^2) / (2 noise_std^2), factored here. ``numbers`` as in :func:`langevin_step_`;
+    ``halves``, (2, n) float64, are then the :func:`ratio_coefficients` of each chain.
     """
+    law = Numbers(step_size, noise_std, inverse_temperature, prior_precision, bound)
+    step_size, _, inverse_temperature, of_prior, bound = law.of_each(numbers, x)
     drifts = []
     for at, gradient in ((x.detach(), grad.detach()), (proposal.detach(), proposal_grad.detach())):
-        g = _total_gradient(at, gradient, inverse_temperature, prior_precision)
+        g = _total_gradient(at, gradient, inverse_temperature, of_prior)
         norm = sample_norm(g) if clip == "norm" else None
         drifts.append(_clipped(g, norm, step_size, clip, clip_on, bound)[1].double())
     half_precision, half_prior = ratio_coefficients(noise_std, prior_precision)
+    if halves is not None:
+        half_precision, half_prior = (column.reshape(-1, *[1] * (x.dim() - 1)) for column in halves)
     there, back = drifts
     start, end = x.detach().double(), proposal.detach().double()
     way = end - start
@@ -221,7 +256,7 @@ def langevin_ratio(
     return tree_sum(_rows(kernels - half_prior * way * (end + start))) + 0.0  # a sum of 0 has no sign
 
 
-def ratio_coefficients(noise_std: float, prior_precision: float) -> tuple[float, float]:
+def ratio_coefficients(noise_std: float | Tensor, prior_precision: float | Tensor) -> tuple[Any, Any]:
     """The two numbers of :func:`langevin_ratio`, 1 / (2 noise_std^2) and prior_precision / 2, rounded as here."""
     return 0.5 / noise_std / noise_std, 0.5 * prior_precision
 
@@ -246,34 +281,42 @@ def residual_add(gz: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
     return torch.add(gz, y, out=out)
 
 
-def _total_gradient(x: Tensor, grad: Tensor, inverse_temperature: float, prior_precision: float) -> Tensor:
+def _total_gradient(x: Tensor, grad: Tensor, inverse_temperature: Number, prior_precision: Number) -> Tensor:
     """What the clip sees: grad E / T + prior_precision x."""
     g = grad.to(x.dtype) * inverse_temperature
-    return g + prior_precision * x if prior_precision != 0 else g
+    if not isinstance(prior_precision, Tensor) and prior_precision == 0:
+        return g
+    return _unless_zero(prior_precision, g + prior_precision * x, g)
 
 
 def _clipped(
-    g: Tensor, norm: Tensor | None, step_size: float, clip: str | None, clip_on: str, bound: float
+    g: Tensor, norm: Tensor | None, step_size: Number, clip: str | None, clip_on: str, bound: Number
 ) -> tuple[Tensor, Tensor]:
     """The gradient after the clip, and the drift."""
     if clip == "norm":
+        norm = norm.view(len(g), *[1] * (g.dim() - 1))
         length = norm * abs(step_size) if clip_on == "update" else norm
-        factor = torch.where(length <= bound, 1.0, torch.full_like(length, bound) / length)
-        g = g * factor.view(len(g), *[1] * (g.dim() - 1))
+        cap = bound if isinstance(bound, Tensor) else torch.full_like(length, bound)
+        g = g * torch.where(length <= cap, 1.0, cap / length)
     elif clip == "value" and clip_on == "grad":
         g = _clamp(g, -bound, bound)
     drift = step_size * g
     return g, _clamp(drift, -bound, bound) if clip == "value" and clip_on == "update" else drift
 
 
+def _unless_zero(number: Number, yes: Tensor, no: Tensor) -> Tensor:
+    """``yes`` where a number of the law is not 0, else ``no``."""
+    return torch.where(number != 0, yes, no) if isinstance(number, Tensor) else yes if number != 0 else no
+
+
 def _rows(v: Tensor) -> Tensor:
     return v.reshape(v.shape[0], math.prod(v.shape[1:]))
 
 
-def _fma(a: float, b: Tensor, c: Tensor) -> Tensor:
+def _fma(a: Number, b: Tensor, c: Tensor) -> Tensor:
     if c.dtype == torch.float64:
         return a * b + c
-    return fma(torch.tensor(a, dtype=torch.float32, device="cpu"), b, c)
+    return fma(a if isinstance(a, Tensor) else torch.tensor(a, dtype=torch.float32, device="cpu"), b, c)
 
 
 def _horner(coefficients: tuple[float, ...], t: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from hatebm.ops.checks import require
 from hatebm.ops.native.extension import _C, ADD, CLIP, MASK64, address, readable, stream
 
 FORMULAS = {  # d and components to how many numbers `where` and `weight` hold
@@ -44,9 +45,8 @@ def whole_chains_(formula: Any, reach: tuple[float, ...], x: Tensor, steps: Any)
     """
     rows, n, here = readable(x), x.shape[0], x.device
     first_bad = x.new_empty(n, dtype=torch.int64)
-    schedule = schedule_of(steps, here)
-    bad = address(first_bad, n, here, torch.int64)
-    arguments = (_numbers(formula, here, reach), address(rows, n * formula.d, here), n, *_law(steps, schedule, n), bad)
+    run = run_of(steps, n, here, first_bad)
+    arguments = (_numbers(formula, here, reach), address(rows, n * formula.d, here), n, run)
     if x.device.type == "cpu":
         _C.whole(*arguments, torch.get_num_threads())
     else:
@@ -83,14 +83,13 @@ def perceptron_chains_(x: Tensor, layers: Sequence[Any], steps: Any) -> Tensor:
     """
     rows, n, here = readable(x), len(x), x.device
     first = torch.full((n,), NEVER, dtype=torch.int64, device=here)
-    schedule = schedule_of(steps, here)
-    law = (*_law(steps, schedule, n), address(first if steps.watched else None, n, here, torch.int64))
+    run = run_of(steps, n, here, first if steps.watched else None)
     start = address(rows, n * layers[0].weight.shape[1], here)
     if here.type == "cpu":
-        _C.mlp_chains(start, n, _layers(layers), *law, torch.get_num_threads())
+        _C.mlp_chains(start, n, _layers(layers), run, torch.get_num_threads())
     else:
         numbers = _packed(layers)
-        _C.cuda.mlp_chains(start, n, *_places(layers, numbers), *law, *stream(x))
+        _C.cuda.mlp_chains(start, n, *_places(layers, numbers), run, *stream(x))
     mark_moved(x, rows)
     return first
 
@@ -146,19 +145,17 @@ def _layers(layers: Sequence[Any]) -> list[tuple]:
     return told
 
 
-def schedule_of(steps: Any, device: torch.device) -> Tensor:
-    """Step sizes, noise and inverse temperatures on the device, (3, n_steps) float32."""
-    return steps.schedule.to(device, non_blocking=True)
-
-
-def _law(steps: Any, schedule: Tensor, n: int) -> tuple:
+def run_of(steps: Any, n: int, here: torch.device, first_bad: Tensor | None) -> tuple:
     """A run of steps of n chains as it crosses."""
-    rows, row = address(schedule, 3 * steps.n_steps, schedule.device), 4 * steps.n_steps
+    schedule, several = steps.schedule, steps.schedule.dim() == 3
+    fits = schedule.shape[:2] == (5, steps.n_steps) and (not several or schedule.shape[2] == n)
+    require(fits, "hatebm", "schedule", f"of shape (5, {steps.n_steps}) or (5, {steps.n_steps}, {n})", schedule)
+    apart = schedule.stride() if several else (*schedule.stride(), 0)
     return (
-        *(steps.n_steps, rows, rows + row, rows + 2 * row, steps.prior_precision),
-        *(ADD[steps.add], CLIP[steps.clip], steps.clip_on == "update", steps.bound, steps.low, steps.high),
+        *(steps.n_steps, address(schedule, schedule.numel(), here), *apart, steps.noisy, steps.prior),
+        *(ADD[steps.add], CLIP[steps.clip], steps.clip_on == "update", steps.low, steps.high),
         *(steps.noise_at == "before", steps.clamp_noise, steps.seed & MASK64, steps.first_step),
-        address(steps.chain_ids, n, schedule.device, torch.int64),
+        *(address(v, n, here, torch.int64) for v in (steps.chain_ids, first_bad)),
     )
 
 

@@ -22,10 +22,11 @@ def langevin_step_(
     step: int | Tensor,
     inverse_temperature: float = 1.0,
     prior_precision: float = 0.0,
+    bound: float = 0.0,
+    numbers: Tensor | None = None,
     add: str = "sequential",
     clip: str | None = None,
     clip_on: str = "grad",
-    bound: float = 0.0,
     low: float = -math.inf,
     high: float = math.inf,
     block: int = 0,
@@ -47,8 +48,8 @@ def langevin_step_(
     others = [0 if v is None else address(v, n * d, here) for v in (noise, gz, image)]
     arguments = (
         *(x.data_ptr(), 0 if grad is None else grad.data_ptr(), GRAD_TYPES[kind], *others, n, d),
-        *(step_size, noise_std, inverse_temperature, prior_precision),
-        *(ADD[add], CLIP[clip], clip_on == "update", bound, low, high),
+        *(step_size, noise_std, inverse_temperature, prior_precision, bound, *numbers_at(numbers, n, here)),
+        *(ADD[add], CLIP[clip], clip_on == "update", low, high),
     )
     ids, bad = address(chain_ids, n, here, torch.int64), address(diverged, n, here, torch.int64)
     outputs = (ids, address(grad_norm, n, here), address(displacement, n, here), bad, layout)
@@ -68,32 +69,49 @@ def ready_step(
     x: Tensor,
     *,
     seed: int,
-    prior_precision: float,
     add: str,
     clip: str | None,
     clip_on: str,
-    bound: float,
     low: float,
     high: float,
     block: int,
     purpose: int,
     chain_ids: Tensor | None,
     diverged: Tensor | None,
-) -> Callable[[Tensor, int, float, float, float], None]:
+) -> Callable[..., None]:
     """:func:`langevin_step_` of a row-major x on the CPU, to be called again and again with what a step changes."""
-    n, d = x.shape[0], math.prod(x.shape[1:])
-    law = (prior_precision, ADD[add], CLIP[clip], clip_on == "update", bound, low, high, seed & MASK64)
-    ids, bad = address(chain_ids, n, x.device, torch.int64), address(diverged, n, x.device, torch.int64)
+    n, d, here = x.shape[0], math.prod(x.shape[1:]), x.device
+    law = (ADD[add], CLIP[clip], clip_on == "update", low, high, seed & MASK64)
+    ids, bad = address(chain_ids, n, here, torch.int64), address(diverged, n, here, torch.int64)
     ends = (block, purpose, ids, 0, 0, bad, [], torch.get_num_threads())
     written = [x] if diverged is None else [x, diverged]
 
-    def step(grad: Tensor, t: int, step_size: float, noise_std: float, temperature: float) -> None:
+    def step(
+        grad: Tensor,
+        t: int,
+        step_size: float,
+        noise_std: float,
+        inverse_temperature: float,
+        prior_precision: float,
+        bound: float,
+        numbers: Tensor | None,
+    ) -> None:
         rows = readable(grad)
         operands = (x.data_ptr(), rows.data_ptr(), GRAD_TYPES[rows.dtype], 0, 0, 0, n, d)
-        _C.langevin_step(*operands, step_size, noise_std, 1.0 / temperature, *law, t, *ends)
+        own = (0, 0, 0) if numbers is None else numbers_at(numbers, n, here)
+        _C.langevin_step(
+            *operands, step_size, noise_std, inverse_temperature, prior_precision, bound, *own, *law, t, *ends
+        )
         torch.autograd.graph.increment_version(written)
 
     return step
+
+
+def numbers_at(numbers: Tensor | None, n: int, here: torch.device) -> tuple[int, int, int]:
+    """Where the numbers of the laws of n chains lie, (5, n) or (5, 1), and how far apart those of fields and chains."""
+    if numbers is None:
+        return 0, 0, 0
+    return address(numbers, 5 * numbers.shape[1], here), numbers.stride(0), numbers.stride(1) * (numbers.shape[1] > 1)
 
 
 def langevin_ratio(
@@ -106,20 +124,22 @@ def langevin_ratio(
     noise_std: float,
     inverse_temperature: float = 1.0,
     prior_precision: float = 0.0,
+    bound: float = 0.0,
+    numbers: Tensor | None = None,
+    halves: Tensor | None = None,
     clip: str | None = None,
     clip_on: str = "grad",
-    bound: float = 0.0,
 ) -> Tensor:
     """Twin of :func:`hatebm.ops.reference.langevin_ratio`."""
-    n, d = x.shape[0], math.prod(x.shape[1:])
+    n, d, here = x.shape[0], math.prod(x.shape[1:]), x.device
     tensors = [readable(v) for v in (x, grad, proposal, proposal_grad)]
     out = torch.empty(n, dtype=torch.float64, device=x.device)
     arguments = (
         *[v.data_ptr() for v in tensors],
         *(GRAD_TYPES[grad.dtype], n, d),
-        *(step_size, inverse_temperature, prior_precision, CLIP[clip], clip_on == "update", bound),
-        *ratio_coefficients(noise_std, prior_precision),
-        out.data_ptr(),
+        *(step_size, inverse_temperature, prior_precision, bound, *numbers_at(numbers, n, here)),
+        *(CLIP[clip], clip_on == "update", *ratio_coefficients(noise_std, prior_precision)),
+        *(address(halves, 2 * n, here, torch.float64), out.data_ptr()),
     )
     if x.device.type == "cpu":
         _C.langevin_ratio(*arguments, torch.get_num_threads())
