@@ -8,8 +8,8 @@
 namespace hatebm::HATEBM_ISA {
 namespace {
 
-template <GradType G>
-HATEBM_HD void step_tile(const Law& law, const Row& row, int64_t i, Tile eps, Tile factor, bool watched, Tile& unclean,
+template <GradType G, class Number>
+HATEBM_HD void step_tile(const LawOf<Number>& law, const Row& row, int64_t i, Tile eps, Tile factor, bool watched, Tile& unclean,
                          double* squares) {
     const Tile x = load_tile(row.x + i);
     Tile moved;
@@ -47,8 +47,8 @@ struct Tail {
 };
 
 // The noise of the tile at element i of the row.
-HATEBM_HD Tile tile_of_noise(const Law& law, const Draw& draw, const RoundKeys& keys, const Row& row, int64_t i) {
-    if (law.noise_std == 0) return Tile(0.0f);
+HATEBM_HD Tile tile_of_noise(bool noisy, const Draw& draw, const RoundKeys& keys, const Row& row, int64_t i) {
+    if (!noisy) return Tile(0.0f);
     if (row.noise) return load_tile(row.noise + i);
     return tile_of_normals(draw, keys, row.chain, static_cast<uint32_t>((row.first + i) / 4));
 }
@@ -60,44 +60,55 @@ bool is_plain(const Law& law, const Row& row, const double* squares) {
 }
 
 // Steps a row; `squares`, if any, receives the squared displacements. False where a `watched` gradient is not finite.
-// Plain rows get a loop of their own, in which the compiler knows the options.
-template <GradType G, bool plain>
-bool step_row(Law law, const Draw draw, const RoundKeys keys, Row row, float clip_factor, bool watched, double* squares) {
-    if constexpr (plain) {
-        law.add = Add::sequential, law.clip = Clip::none, law.prior_precision = 0, law.inverse_temperature = 1;
-        row.noise = nullptr, row.gz = nullptr, squares = nullptr;
-        if (law.noise_std == 0) __builtin_unreachable();
-    }
+template <GradType G, class Laws>
+HATEBM_HD bool step_tiles(const Laws& laws, bool noisy, const Draw& draw, const RoundKeys& keys, const Row& row,
+                          float clip_factor, bool watched, double* squares) {
     Tile unclean(0.0f);
     const Tile factor(clip_factor);
     int64_t i = 0;
-    if (Vector::two_tiles && law.noise_std != 0 && !row.noise)
+    if (Vector::two_tiles && noisy && !row.noise)
         for (; i + 2 * tile <= row.count; i += 2 * tile) {
             const Twice<Tile> eps = tiles_of_normals(draw, keys, row.chain, static_cast<uint32_t>((row.first + i) / 4));
-            step_tile<G>(law, row, i, eps.a, factor, watched, unclean, squares);
-            step_tile<G>(law, row, i + tile, eps.b, factor, watched, unclean, squares);
+            step_tile<G>(laws.at(i), row, i, eps.a, factor, watched, unclean, squares);
+            step_tile<G>(laws.at(i + tile), row, i + tile, eps.b, factor, watched, unclean, squares);
         }
     for (; i + tile <= row.count; i += tile)
-        step_tile<G>(law, row, i, tile_of_noise(law, draw, keys, row, i), factor, watched, unclean, squares);
+        step_tile<G>(laws.at(i), row, i, tile_of_noise(noisy, draw, keys, row, i), factor, watched, unclean, squares);
     if (i < row.count) {
         Tail tail;
         const Row last = tail.open(row, i);
         constexpr GradType in_tail = G == GradType::none ? G : GradType::float32;
-        const Tile eps = tile_of_noise(law, draw, keys, last, 0);
-        step_tile<in_tail>(law, last, 0, eps, factor, watched, unclean, squares ? squares + i : nullptr);
+        const Tile eps = tile_of_noise(noisy, draw, keys, last, 0);
+        step_tile<in_tail>(laws.at(i), last, 0, eps, factor, watched, unclean, squares ? squares + i : nullptr);
         tail.close(row, i);
     }
     return all_zero(unclean);
 }
 
+// Plain rows get a loop of their own, in which the compiler knows the options.
+template <GradType G>
+bool step_plain(Law law, const Draw draw, const RoundKeys keys, Row row, float clip_factor, bool watched) {
+    law.add = Add::sequential, law.clip = Clip::none, law.prior_precision = 0, law.inverse_temperature = 1;
+    row.noise = nullptr, row.gz = nullptr;
+    if (law.noise_std == 0) __builtin_unreachable();
+    return step_tiles<G>(OneLaw{law}, true, draw, keys, row, clip_factor, watched, nullptr);
+}
+
 template <GradType G>
 bool step_row(const Law& law, const Draw& draw, const RoundKeys& keys, const Row& row, float factor, bool watched,
               double* squares) {
-    if (is_plain(law, row, squares)) return step_row<G, true>(law, draw, keys, row, factor, watched, squares);
-    return step_row<G, false>(law, draw, keys, row, factor, watched, squares);
+    if (is_plain(law, row, squares)) return step_plain<G>(law, draw, keys, row, factor, watched);
+    return step_tiles<G>(OneLaw{law}, law.noise_std != 0, draw, keys, row, factor, watched, squares);
 }
 
-bool step_row(const Law& law, const Draw& draw, const RoundKeys& keys, const Row& row, float factor, bool watched,
+template <GradType G>
+bool step_row(const OwnLaws& laws, const Draw& draw, const RoundKeys& keys, const Row& row, float factor, bool watched,
+              double* squares) {
+    return step_tiles<G>(laws, laws.law.noise_std != 0, draw, keys, row, factor, watched, squares);
+}
+
+template <class Laws>
+bool step_row(const Laws& law, const Draw& draw, const RoundKeys& keys, const Row& row, float factor, bool watched,
               double* squares) {
     switch (row.type) {
         case GradType::float32: return step_row<GradType::float32>(law, draw, keys, row, factor, watched, squares);
@@ -116,17 +127,18 @@ bool needs_norm(const StepArgs& a) { return a.grad && (a.law.clip == Clip::norm 
 // One sample, row by row: its gradient's norm where that is needed, then the step.
 void step_sample(const StepArgs& a, const RoundKeys& keys, int64_t i, int threads, double* sums) {
     const int64_t runs = (a.d + fold - 1) / fold;
+    const Law law = law_at(a.law, a.numbers, 0, i);
     float factor = 1;
     if (needs_norm(a)) {
         for_each(runs, threads, [&](int64_t r) {
             Copies copies;
             const int64_t first = r * fold, count = r + 1 < runs ? fold : a.d - first;
             const Row row = open_row(a, i, first, count, copies);
-            sums[r] = squared_gradient(a.law, row.x, row.grad, row.type, count);
+            sums[r] = squared_gradient(law, row.x, row.grad, row.type, count);
         });
         const float norm = static_cast<float>(__builtin_sqrt(tree_sum(sums, runs)));
         if (a.grad_norm) a.grad_norm[i] = norm;
-        if (a.law.clip == Clip::norm) factor = clip_factor(a.law, norm);
+        if (law.clip == Clip::norm) factor = clip_factor(law, norm);
     }
     const bool short_rows = a.displacement || a.layout.dims != 0;  // those that must pass through buffers
     const int64_t length = short_rows ? fold : 16 * fold, rows = (a.d + length - 1) / length;
@@ -136,7 +148,7 @@ void step_sample(const StepArgs& a, const RoundKeys& keys, int64_t i, int thread
         double squares[fold + tile];
         const int64_t first = r * length, count = r + 1 < rows ? length : a.d - first;
         const Row row = open_row(a, i, first, count, copies);
-        const bool finite = step_row(a.law, a.draw, keys, row, factor, a.diverged, a.displacement ? squares : nullptr);
+        const bool finite = step_row(law, a.draw, keys, row, factor, a.diverged, a.displacement ? squares : nullptr);
         if (!finite) __atomic_store_n(&broken, true, __ATOMIC_RELAXED);
         close_row(a, i, row, copies);
         if (a.displacement) sums[r] = fold_run(squares, row.count);
@@ -161,13 +173,19 @@ void step_run(const StepArgs& a, const RoundKeys& keys, int64_t first, int64_t c
                 row_of_normals(a.draw, keys, chain_id(a.chain_ids, first + c), 0, a.d, noise + c * a.d);
         row.noise = noise;
     }
-    if (needs_norm(a)) {
+    const auto law_of = [&](int64_t c) { return law_at(a.law, a.numbers, 0, first + c); };
+    const bool measured = needs_norm(a);
+    if (measured) {
         float* norms = a.grad_norm ? a.grad_norm + first : nullptr;
-        prepare_gradients(a.law, row.x, row.grad, row.type, chains, a.d, norms, grad);
+        prepare_gradients(law_of, row.x, row.grad, row.type, chains, a.d, norms, grad);
         row.grad = grad, row.type = GradType::float32;
         law = prepared(law);
     }
-    const bool finite = step_row(law, a.draw, keys, row, 1, a.diverged, a.displacement ? squares : nullptr);
+    const auto step = [&](const auto& laws) {
+        return step_row(laws, a.draw, keys, row, 1, a.diverged, a.displacement ? squares : nullptr);
+    };
+    const auto left_of = [&](int64_t c) { return measured ? prepared(law_of(c)) : law_of(c); };
+    const bool finite = a.numbers.at ? step(OwnLaws(law, left_of, chains, a.d)) : step(law);
     for (int64_t c = 0; a.displacement && c < chains; ++c) {
         double own[fold];
         __builtin_memcpy(own, squares + c * a.d, a.d * sizeof(double));

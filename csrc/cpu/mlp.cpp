@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cpu/activation.h"
+#include "cpu/laws.h"
 #include "cpu/panel_step.h"
 #include "cpu/parallel.h"
 
@@ -122,37 +123,32 @@ template <int vectors>
 }
 
 // All steps of the chains of a panel, from chain `first` on.
-template <int vectors>
+template <int vectors, class Laws>
 void run_panel(const MlpArgs& a, const Network& net, Desk& desk, int64_t first, int64_t chains) {
     constexpr int64_t width = vectors * lanes;
     const int64_t d = net.hidden[0].inputs;
     rows_to_panel(a.x + first * d, chains, d, width, desk.x);
     for (int64_t i = d * width; i < padded(d) * width; ++i) desk.x[i] = 0;
     PanelStep<vectors> step(d, a.draw, a.chain_ids, first, chains);
-    for (int64_t k = 0; k < a.run.count; ++k) {
-        Law law = a.law;
-        law.step_size = a.run.step_size[k], law.noise_std = a.run.noise_std[k];
-        law.inverse_temperature = a.run.inverse_temperature[k];
-        if (law.step_size == 0 && law.noise_std == 0) continue;
+    Laws laws(a, first, chains);
+    for (int64_t k = 0; k < a.n_steps; ++k) {
+        laws.read(k);
+        if (laws.all_rest()) continue;
         Draw draw = a.draw;
         draw.step += k;
-        if (a.run.noise_before) {
-            Law open = law;
-            if (!a.run.clamp_noise) open.low = -__builtin_inff(), open.high = __builtin_inff();
-            if (law.noise_std != 0 || a.run.clamp_noise) step.add_noise(open, draw, desk.x);
-            law.noise_std = 0;
-        }
+        if (a.noise_first && (laws.any_noise() || a.clamp_noise)) step.add_noise(laws, a.clamp_noise, draw, desk.x);
         Float doubt[vectors];  // stays 0 while all is finite
         evaluate(net, desk, doubt);
         for (Float& v : doubt) v = v * Float(0.0f);
-        step.take(law, draw, desk.gradient, desk.x, doubt);
-        for (int v = 0; a.diverged && v < vectors; ++v) {
+        step.take(laws, a.noise_first, draw, desk.gradient, desk.x, doubt);
+        for (int v = 0; a.first_bad && v < vectors; ++v) {
             if (all_zero(doubt[v])) continue;
             float doubts[lanes];
             store(doubts, doubt[v]);
             for (int64_t c = 0; c < lanes && v * lanes + c < chains; ++c) {
-                int64_t& bad = a.diverged[first + v * lanes + c];
-                if (doubts[c] != 0 && static_cast<int64_t>(draw.step) < bad) bad = static_cast<int64_t>(draw.step);
+                int64_t& bad = a.first_bad[first + v * lanes + c];
+                const bool seen = doubts[c] != 0 && !laws.rests(v * lanes + c);
+                if (seen && static_cast<int64_t>(draw.step) < bad) bad = static_cast<int64_t>(draw.step);
             }
         }
     }
@@ -199,11 +195,12 @@ void for_panels(const Network& net, int64_t n, int threads, Body body) {
 }  // namespace
 
 void mlp_chains(const MlpArgs& a) {
-    if (a.n == 0 || a.run.count == 0) return;
+    if (a.n == 0 || a.n_steps == 0) return;
     const int threads = threads_for(a.n, a.threads);
     const Network net(a.layers, a.depth, threads);
     for_panels(net, a.n, threads, [&](auto vectors, Desk& desk, int64_t first, int64_t chains) {
-        run_panel<vectors()>(a, net, desk, first, chains);
+        if (a.numbers.chain == 0) run_panel<vectors(), Alike>(a, net, desk, first, chains);
+        else run_panel<vectors(), Apart<vectors() * lanes>>(a, net, desk, first, chains);
     });
 }
 

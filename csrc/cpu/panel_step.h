@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/cpu.h"
+#include "cpu/laws.h"
 #include "cpu/normal.h"
 #include "cpu/panels.h"
 #include "formulas/tree.h"
@@ -39,20 +40,39 @@ struct PanelStep {
     }
 
     // x and the gradient are panels of padded(d) rows, the gradient's last ones 0. Adds 0 * gradient to `doubt`.
-    void take(const Law& law, const Draw& draw, const float* gradient, float* x, Float (&doubt)[vectors]) {
+    void take(const Alike& laws, bool noise_first, const Draw& draw, const float* gradient, float* x,
+              Float (&doubt)[vectors]) {
+        Law law = noise_first ? silent(laws.law) : laws.law;
         const bool plain = law.noise_std != 0 && law.add == Add::sequential && law.clip == Clip::none &&
                            law.prior_precision == 0 && law.inverse_temperature == 1;
-        if (plain) move<true>(law, draw, gradient, x, doubt);
-        else move<false>(law, draw, gradient, x, doubt);
+        const auto same = [&](int64_t) -> const Law& { return law; };
+        if (!plain) return move(laws, same, law.noise_std != 0, draw, gradient, x, doubt);
+        law.add = Add::sequential, law.clip = Clip::none, law.prior_precision = 0, law.inverse_temperature = 1;
+        if (law.noise_std == 0) __builtin_unreachable();
+        move(laws, same, true, draw, gradient, x, doubt);
+    }
+
+    void take(const Apart<width>& laws, bool noise_first, const Draw& draw, const float* gradient, float* x,
+              Float (&doubt)[vectors]) {
+        const auto own = [&](int64_t lane) {
+            const LawOf<Float> law = laws.template of<Float>(lane);
+            return noise_first ? silent(law) : law;
+        };
+        move(laws, own, laws.any_noise() && !noise_first, draw, gradient, x, doubt);
     }
 
     // The step without a gradient.
-    void add_noise(const Law& law, const Draw& draw, float* x) {
+    template <class Laws>
+    void add_noise(const Laws& laws, bool clamped, const Draw& draw, float* x) {
         prepare(draw);
+        const bool noisy = laws.any_noise();
         for (int64_t e = 0; e < d; e += 4) {
-            if (law.noise_std != 0) draw_quad(draw, e);
-            for (int64_t i = 0; i < 4 * width; i += lanes)
-                store(x + e * width + i, noise_element(law, at(x + e * width + i), at(eps + i)));
+            if (noisy) draw_quad(draw, e);
+            for (int64_t i = 0; i < 4 * width; i += lanes) {
+                const auto law = kick_of(laws.template of<Float>(i % width), clamped);
+                const Float state = at(x + e * width + i);
+                store(x + e * width + i, laws.unless_resting(i % width, state, noise_element(law, state, at(eps + i))));
+            }
         }
     }
 
@@ -76,35 +96,36 @@ private:
         if (i < width) quad_of_panel<Word, Float>(keys, quad, load_words(chain + i), step, load_words(last + i), width, eps + i);
     }
 
-    template <bool plain>
-    void move(Law law, const Draw& draw, const float* gradient, float* x, Float (&doubt)[vectors]) {
-        if constexpr (plain) {
-            law.add = Add::sequential, law.clip = Clip::none, law.prior_precision = 0, law.inverse_temperature = 1;
-            if (law.noise_std == 0) __builtin_unreachable();
-        }
+    template <class Laws, class LawOfLane>
+    HATEBM_HD void move(const Laws& laws, LawOfLane law_of, bool noisy, const Draw& draw, const float* gradient, float* x,
+                        Float (&doubt)[vectors]) {
         alignas(64) float factors[width] = {};
-        if (law.clip == Clip::norm) clip_factors(law, gradient, x, factors);
+        if (laws.a.law.clip == Clip::norm) clip_factors(laws, gradient, x, factors);
         prepare(draw);
         for (int64_t e = 0; e < d; e += 4) {
-            if (law.noise_std != 0) draw_quad(draw, e);
+            if (noisy) draw_quad(draw, e);
             HATEBM_UNROLL(4)
             for (int k = 0; k < 4; ++k)
                 HATEBM_UNROLL(8)
                 for (int v = 0; v < vectors; ++v) {
                     float* place = x + (e + k) * width + v * lanes;
+                    const auto& law = law_of(v * lanes);
                     const Float g = at(gradient + (e + k) * width + v * lanes), state = at(place);
                     const Float noise = at(eps + k * width + v * lanes), factor = at(factors + v * lanes);
                     doubt[v] = fma(g, Float(0.0f), doubt[v]);
-                    store(place, step_element(law, state, total_gradient(law, state, g), noise, factor));
+                    const Float moved = step_element(law, state, total_gradient(law, state, g), noise, factor);
+                    store(place, laws.unless_resting(v * lanes, state, moved));
                 }
         }
     }
 
     // What the norm clip multiplies each chain's gradient with.
-    void clip_factors(const Law& law, const float* gradient, const float* x, float* factors) const {
+    template <class Laws>
+    void clip_factors(const Laws& laws, const float* gradient, const float* x, float* factors) const {
         const int64_t runs = (d + fold - 1) / fold;
         const std::unique_ptr<double[]> sums(new double[runs]);
         for (int64_t c = 0; c < width; ++c) {
+            const Law law = laws.of_lane(c);
             for (int64_t r = 0; r < runs; ++r) {
                 double squares[fold];
                 const int64_t first = r * fold, count = r + 1 < runs ? fold : d - first;

@@ -26,39 +26,41 @@ End end_of(const RatioArgs& a, int64_t first, int64_t count) {
     return {a.proposal + first, grad_at(a.proposal_grad, a.grad_type, first), a.grad_type, count};
 }
 
-template <GradType G>
-HATEBM_HD Tile drift_tile(const Law& law, const float* x, const void* grad, int64_t i, Tile factor) {
+template <GradType G, class Number>
+HATEBM_HD Tile drift_tile(const LawOf<Number>& law, const float* x, const void* grad, int64_t i, Tile factor) {
     const Tile total = total_gradient(law, load_tile(x + i), load_grad<G>(grad, i));
     return drift_of(law, total, factor).drift;
 }
 
 // The drifts of a row, in `out`, which has room for whole tiles.
-template <GradType G>
-void drift_row(const Law& law, const End& row, float clip_factor, float* out) {
+template <GradType G, class Laws>
+void drift_row(const Laws& laws, const End& row, float clip_factor, float* out) {
     const Tile factor(clip_factor);
     int64_t i = 0;
-    for (; i + tile <= row.count; i += tile) store(out + i, drift_tile<G>(law, row.x, row.grad, i, factor));
+    for (; i + tile <= row.count; i += tile) store(out + i, drift_tile<G>(laws.at(i), row.x, row.grad, i, factor));
     if (i == row.count) return;
     alignas(64) float x[tile] = {}, grad[tile] = {};
     for (int64_t e = 0; e < row.count - i; ++e) {
         x[e] = row.x[i + e];
         grad[e] = scalar_grad(row.grad, G, i + e);
     }
-    store(out + i, drift_tile<GradType::float32>(law, x, grad, 0, factor));
+    store(out + i, drift_tile<GradType::float32>(laws.at(i), x, grad, 0, factor));
 }
 
-void drift_row(const Law& law, const End& row, float factor, float* out) {
+template <class Laws>
+void drift_row(const Laws& laws, const End& row, float factor, float* out) {
     switch (row.type) {
-        case GradType::bfloat16: return drift_row<GradType::bfloat16>(law, row, factor, out);
-        case GradType::float16: return drift_row<GradType::float16>(law, row, factor, out);
-        default: return drift_row<GradType::float32>(law, row, factor, out);
+        case GradType::bfloat16: return drift_row<GradType::bfloat16>(laws, row, factor, out);
+        case GradType::float16: return drift_row<GradType::float16>(laws, row, factor, out);
+        default: return drift_row<GradType::float32>(laws, row, factor, out);
     }
 }
 
-// What each element of a row adds to the ratio.
-void ratio_row(const RatioArgs& a, const float* x, const float* proposal, const float* there, const float* back,
-               int64_t count, double* out) {
-    const double half_precision = a.half_precision, half_prior = a.half_prior;
+// What each element of a row adds to the ratio, with the coefficients of a chain.
+void ratio_row(const RatioArgs& a, int64_t chain, const float* x, const float* proposal, const float* there,
+               const float* back, int64_t count, double* out) {
+    const double half_precision = a.halves ? a.halves[chain] : a.half_precision;
+    const double half_prior = a.halves ? a.halves[a.n + chain] : a.half_prior;
     for (int64_t e = 0; e < count; ++e)
         out[e] = ratio_element(half_precision, half_prior, x[e], proposal[e], there[e], back[e]);
 }
@@ -68,15 +70,24 @@ void ratio_run(const RatioArgs& a, int64_t first, int64_t chains) {
     alignas(64) float there[fold], back[fold], prepared_grad[fold];
     double terms[2 * fold];
     const int64_t count = chains * a.d;
-    const auto drifts = [&](const End& row, float* out) {
-        if (a.law.clip != Clip::norm) return drift_row(a.law, row, 1, out);
-        prepare_gradients(a.law, row.x, row.grad, row.type, chains, a.d, nullptr, prepared_grad);
-        drift_row(prepared(a.law), {row.x, prepared_grad, GradType::float32, count}, 1, out);
+    const bool clipped = a.law.clip == Clip::norm;
+    const auto law_of = [&](int64_t c) { return law_at(a.law, a.numbers, 0, first + c); };
+    const auto left_of = [&](int64_t c) { return clipped ? prepared(law_of(c)) : law_of(c); };
+    const Law law = clipped ? prepared(a.law) : a.law;
+    const auto drifts = [&](const auto& laws, End row, float* out) {
+        if (clipped) {
+            prepare_gradients(law_of, row.x, row.grad, row.type, chains, a.d, nullptr, prepared_grad);
+            row.grad = prepared_grad, row.type = GradType::float32;
+        }
+        drift_row(laws, row, 1, out);
     };
     const End start = start_of(a, first * a.d, count), end = end_of(a, first * a.d, count);
-    drifts(start, there);
-    drifts(end, back);
-    ratio_row(a, start.x, end.x, there, back, count, terms);
+    const auto both_drifts = [&](const auto& laws) { drifts(laws, start, there), drifts(laws, end, back); };
+    if (a.numbers.at) both_drifts(OwnLaws(law, left_of, chains, a.d));
+    else both_drifts(OneLaw{law});
+    const int64_t length = a.halves ? a.d : count;  // of elements with the same coefficients
+    for (int64_t i = 0; i < count; i += length)
+        ratio_row(a, first + i / a.d, start.x + i, end.x + i, there + i, back + i, length, terms + i);
     for (int64_t c = chains - 1; c >= 0; --c)  // backwards, since a fold pads to the right
         a.out[first + c] = fold_run(terms + c * a.d, a.d) + 0.0;
 }
@@ -84,6 +95,7 @@ void ratio_run(const RatioArgs& a, int64_t first, int64_t chains) {
 // One sample, run by run.
 double ratio_sample(const RatioArgs& a, int64_t i, int threads, double* sums) {
     const int64_t runs = (a.d + fold - 1) / fold;
+    const Law law = law_at(a.law, a.numbers, 0, i);
     const auto sum = [&](auto of_run) {
         for_each(runs, threads, [&](int64_t r) {
             sums[r] = of_run(i * a.d + r * fold, r + 1 < runs ? fold : a.d - r * fold);
@@ -91,21 +103,21 @@ double ratio_sample(const RatioArgs& a, int64_t i, int threads, double* sums) {
         return tree_sum(sums, runs);
     };
     const auto factor_of = [&](End (*row_of)(const RatioArgs&, int64_t, int64_t)) {
-        if (a.law.clip != Clip::norm) return 1.0f;
+        if (law.clip != Clip::norm) return 1.0f;
         const double squares = sum([&](int64_t first, int64_t count) {
             const End row = row_of(a, first, count);
-            return squared_gradient(a.law, row.x, row.grad, row.type, row.count);
+            return squared_gradient(law, row.x, row.grad, row.type, row.count);
         });
-        return clip_factor(a.law, static_cast<float>(__builtin_sqrt(squares)));
+        return clip_factor(law, static_cast<float>(__builtin_sqrt(squares)));
     };
     const float factor_there = factor_of(start_of), factor_back = factor_of(end_of);
     return sum([&](int64_t first, int64_t count) {
         alignas(64) float there[fold], back[fold];
         double terms[fold];
         const End start = start_of(a, first, count), end = end_of(a, first, count);
-        drift_row(a.law, start, factor_there, there);
-        drift_row(a.law, end, factor_back, back);
-        ratio_row(a, start.x, end.x, there, back, count, terms);
+        drift_row(OneLaw{law}, start, factor_there, there);
+        drift_row(OneLaw{law}, end, factor_back, back);
+        ratio_row(a, i, start.x, end.x, there, back, count, terms);
         return fold_run(terms, count);
     });
 }

@@ -2,6 +2,7 @@
 
 #include "cpu/cpu.h"
 #include "cpu/group.h"
+#include "cpu/laws.h"
 #include "cpu/normal.h"
 #include "cpu/parallel.h"
 #include "formulas/energies.h"
@@ -58,20 +59,21 @@ struct Doubt {
     HATEBM_HD bool arose() const { return !none_set(squares * V(scale) * V(0.0f)); }
 };
 
-template <class V, class Energy>
+template <class V, class Energy, class Laws>
 struct Run {
     static constexpr int width = width_of<V>;
     const Whole& a;
     const Energy energy;
     const RoundKeys& keys;
     Group<V> group;
+    Laws laws;
     alignas(64) uint32_t chain[width], last[width];
     alignas(64) float eps[4 * width] = {};
     uint64_t id[width];
     Doubt<V, Energy> doubt;
 
     Run(const Whole& a, const RoundKeys& keys, int64_t first, int64_t count)
-        : a(a), energy(a.energy), keys(keys), group(a.energy, first, count), doubt(a.energy) {}
+        : a(a), energy(a.energy), keys(keys), group(a.energy, first, count), laws(a, first, count), doubt(a.energy) {}
 
     void operator()() {
         group.read(a.x);
@@ -85,18 +87,14 @@ struct Run {
         const bool bare = a.law.clip == Clip::none && a.law.prior_precision == 0;
         const bool plain = alike && bare && a.law.add == Add::sequential && !a.noise_first;
         for (int64_t i = 0; i < a.n_steps;) {
-            if (plain && a.noise_std[i] != 0) i = plain_steps_from(i);
-            else step(i++);
+            laws.read(i);
+            if (plain && laws.all_noise()) i = plain_steps_from(i);
+            else if (laws.all_rest()) ++i;
+            else step(draw_at(i++));
         }
         group.write(group.state.get(), a.x);
     }
 
-    Law law_at(int64_t i) const {
-        Law law = a.law;
-        law.step_size = a.step_size[i], law.noise_std = a.noise_std[i];
-        law.inverse_temperature = a.inverse_temperature[i];
-        return law;
-    }
     Draw draw_at(int64_t i) const { return {a.draw.seed, a.draw.step + i, a.draw.block, a.draw.purpose}; }
 
     template <int count>
@@ -104,18 +102,19 @@ struct Run {
         normals<V, (count > 2)>(keys, static_cast<uint32_t>(e / 4), chain, static_cast<uint32_t>(draw.step), last, eps);
     }
 
-    void add_noise(const Law& law, const Draw& draw) {
-        Law open = law;
-        if (!a.clamp_noise) open.low = -__builtin_inff(), open.high = __builtin_inff();
+    void add_noise(const Draw& draw) {
+        const auto law = kick_of(laws.template of<V>(0), a.clamp_noise);
+        const bool noisy = laws.any_noise();
         doubt.clear();
         for_quads(group.d, [&](auto quad, int64_t e) {
             constexpr int count = decltype(quad)::value;
-            if (law.noise_std != 0) draw_quad<count>(draw, e);
+            if (noisy) draw_quad<count>(draw, e);
             for (int k = 0; k < count; ++k) {
                 float* place = &group.state[(e + k) * width];
-                const V x = noise_element(open, get<V>(place), get<V>(eps + k * width));
-                doubt.see(e + k, x);
-                put(place, x);
+                const V x = get<V>(place);
+                const V moved = laws.unless_resting(0, x, noise_element(law, x, get<V>(eps + k * width)));
+                doubt.see(e + k, moved);
+                put(place, moved);
             }
         });
     }
@@ -128,15 +127,16 @@ struct Run {
             bool finite = is_finite(energies[lane]);
             for (int64_t e = 0; e < group.d; ++e) finite &= is_finite(group.gradient[e * width + lane]);
             int64_t& bad = a.first_bad[group.first + lane];
-            if (!finite && step < bad) bad = step;
+            if (!finite && !laws.rests(lane) && step < bad) bad = step;
         }
     }
 
     // What the norm clip multiplies each chain's gradient with.
     template <class Seen>
-    V clip_factors(const Law& law, const Seen& seen) {
+    V clip_factors(const Seen& seen) {
         alignas(64) float factors[width];
         double sums[width];
+        const auto law = laws.template of<V>(0);
         for_quads(group.d, [&](auto quad, int64_t e) {
             constexpr int count = decltype(quad)::value;
             V x[count], g[count];
@@ -147,34 +147,34 @@ struct Run {
         });
         group.reduce(sums);
         for (int lane = 0; lane < width; ++lane)
-            factors[lane] = clip_factor(law, static_cast<float>(__builtin_sqrt(sums[lane])));
+            factors[lane] = clip_factor(laws.of_lane(lane), static_cast<float>(__builtin_sqrt(sums[lane])));
         return get<V>(factors);
     }
 
     // One step under any law.
-    void step(int64_t i) {
-        Law law = law_at(i);
-        if (law.step_size == 0 && law.noise_std == 0) return;
-        const Draw draw = draw_at(i);
+    void step(const Draw& draw) {
+        auto law = laws.template of<V>(0);
+        bool noisy = laws.any_noise();
         for (int lane = 0; lane < width; ++lane) last[lane] = last_counter(draw, id[lane]);
         if (a.noise_first) {
-            if (law.noise_std != 0 || a.clamp_noise) add_noise(law, draw);
-            law.noise_std = 0;
+            if (noisy || a.clamp_noise) add_noise(draw);
+            law = silent(law), noisy = false;
         }
         if (a.first_bad && doubt.arose()) examine(draw.step);
         doubt.clear();
         const auto seen = energy.look(group.elements(), group.d, group.column(), Alone());
         V factor(1.0f);
-        if (law.clip == Clip::norm) factor = clip_factors(law, seen);
+        if (law.clip == Clip::norm) factor = clip_factors(seen);
         for_quads(group.d, [&](auto quad, int64_t e) {
             constexpr int count = decltype(quad)::value;
             V x[count], g[count];
-            if (law.noise_std != 0) draw_quad<count>(draw, e);
+            if (noisy) draw_quad<count>(draw, e);
             get_quad<count>(&group.state[e * width], x);
             energy.template gradient<count>(seen, group.column(), e, x, g);
             HATEBM_UNROLL(4)
             for (int k = 0; k < count; ++k) {
-                x[k] = step_element(law, x[k], total_gradient(law, x[k], g[k]), get<V>(eps + k * width), factor);
+                const V moved = step_element(law, x[k], total_gradient(law, x[k], g[k]), get<V>(eps + k * width), factor);
+                x[k] = laws.unless_resting(0, x[k], moved);
                 doubt.see(e + k, x[k]);
                 put(&group.state[(e + k) * width], x[k]);
             }
@@ -191,18 +191,18 @@ struct Run {
         }
     }
 
-    // The steps from i on while they have noise, of a law without options and chains of `small` elements (0: of any
+    // The steps from i on while all have noise, of a law without options and chains of `small` elements (0: of any
     // number) that counters tell apart by one word. Returns where they end.
     template <int small>
     __attribute__((noinline)) int64_t plain_steps(int64_t i) {
         const int64_t d = small ? small : group.d;
         const WordsOf<V> chains = get_words<V>(chain);
         Doubt<V, Energy> beyond = doubt;
-        Law law = a.law;
-        law.add = Add::sequential, law.clip = Clip::none, law.prior_precision = 0;
-        for (; i < a.n_steps && a.noise_std[i] != 0; ++i) {
-            law.step_size = a.step_size[i], law.noise_std = a.noise_std[i];
-            law.inverse_temperature = a.inverse_temperature[i];
+        for (; i < a.n_steps; ++i) {
+            laws.read(i);
+            if (!laws.all_noise()) break;
+            auto law = laws.template of<V>(0);
+            law.add = Add::sequential, law.clip = Clip::none, law.prior_precision = decltype(law.prior_precision)(0.0f);
             const Draw draw = draw_at(i);
             const uint32_t last = last_counter(draw, id[0]);
             if (a.first_bad && beyond.arose()) examine(draw.step);
@@ -216,7 +216,8 @@ struct Run {
                 energy.template gradient<count>(seen, group.column(), e, x, g);
                 HATEBM_UNROLL(4)
                 for (int k = 0; k < count; ++k) {
-                    if (law.noise_std == 0) __builtin_unreachable();
+                    if constexpr (std::is_same_v<Laws, Alike>)
+                        if (law.noise_std == 0) __builtin_unreachable();
                     x[k] = step_element(law, x[k], total_gradient(law, x[k], g[k]), n[k], V(1.0f));
                     beyond.see(e + k, x[k]);
                     put(&group.state[(e + k) * width], x[k]);
@@ -248,7 +249,9 @@ void run_all(const WholeArgs& a) {
     for (int64_t i = 0; a.first_bad && i < a.n; ++i) a.first_bad[i] = INT64_MAX;
     const int threads = a.n * a.energy.d * a.n_steps > worth_sharing ? a.threads : 1;
     for_groups(a.n, threads, [&](auto v, int64_t first, int64_t count) {
-        Run<decltype(v), Energy>(a, keys, first, count)();
+        using V = decltype(v);
+        if (a.numbers.chain == 0) Run<V, Energy, Alike>(a, keys, first, count)();
+        else Run<V, Energy, Apart<width_of<V>>>(a, keys, first, count)();
     });
 }
 
