@@ -10,6 +10,7 @@ from hatebm.dynamics.law import Dynamics
 from hatebm.energies.composition import mixture, negate, product
 from hatebm.energies.hat import HatEnergy
 from hatebm.ops.backend import backends
+from hatebm.ops.law_tensors import per_chain
 from hatebm.ops.noise import Purpose, normal, philox
 from hatebm.sampling.ais import ais
 from hatebm.sampling.chain import Chain
@@ -35,6 +36,7 @@ __all__ = [
     "negate",
     "normal",
     "ops",
+    "per_chain",
     "philox",
     "product",
     "tempering",

@@ -3,19 +3,22 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from hatebm.dynamics.law import Number
 from hatebm.dynamics.laws import Laws, Now
 from hatebm.dynamics.noise import Noise
 from hatebm.dynamics.region import Region
 from hatebm.ops.adjoint import LangevinStep
+from hatebm.ops.law_numbers import NUMBERS, arguments_of, divided
 from hatebm.ops.library import langevin_step_, ready_step
 from hatebm.ops.noise import Purpose
 from hatebm.ops.scalars import OPEN
 
 NOTHING = {"gz": None, "image": None, "grad_norm": None, "displacement": None, "diverged": None}
-Move = Callable[[Tensor, int, float, float, float], None]  # of gradient, step, step_size, noise_std and temperature
-BARE = {"inverse_temperature": 1.0, "prior_precision": 0.0, "clip": None}
+STILL = dict.fromkeys(NUMBERS, 0.0) | {"inverse_temperature": 1.0}
+UNCLIPPED = {"clip": None, "clip_on": "grad"}
 
 
 class Blocks:
@@ -28,32 +31,40 @@ class Blocks:
         """The noise of a law that adds it before the gradient is taken."""
         law = self.laws.each[k]
         walls = law.clamp_at == "noise+step"
-        if law.noise_at == "after" or (now.noise_std == 0 and not walls):
+        if law.noise_at == "after" or (now.arguments["noise_std"] == 0 and not walls):
             return x
-        return self._step(t, k, x, None, noise, walls, step_size=0.0, noise_std=now.noise_std, **BARE)
+        return self._unless_resting(now, x, lambda x: self._step(t, k, x, None, noise, walls, **now.arguments))
 
     def move(self, t: int, k: int, x: Tensor, grad: Tensor, now: Now, noise: Tensor | None, **changes: Any) -> Tensor:
         """The law's step: clamp(x - step_size * clip(grad / T + prior_precision * x) + noise_std * eps)."""
         law = self.laws.each[k]
-        noise_std = now.noise_std if law.noise_at == "after" else 0.0
+        numbers = now.arguments if law.noise_at == "after" else now.arguments | {"noise_std": 0.0}
         walls = law.clamp_at != "final"
-        numbers = {"step_size": now.step_size, "noise_std": noise_std, "inverse_temperature": 1.0 / now.temperature}
-        return self._step(t, k, self.region.free(k, x), grad, noise, walls, **numbers | changes)
+        if now.resting is not None:
+            grad = torch.where(beside(now.resting, grad), 0, grad)  # nobody looks at what a chain that rests has there
 
-    def ready(self, k: int, x: Tensor, diverged: Tensor | None) -> Move | None:
-        """:meth:`move` for the steps of a run that all write x in place; None where they are more than that."""
+        def step(x: Tensor) -> Tensor:
+            return self._step(t, k, self.region.free(k, x), grad, noise, walls, **numbers | changes)
+
+        return self._unless_resting(now, x, step)
+
+    def ready(self, k: int, x: Tensor, diverged: Tensor | None) -> Callable[..., None] | None:
+        """:meth:`move` for the steps of a run that all write x in place; None where they are more than that.
+
+        It takes a gradient, the step and ``now.arguments``.
+        """
         law = self.laws.each[k]
-        free = self.region.masks[k] is None and law.reflect is None
+        free = self.region.masks[k] is None and law.reflect is None and not self.laws.may_rest[k]
         if not free or self.noise.given is not None or law.noise_at != "after" or x.requires_grad:
             return None
         box = OPEN if law.clamp_at == "final" else {}
         settings = self.laws.settings[k] | self.noise.place(k) | box
         return ready_step(x, self.backend, **settings, diverged=diverged)
 
-    def drift(self, t: int, k: int, x: Tensor, v: Tensor, length: float, bounded: bool) -> tuple[Tensor, Tensor]:
+    def drift(self, t: int, k: int, x: Tensor, v: Tensor, length: Number, bounded: bool) -> tuple[Tensor, Tensor]:
         """The state moved by length * v, in place, and the velocity: walls that reflect turn it."""
         box = {} if bounded and self.laws.each[k].clamp_at != "final" else OPEN
-        langevin_step_(x, v, self.backend, **self._still(t, k) | box | {"step_size": -length, "noise_std": 0.0})
+        langevin_step_(x, v, self.backend, **self._still(t, k, x, step_size=-length) | UNCLIPPED | box)
         x, v = self.region.bounce(k, x, v)
         return self.region.hold(k, x), v
 
@@ -61,28 +72,28 @@ class Blocks:
         self, t: int, k: int, v: Tensor, x: Tensor, grad: Tensor, now: Now, halves: int, diverged: Tensor | None
     ) -> Tensor:
         """The velocity after so many half kicks, in place: v - halves (step_size / noise_std) clip(grad / T + p x)."""
-        law = self.laws.settings[k]
-        settings = self._still(t, k) | {name: law[name] for name in ("clip", "clip_on", "bound")}
-        settings |= OPEN | {"diverged": diverged, "inverse_temperature": 1.0 / now.temperature}
-        if law["prior_precision"]:
-            settings["inverse_temperature"], grad = 1.0, self.force(k, x, grad, now)
-        if settings["clip_on"] == "update" and now.step_size:
-            settings |= {"clip_on": "grad", "bound": settings["bound"] / abs(now.step_size)}
-        step_size = halves * now.step_size / now.noise_std
-        langevin_step_(v, grad, self.backend, **settings | {"step_size": step_size, "noise_std": 0.0})
+        numbers = {"inverse_temperature": 1.0 / now.temperature, "bound": now.bound}
+        numbers["step_size"] = divided(halves * now.step_size, now.noise_std)
+        clip_on = self.laws.settings[k]["clip_on"]
+        if now.arguments["prior_precision"] != 0:
+            numbers["inverse_temperature"], grad = 1.0, self.force(k, x, grad, now)
+        if clip_on == "update":
+            clip_on, numbers["bound"] = "grad", divided(now.bound, abs(now.step_size))
+        settings = self._still(t, k, v, **numbers) | OPEN | {"diverged": diverged, "clip_on": clip_on}
+        langevin_step_(v, grad, self.backend, **settings)
         return v
 
     def force(self, k: int, x: Tensor, grad: Tensor, now: Now) -> Tensor:
         """What pulls: grad E / T + prior_precision * x, 0 where the state is held."""
-        force = grad.to(x.dtype) / now.temperature + self.laws.settings[k]["prior_precision"] * x
-        return self.region.free(k, force)
+        temperature, prior_precision = (column(v, x) for v in (now.temperature, now.prior_precision))
+        return self.region.free(k, grad.to(x.dtype) / temperature + prior_precision * x)
 
     def refresh(
-        self, t: int, k: int, v: Tensor, noise_std: float, noise: Tensor | None, purpose: int = Purpose.LANGEVIN
+        self, t: int, k: int, v: Tensor, noise_std: Number, noise: Tensor | None, purpose: int = Purpose.LANGEVIN
     ) -> Tensor:
         """The velocity with noise_std * eps added in place, 0 where the state is held."""
-        settings = self._still(t, k) | OPEN | {"noise": noise, "step_size": 0.0, "noise_std": noise_std}
-        langevin_step_(v, None, self.backend, **settings | {"purpose": purpose})
+        settings = self._still(t, k, v, noise_std=noise_std) | UNCLIPPED | OPEN
+        langevin_step_(v, None, self.backend, **settings | {"noise": noise, "purpose": purpose})
         return self.region.free(k, v)
 
     def _step(
@@ -91,12 +102,32 @@ class Blocks:
         box = {} if walls else OPEN
         here = self.noise.place(k) | {"step": t, "noise": noise}
         settings = self.laws.settings[k] | NOTHING | here | box | changes
-        if x.requires_grad or (grad is not None and grad.requires_grad):
-            x = LangevinStep.apply(x, grad, self.backend, settings)
+        parts = (x, grad, settings["numbers"])
+        if any([part is not None and part.requires_grad for part in parts]):
+            x = LangevinStep.apply(*parts, self.backend, settings)
         else:
             langevin_step_(x, grad, self.backend, **settings)
         return self.region.hold(k, self.region.reflect(k, x) if walls else x)
 
-    def _still(self, t: int, k: int) -> dict[str, Any]:
-        """A step's settings with neither gradient nor noise yet."""
-        return self.laws.settings[k] | self.noise.place(k) | NOTHING | BARE | {"step": t, "noise": None}
+    def _unless_resting(self, now: Now, x: Tensor, step: Callable[[Tensor], Tensor]) -> Tensor:
+        if now.resting is None:
+            return step(x)
+        return torch.where(beside(now.resting, x), x.clone(), step(x))
+
+    def _still(self, t: int, k: int, x: Tensor, **numbers: Number) -> dict[str, Any]:
+        """A step's settings, with neither gradient nor noise but for what is given of either."""
+        values = STILL | numbers
+        arguments = arguments_of(tuple(values[name] for name in NUMBERS), x)
+        place = self.noise.place(k) | {"step": t, "noise": None}
+        return self.laws.settings[k] | place | NOTHING | arguments
+
+
+def column(value: Number, x: Tensor) -> Tensor:
+    """A number of a law, or one for each chain, as it meets the elements of x."""
+    value = value if isinstance(value, Tensor) else torch.tensor(value, dtype=x.dtype, device=x.device)
+    return beside(value, x).to(x.dtype)
+
+
+def beside(value: Tensor, x: Tensor) -> Tensor:
+    """(n,) as a column beside x, (n, *sample); () as it is."""
+    return value.view(-1, *[1] * (x.dim() - 1)) if value.dim() else value

@@ -1,12 +1,14 @@
 """The fields of a law, one by one: what each may be, and its number at a step."""
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from hatebm.ops.checks import checked_choice, require
+from hatebm.ops.law_tensors import LawTensor
 from hatebm.ops.native.extension import ADD
 from hatebm.ops.scalars import (
     as_number,
@@ -19,16 +21,19 @@ from hatebm.ops.scalars import (
     sides_of,
 )
 
-Schedule = float | list[float] | torch.Tensor | Callable[[int], float]
-SCHEDULED = ("step_size", "noise_std", "eps", "temperature")
+Schedule = float | list[float] | Tensor | Callable[[int], float] | LawTensor
+SCHEDULED = ("step_size", "noise_std", "eps", "temperature", "prior_precision")  # and the bound of a clip
 LARGEST = sys.float_info.max
-SCHEDULE = "a number, a list, a 1-D tensor or a callable of the step"
+SCHEDULE = "a number, a list, a 1-D tensor or a callable of the step, or hatebm.per_chain(tensor) for a number a chain"
 WANTED = {
     "step_size": "finite",
     "noise_std": "finite and >= 0",
     "eps": "finite and >= 0",
     "temperature": "finite and > 0",
+    "prior_precision": "finite",
+    "clip": "('value', c) or ('norm', c) with a number c > 0",
 }
+SIGNED = ("step_size", "prior_precision")
 CHOICES = {
     "noise_at": ("after", "before"),
     "add": tuple(ADD),
@@ -49,27 +54,33 @@ def is_per_block(name: str, value: Any) -> bool:
     return True
 
 
+class TensorSchedule(list):
+    """A schedule that was a tensor or an array: with an entry for each chain it may have been meant for those."""
+
+
 def _checked_schedule(field: str, value: Any) -> Schedule | None:
-    """A number, a list of numbers or a callable; None where a field may be left out."""
-    if (value is None and field != "temperature") or callable(value):
+    """A number, a list of numbers, numbers in a tensor or a callable; None where a field may be left out."""
+    if (value is None and field in ("step_size", "noise_std", "eps")) or callable(value):
         return value
-    check_unlearned("Dynamics", field, value)
+    wanted = WANTED[field] if field == "clip" else SCHEDULE
+    if isinstance(value, Tensor) and value.requires_grad:
+        require(value.dim() < 2, "Dynamics", field, wanted, value)
+        value = LawTensor(value, each=False)
+    if isinstance(value, LawTensor):
+        check_tensor(field, value)
+        return value
     found = plain(value)
     numbers = [as_number(number) for number in found] if isinstance(found, list) else [as_number(found)]
-    require(None not in numbers, "Dynamics", field, SCHEDULE, value, TypeError)
+    require(None not in numbers, "Dynamics", field, wanted, value, TypeError)
     for number in numbers:
         check_number(field, number)
-    return numbers if isinstance(found, list) else numbers[0]
+    if not isinstance(found, list):
+        return numbers[0]
+    return numbers if isinstance(value, list) else TensorSchedule(numbers)
 
 
-def checked_finite(field: str, value: Any, most: float = LARGEST) -> float:
-    """A number whose size is at most ``most``."""
-    wanted = "a finite number" + in_range(most)
-    return checked_number("Dynamics", field, value, wanted, lambda number: abs(number) <= most)
-
-
-def _checked_clip(field: str, value: Any) -> tuple[str, float] | None:
-    return checked_clip("Dynamics", value)
+def _checked_clip(field: str, value: Any) -> tuple[str, Schedule] | None:
+    return checked_clip("Dynamics", value, number=lambda name, bound, *_: _checked_schedule(name, bound))
 
 
 def _checked_box(field: str, value: Any) -> tuple[float | None, float | None] | None:
@@ -96,7 +107,6 @@ def _checked_word(field: str, value: Any) -> str:
 
 CHECKS = {
     **dict.fromkeys(SCHEDULED, _checked_schedule),
-    "prior_precision": checked_finite,
     **dict.fromkeys(CHOICES, _checked_word),
     "clip": _checked_clip,
     "clamp": _checked_box,
@@ -107,20 +117,43 @@ CHECKS = {
 
 def numbers_of(value: Schedule | None) -> Sequence[float]:
     """What is known of a schedule's numbers before a run."""
-    if value is None or callable(value):
+    if value is None or callable(value) or isinstance(value, LawTensor):
         return ()
     return value if isinstance(value, list) else (value,)
 
 
+def may_be_zero(value: Schedule) -> bool:
+    """Whether the number of a field may be 0 at a step, for a chain."""
+    if isinstance(value, LawTensor):
+        ends = value.ends()
+        return ends is None or bool((value.tensor == 0).any())
+    return callable(value) or 0 in numbers_of(value)
+
+
 def check_number(field: str, number: float, most: float = LARGEST) -> None:
-    """Raise unless a number of a scheduled field is one that it may be, in a type whose largest is ``most``."""
-    signed = field == "step_size" or number > 0 or (number == 0 and field != "temperature")
-    if not (signed and abs(number) <= most):
+    """Raise unless a number of a field is one that it may be, in a type whose largest is ``most``."""
+    if field == "clip":
+        fits = number > 0 and (number <= most or math.isinf(number))
+    else:
+        signed = field in SIGNED or number > 0 or (number == 0 and field != "temperature")
+        fits = signed and abs(number) <= most
+    if not fits:
         require(False, "Dynamics", field, WANTED[field] + in_range(most), number)
     if field == "eps" and number * number / 2 > most:
         require(False, "Dynamics", field, "so small that eps^2 / 2 is finite" + in_range(most), number)
     if field == "temperature" and 1 / number > most:
         require(False, "Dynamics", field, "so large that 1 / temperature is finite" + in_range(most), number)
+
+
+def check_free(step_size: float) -> None:
+    """Raise unless a step size tells the noise, which was left out."""
+    require(step_size >= 0, "Dynamics", "step_size", "a number >= 0 when noise_std is left out", step_size)
+
+
+def check_tensor(field: str, numbers: LawTensor, most: float = LARGEST) -> None:
+    """The same for numbers in a tensor, where they can be looked at."""
+    for end in numbers.ends() or ():
+        check_number(field, end, most)
 
 
 def _checked_entry(field: str, value: Any) -> float:
@@ -130,8 +163,10 @@ def _checked_entry(field: str, value: Any) -> float:
     return float(number)
 
 
-def number_at(field: str, value: Schedule, t: int, most: float) -> float:
-    """The number of a scheduled field at step t."""
+def number_at(field: str, value: Schedule, t: int, most: float) -> float | Tensor:
+    """The number of a field at step t; a tensor where it lies in one."""
+    if isinstance(value, LawTensor):
+        return value.at(t)
     if callable(value):
         number = value(t)
         if type(number) is not float:

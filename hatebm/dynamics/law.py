@@ -1,23 +1,32 @@
 """The law of a chain as a value: what presets, configurations and checkpoints carry."""
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
+
+from torch import Tensor
 
 from hatebm.dynamics.fields import (
     CHECKS,
     LARGEST,
     SCHEDULED,
     Schedule,
+    TensorSchedule,
+    check_free,
     check_number,
-    checked_finite,
+    check_tensor,
     is_per_block,
+    may_be_zero,
     number_at,
     numbers_of,
 )
 from hatebm.ops.checks import require
-from hatebm.ops.scalars import checked_box, checked_clip, sides_of
+from hatebm.ops.law_numbers import square_root
+from hatebm.ops.law_tensors import LawTensor
+from hatebm.ops.scalars import checked_box, sides_of
 
+Number = float | Tensor
+Reading = Callable[[Tensor], Tensor] | None
 CONSTANT = (int, float, type(None))  # a tuple, which isinstance takes faster than a union
 
 
@@ -25,10 +34,12 @@ CONSTANT = (int, float, type(None))  # a tuple, which isinstance takes faster th
 class Dynamics:
     """The law x <- clamp(x - step_size * clip(grad E / temperature + prior_precision * x) + noise_std * eps).
 
-    A tuple gives one entry per block of the state. ``step_size``, ``noise_std``, ``eps`` and ``temperature`` take a
-    number or a schedule: a list, a 1-D tensor or a callable, each indexed by the absolute step. NumPy's numbers and
-    arrays and tensors are kept as Python's numbers and lists. A block whose step and noise are 0 is frozen and not
-    clamped.
+    A tuple gives one entry per block of the state. ``step_size``, ``noise_std``, ``eps``, ``temperature``,
+    ``prior_precision`` and the bound of a clip take a number; a schedule, that is a list, a 1-D tensor or a callable,
+    indexed by the absolute step; or :func:`hatebm.per_chain` of (n,) or (steps, n), a number for each chain. NumPy's
+    numbers and arrays and tensors are kept as Python's numbers and lists, but for tensors that ask for a gradient, ()
+    or (steps,): those and per_chain's stay as they are, and the steps that keep their graph send them theirs. Laws are
+    equal where all that they hold is equal. A block or a chain whose step and noise are 0 is frozen and not clamped.
 
     Args:
         step_size: factor of the gradient; required, unless ``eps`` is given.
@@ -58,7 +69,7 @@ class Dynamics:
     noise_std: Schedule | tuple[Schedule | None, ...] | None = None
     eps: Schedule | tuple[Schedule, ...] | None = None
     temperature: Schedule | tuple[Schedule, ...] = 1.0
-    prior_precision: float | tuple[float, ...] = 0.0
+    prior_precision: Schedule | tuple[Schedule, ...] = 0.0
     noise_at: str | tuple[str, ...] = "after"
     add: str | tuple[str, ...] = "sequential"
     clip: Any = None
@@ -86,10 +97,23 @@ class Dynamics:
         for part in [self] if not counts else [self._entry(k) for k in range(counts.pop())]:
             part._check()
 
+    def __hash__(self) -> int:
+        return hash(tuple(_hashable(value) for _, value in self._values()))
+
     @property
     def is_scheduled(self) -> bool:
         """Whether one block's numbers may be others at another step."""
-        return any(not isinstance(getattr(self, name), CONSTANT) for name in SCHEDULED)
+        return any(not _is_constant(value) for _, value in self.numbers())
+
+    @property
+    def tensors(self) -> list[tuple[str, LawTensor]]:
+        """Which numbers of one block lie in tensors, with the names of their fields."""
+        return [(name, value) for name, value in self.numbers() if isinstance(value, LawTensor)]
+
+    def numbers(self) -> list[tuple[str, Schedule | None]]:
+        """The fields of one block that are numbers, and the bound of its clip under the name of "clip"."""
+        numbers = [(name, getattr(self, name)) for name in SCHEDULED]
+        return numbers if self.clip is None else [*numbers, ("clip", self.clip[1])]
 
     def for_blocks(self, count: int) -> tuple["Dynamics", ...]:
         """The law of each of ``count`` blocks."""
@@ -98,42 +122,80 @@ class Dynamics:
             require(len(value) == count, "Dynamics", name, f"a tuple of {count} entries, one per block", value)
         return tuple(self._entry(k) for k in range(count)) if per_block else (self,) * count
 
-    def at(self, t: int, most: float = LARGEST) -> tuple[float, float, float]:
-        """step_size, noise_std and temperature of one block at step t, in a type whose largest number is ``most``."""
-        temperature = number_at("temperature", self.temperature, t, most)
+    def for_chains(self, rows: slice | Tensor) -> "Dynamics":
+        """The law of some chains of a state, named as an index of the state names them."""
+        return self._mapped(lambda value: value.of_chains(rows) if isinstance(value, LawTensor) else value)
+
+    def at(self, t: int, most: float = LARGEST, read: Reading = None) -> tuple[Number, ...]:
+        """step_size, noise_std, temperature, prior_precision and the clip's bound of one block at step t.
+
+        Numbers are at most ``most``; one that lies in a tensor is one, as ``read`` makes it from the tensor's.
+        """
+
+        def number(field: str, value: Schedule) -> Number:
+            found = number_at(field, value, t, most)
+            return read(found) if read and isinstance(found, Tensor) else found
+
+        return self.derived(number)
+
+    def derived(self, number: Callable[[str, Schedule], Number]) -> tuple[Number, ...]:
+        """step_size, noise_std, temperature, prior_precision and the clip's bound, given the number of each field."""
+        bound = 0.0 if self.clip is None else number("clip", self.clip[1])
+        rest = (number("temperature", self.temperature), number("prior_precision", self.prior_precision), bound)
         if self.eps is not None:
-            eps = number_at("eps", self.eps, t, most)
-            return eps * eps / 2, eps, temperature
-        step_size = number_at("step_size", self.step_size, t, most)
+            eps = number("eps", self.eps)
+            return eps * eps / 2, eps, *rest
+        step_size = number("step_size", self.step_size)
         if self.noise_std is not None:
-            return step_size, number_at("noise_std", self.noise_std, t, most), temperature
-        require(step_size >= 0, "Dynamics", "step_size", "a number >= 0 when noise_std is left out", step_size)
-        return step_size, math.sqrt(2 * step_size), temperature
+            return step_size, number("noise_std", self.noise_std), *rest
+        if not isinstance(step_size, Tensor):
+            check_free(step_size)
+        return step_size, square_root(2 * step_size), *rest
+
+    def may_rest(self) -> bool:
+        """Whether step and noise of a chain of one block may both be 0 at a step."""
+        still = may_be_zero(self.step_size if self.eps is None else self.eps)
+        return still and (self.noise_std is None or may_be_zero(self.noise_std))
 
     def settings(self) -> dict[str, Any]:
-        """What stays the same over the steps of one block, as the backends take it."""
-        kind, bound = self.clip or (None, 0.0)
+        """What stays the same over the steps of one block, and for all chains, as the backends take it."""
         low, high = sides_of(self.clamp)
-        clip = {"clip": kind, "bound": float(bound), "clip_on": self.clip_on}
-        return clip | {"prior_precision": float(self.prior_precision), "add": self.add, "low": low, "high": high}
+        clip = {"clip": None if self.clip is None else self.clip[0], "clip_on": self.clip_on}
+        return clip | {"add": self.add, "low": low, "high": high}
 
     def check_range(self, most: float) -> None:
         """Raise unless each number of one block that is known is at most ``most``, or open where a wall may be."""
-        for name in SCHEDULED:
-            for number in numbers_of(getattr(self, name)):
+        for name, value in self.numbers():
+            for number in numbers_of(value):
                 check_number(name, number, most)
-        checked_finite("prior_precision", self.prior_precision, most)
-        checked_clip("Dynamics", self.clip, most)
         for name in ("clamp", "reflect"):
             checked_box("Dynamics", name, getattr(self, name), most)
 
-    def check_length(self, end: int) -> None:
-        """Raise unless every schedule that is a list or a tensor reaches step ``end`` - 1."""
-        for name in SCHEDULED if self.is_scheduled else ():
-            values = getattr(self, name)
-            if isinstance(values, list):
-                wanted = f"a schedule of at least {end} entries: it is indexed by the absolute step, not by the chain"
-                require(len(values) >= end, "Dynamics", name, wanted, f"{len(values)} entries")
+    def check_tensors(self, n: int, most: float) -> None:
+        """Raise unless what lies in tensors has numbers for n chains that are at most ``most``."""
+        for name, value in self.tensors:
+            fits = value.n in (None, n)
+            require(fits, "Dynamics", name, f"numbers for {n} chains, (n,) or (steps, n)", value.tensor)
+            check_tensor(name, value, most)
+        if isinstance(self.step_size, LawTensor) and self.noise_std is None:
+            for number in self.step_size.ends() or ():
+                check_free(number)
+
+    def check_length(self, end: int, n: int) -> None:
+        """Raise unless every schedule that is a list or a tensor reaches step ``end`` - 1.
+
+        One that was a tensor with an entry for each of n chains, and more than there are steps, was hardly meant so.
+        """
+        for name, value in self.numbers() if self.is_scheduled else ():
+            known = value.n_steps if isinstance(value, LawTensor) else len(value) if isinstance(value, list) else None
+            if known is None:
+                continue
+            wanted = f"a schedule of at least {end} entries: it is indexed by the absolute step, not by the chain"
+            wanted += f" (for a number a chain give hatebm.per_chain(tensor) of shape ({n},) or (steps, {n}))"
+            require(known >= end, "Dynamics", name, wanted, f"{known} entries")
+            doubtful = isinstance(value, TensorSchedule) and known == n > end
+            text = f"hatebm.per_chain(tensor) for a number a chain, or a list for one a step beyond step {end}"
+            require(not doubtful, "Dynamics", name, text, f"a tensor of {n} entries for {n} chains")
 
     def _values(self) -> list[tuple[str, Any]]:
         return [(name, getattr(self, name)) for name in FIELDS]  # vars(self) is opaque to torch 2.10 when it compiles
@@ -148,6 +210,17 @@ class Dynamics:
             object.__setattr__(entry, name, value[k] if is_per_block(name, value) else value)
         return entry
 
+    def _mapped(self, function: Callable[[Any], Any]) -> "Dynamics":
+        """The same with ``function`` of each entry of each field, and of the bounds of its clips."""
+
+        def mapped(value: Any) -> Any:
+            return tuple(map(mapped, value)) if isinstance(value, tuple) else function(value)
+
+        law = object.__new__(Dynamics)
+        for name, value in self._values():
+            object.__setattr__(law, name, mapped(value))
+        return law
+
     def _check(self) -> None:
         """What the fields of one block have to do with one another."""
         name = "Dynamics"
@@ -159,6 +232,15 @@ class Dynamics:
         require(smooth, name, "noise_at", "'after' with friction", self.noise_at)
         fits = self.clamp_at != "noise+step" or self.noise_at == "before"
         require(fits, name, "clamp_at", "'step' or 'final' unless noise_at='before'", self.clamp_at)
+
+
+def _is_constant(value: Schedule | None) -> bool:
+    return isinstance(value, CONSTANT) or (isinstance(value, LawTensor) and value.n_steps is None)
+
+
+def _hashable(value: Any) -> Any:
+    """The value, or its entries, where it is or holds lists."""
+    return tuple(map(_hashable, value)) if isinstance(value, tuple | list) else value
 
 
 FIELDS = tuple(field.name for field in fields(Dynamics))

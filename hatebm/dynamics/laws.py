@@ -5,55 +5,103 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from hatebm.dynamics.law import Dynamics
+from hatebm.dynamics.law import Dynamics, Number
+from hatebm.dynamics.schedule import Schedule, schedule_of
+from hatebm.ops.law_numbers import arguments_of, halves_of
 from hatebm.ops.scalars import largest
 
 
 class Now(NamedTuple):
-    """The numbers of one block's law at one step."""
+    """The numbers of one block's law at one step: floats, or float64 tensors, (n,) or ()."""
 
-    step_size: float
-    noise_std: float
-    temperature: float
+    step_size: Number
+    noise_std: Number
+    temperature: Number
+    prior_precision: Number
+    bound: Number  # of the clip
+    arguments: dict[str, Any]  # the same as a step of the ops takes them
+    resting: Tensor | None = None  # (n,) which chains stay where they are; None where surely none does
 
     @property
     def moves(self) -> bool:
         """Whether the block moves at all."""
-        return self.step_size != 0 or self.noise_std != 0
+        still = (not isinstance(v, Tensor) and v == 0 for v in (self.step_size, self.noise_std))
+        return not all(still)
 
 
 class Laws:
-    """A law for each block of these dtypes; ``settings`` are what of it stays the same, as the backends take it."""
+    """A law for each block of a state like this one; ``settings`` are what of it is one for all steps and chains."""
 
-    def __init__(self, dynamics: Dynamics, dtypes: Sequence[torch.dtype]) -> None:
+    def __init__(self, dynamics: Dynamics, state: Sequence[Tensor]) -> None:
         self.joint = dynamics.blocks == "joint"
-        self.each, self.most = dynamics.for_blocks(len(dtypes)), [largest(dtype) for dtype in dtypes]
+        self.each, self.most = dynamics.for_blocks(len(state)), [largest(x.dtype) for x in state]
         for law, most in zip(self.each, self.most, strict=True):
             law.check_range(most)
         self.settings = [law.settings() for law in self.each]
         self.constant = not any(law.is_scheduled for law in self.each)
+        self.in_tensors = any(law.tensors for law in self.each)
+        self.like = state
+        self.may_rest = [False] * len(state)
+        self.check(state)
         self._now: tuple[list[Now], list[list[int]]] | None = None
 
-    def at(self, t: int) -> tuple[list[Now], list[list[int]]]:
-        """The numbers of every block at step t, and the groups of blocks that move together."""
+    def check(self, state: Sequence[Tensor]) -> None:
+        """Raise unless the numbers in tensors are those of a state's chains, as they are now."""
+        for law, most in zip(self.each, self.most, strict=True):
+            law.check_tensors(len(state[0]), most)
+
+    def begin(self, state: Sequence[Tensor]) -> None:
+        """Read tensors anew for a run of this state: they may have changed since."""
+        self.like = [x.detach() for x in state]
+        if not self.in_tensors:
+            return
+        self.check(state)
+        self.may_rest = [law.may_rest() for law in self.each]
+        self._now = None
+
+    def at(self, t: int, learning: bool = False) -> tuple[list[Now], list[list[int]]]:
+        """The numbers of every block at step t, and the groups of blocks that move together.
+
+        Where the step is ``learning`` they keep the graph of what they were made from.
+        """
+        if learning and self.in_tensors:
+            return self._at(t, learning)
         if self._now is None or not self.constant:
-            now = [Now(*law.at(t, most)) for law, most in zip(self.each, self.most, strict=True)]
-            moving = [k for k, block in enumerate(now) if block.moves]
-            self._now = now, [moving] if self.joint and moving else [[k] for k in moving]
+            self._now = self._at(t, False)
         return self._now
 
-    def always_at(self, t: int) -> "Laws":
-        """These laws with the numbers of step t at every step."""
+    def schedule(self, k: int, first: int, n_steps: int) -> Schedule:
+        """The numbers of a block's steps from ``first`` on."""
+        return schedule_of(self.each[k], first, n_steps, self.most[k], self.like[k])
+
+    def fixed(self, now: Sequence[Now], groups: list[list[int]]) -> "Laws":
+        """These laws with the same numbers at every step."""
         fixed = copy.copy(self)
-        fixed._now, fixed.constant = self.at(t), True
+        fixed._now, fixed.constant, fixed.in_tensors = (list(now), groups), True, False
         return fixed
 
     def proposal(self, k: int, now: Now) -> dict[str, Any]:
         """What the density of a block's move from one state to another depends on."""
-        law = {name: self.settings[k][name] for name in ("prior_precision", "clip", "clip_on", "bound")}
-        return law | {
-            "step_size": now.step_size,
-            "noise_std": now.noise_std,
-            "inverse_temperature": 1.0 / now.temperature,
-        }
+        law = {name: self.settings[k][name] for name in ("clip", "clip_on")}
+        return law | now.arguments | {"halves": halves_of(now.noise_std, now.prior_precision, self.like[k])}
+
+    def _at(self, t: int, learning: bool) -> tuple[list[Now], list[list[int]]]:
+        now = [self._now_of(k, t, learning) for k in range(len(self.each))]
+        moving = [k for k, block in enumerate(now) if block.moves]
+        return now, [moving] if self.joint and moving else [[k] for k in moving]
+
+    def _now_of(self, k: int, t: int, learning: bool) -> Now:
+        x = self.like[k]
+
+        def read(number: Tensor) -> Tensor:
+            return (number if learning else number.detach()).to(device=x.device, dtype=torch.float64)
+
+        step_size, noise_std, temperature, prior_precision, bound = self.each[k].at(t, self.most[k], read)
+        arguments = arguments_of((step_size, noise_std, 1.0 / temperature, prior_precision, bound), x)
+        resting = None
+        if self.may_rest[k]:
+            columns = arguments["numbers"].detach().expand(5, len(x))
+            resting = (columns[0] == 0) & (columns[1] == 0)
+        return Now(step_size, noise_std, temperature, prior_precision, bound, arguments, resting)

@@ -12,8 +12,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-NUMBERS = ("step_size", "noise_std", "inverse_temperature", "prior_precision", "bound")  # the rows of a schedule
-
 
 class Steps(NamedTuple):
     """The law of a run of steps of block 0, as kernels take it, see :func:`hatebm.ops.langevin_step_`.
@@ -25,7 +23,7 @@ class Steps(NamedTuple):
     energy is not looked at.
     """
 
-    schedule: Tensor  # (5, n_steps) or (5, n_steps, n) float32 beside x, any strides: NUMBERS of each step and chain
+    schedule: Tensor  # (5, n_steps) or (5, n_steps, n) float32 beside x, any strides: the law's five numbers at each step
     noisy: bool  # whether any noise_std may not be 0
     prior: bool  # whether any prior_precision may not be 0
     add: str  # "sequential", "increment" or "fma"

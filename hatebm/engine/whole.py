@@ -1,7 +1,6 @@
 """Runs of steps that an energy takes in one kernel of its own, where a chain may."""
 
 import time
-from array import array
 from typing import Any
 
 import torch
@@ -21,17 +20,14 @@ STRETCH = 4096  # steps that a kernel takes at most before Python can be interru
 
 def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> Steps:
     """What a kernel is told of the next steps of a state of one block."""
-    laws, noise = blocks.laws, blocks.noise
-    law, settings = laws.each[0], laws.settings[0]
-    end = first_step + (1 if laws.constant else n_steps)
-    step_size, noise_std, temperature = zip(*(law.at(t, laws.most[0]) for t in range(first_step, end)), strict=True)
-    schedule = array("f")
-    for numbers in (step_size, noise_std, [1.0 / t for t in temperature]):
-        schedule += array("f", numbers) * (n_steps if laws.constant else 1)
+    law, noise = blocks.laws.each[0], blocks.noise
+    schedule = blocks.laws.schedule(0, first_step, n_steps)
     walls = {} if law.clamp_at != "final" else OPEN
     return Steps(
-        torch.frombuffer(schedule, dtype=torch.float32).view(3, n_steps),
-        **settings | walls,
+        schedule.numbers,
+        schedule.noisy,
+        schedule.prior,
+        **blocks.laws.settings[0] | walls,
         clamp_noise=law.clamp_at == "noise+step",
         noise_at=law.noise_at,
         seed=noise.seed,

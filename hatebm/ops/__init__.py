@@ -4,7 +4,6 @@ A backend is a module with the functions of :mod:`hatebm.ops.reference`. ``backe
 on the CPU ``cpu``, on a CUDA device ``cuda`` then ``triton``, elsewhere and for float64 states ``reference``.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -24,15 +23,13 @@ from hatebm.ops.checks import (
     overlaps,
     require,
 )
+from hatebm.ops.law_numbers import Number, checked_numbers_of_law
 from hatebm.ops.native.extension import ADD
 from hatebm.ops.noise import Purpose
 from hatebm.ops.scalars import (
     checked_box,
     checked_chain_ids,
-    checked_clip,
     checked_draw,
-    checked_number,
-    in_range,
     largest,
     sides_of,
 )
@@ -67,14 +64,14 @@ def langevin_step_(
     x: Tensor,
     grad: Tensor | None,
     *,
-    step_size: float,
-    noise_std: float | None = None,
+    step_size: Number,
+    noise_std: Number | None = None,
     seed: int | Tensor | None = None,
     step: int | Tensor | None = None,
-    temperature: float = 1.0,
-    prior_precision: float = 0.0,
+    temperature: Number = 1.0,
+    prior_precision: Number = 0.0,
     add: str = "sequential",
-    clip: tuple[str, float] | None = None,
+    clip: tuple[str, Number] | None = None,
     clip_on: str = "grad",
     clamp: tuple[float, float] | None = None,
     block: int = 0,
@@ -105,6 +102,8 @@ def langevin_step_(
         clip: ("value", c) elementwise, or ("norm", c) for the L2 norm of each sample (a factor, exactly 1 below c).
         clip_on: "grad", or "update" for step_size times the gradient.
         clamp: (low, high).
+            step_size, noise_std, temperature, prior_precision and the bound of a clip may be
+            :func:`hatebm.per_chain` of (n,), a number for each chain.
         block, purpose, chain_ids: see :func:`hatebm.normal`.
         noise: eps itself, shaped like x, in place of a draw.
         gz, image: shaped like x, float32: ``image`` receives gz + x in the same pass.
@@ -130,18 +129,14 @@ def langevin_step_(
     for label, value in (("grad_norm", grad_norm), ("displacement", displacement), ("diverged", diverged)):
         if value is not None:
             check_written(name, label, value, x, torch.int64 if label == "diverged" else x.dtype)
-    if noise_std is None:
-        free = "a number >= 0 when noise_std is left out"
-        noise_std = math.sqrt(2 * checked_number(name, "step_size", step_size, free, lambda v: 0 <= v < math.inf))
     most = largest(x.dtype)
-    numbers = _numbers(name, most, step_size, noise_std, temperature, prior_precision)
+    law = (step_size, noise_std, temperature, prior_precision)
+    numbers, kind = checked_numbers_of_law(name, x, most, *law, clip)
     checked_choice(name, "add", add, ADD)
     checked_choice(name, "clip_on", clip_on, CLIP_ON)
     check_backend(name, backend)
-    kind, bound = checked_clip(name, clip, most) or (None, 0.0)
     low, high = sides_of(checked_box(name, "clamp", clamp, most))
-    noise_std = numbers["noise_std"]
-    drawn = noise_std != 0 and noise is None
+    drawn = numbers["noise_std"] != 0 and noise is None
     if drawn or diverged is not None:
         require(step is not None, name, "step", "a step index", step)
     if drawn:
@@ -153,7 +148,6 @@ def langevin_step_(
         "add": add,
         "clip": kind,
         "clip_on": clip_on,
-        "bound": float(bound),
         "low": low,
         "high": high,
         "block": int(block),
@@ -176,11 +170,11 @@ def langevin_ratio(
     proposal: Tensor,
     proposal_grad: Tensor,
     *,
-    step_size: float,
-    noise_std: float,
-    temperature: float = 1.0,
-    prior_precision: float = 0.0,
-    clip: tuple[str, float] | None = None,
+    step_size: Number,
+    noise_std: Number,
+    temperature: Number = 1.0,
+    prior_precision: Number = 0.0,
+    clip: tuple[str, Number] | None = None,
     clip_on: str = "grad",
     backend: str | None = None,
 ) -> Tensor:
@@ -215,11 +209,10 @@ def langevin_ratio(
     check_like(name, "grad", grad, x, (x.dtype, *GRAD_DTYPES))
     check_like(name, "proposal", proposal, x, (x.dtype,))
     check_like(name, "proposal_grad", proposal_grad, x, (grad.dtype,))
-    most = largest(x.dtype)
     checked_choice(name, "clip_on", clip_on, CLIP_ON)
-    kind, bound = checked_clip(name, clip, most) or (None, 0.0)
-    settings = _numbers(name, most, step_size, noise_std, temperature, prior_precision, noisy=True)
-    settings |= {"clip": kind, "clip_on": clip_on, "bound": float(bound)}
+    law = (step_size, noise_std, temperature, prior_precision)
+    numbers, kind = checked_numbers_of_law(name, x, largest(x.dtype), *law, clip, ratio=True)
+    settings = numbers | {"clip": kind, "clip_on": clip_on}
     return library.langevin_ratio(x, grad, proposal, proposal_grad, backend, **settings)
 
 
@@ -259,29 +252,3 @@ def metropolis(
     chain_ids = checked_chain_ids(name, chain_ids, len(log_ratio), log_ratio.device)
     place = {"block": int(block), "purpose": int(purpose), "chain_ids": chain_ids}
     return library.metropolis(log_ratio, backend, seed=seed, step=step, **place)
-
-
-def _numbers(
-    op: str,
-    most: float,
-    step_size: float,
-    noise_std: float,
-    temperature: float,
-    prior_precision: float,
-    noisy: bool = False,
-) -> dict[str, float]:
-    """The law's numbers as floats that are at most ``most``; ``noisy`` wants noise that is not 0."""
-    end = in_range(most)
-    signed, least = f"a finite number{end}", f"a finite number {'>' if noisy else '>='} 0{end}"
-    temperature = checked_number(op, "temperature", temperature, f"a finite number > 0{end}", lambda v: 0 < v <= most)
-    held = 1.0 / temperature <= most
-    require(held, op, "temperature", f"so large that 1 / temperature is finite{end}", temperature)
-    fits = (lambda v: 0 < v <= most) if noisy else (lambda v: 0 <= v <= most)
-    return {
-        "step_size": float(checked_number(op, "step_size", step_size, signed, lambda v: abs(v) <= most)),
-        "noise_std": float(checked_number(op, "noise_std", noise_std, least, fits)),
-        "inverse_temperature": 1.0 / temperature,
-        "prior_precision": float(
-            checked_number(op, "prior_precision", prior_precision, signed, lambda v: abs(v) <= most)
-        ),
-    }

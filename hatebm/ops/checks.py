@@ -53,13 +53,13 @@ def require(holds: bool, op: str, argument: str, wanted: str, got: Any, error: t
 
 
 @contextmanager
-def in_the_name_of(op: str) -> Iterator[None]:
-    """Let what a chain refuses be refused by the function that built it."""
+def in_the_name_of(op: str, by: str = "langevin") -> Iterator[None]:
+    """Let what a chain, or its law, refuses be refused by the function that asked it."""
     try:
         yield
     except (TypeError, ValueError) as error:
-        if str(error).startswith("langevin: "):
-            error.args = (op + str(error).removeprefix("langevin"),)
+        if str(error).startswith(f"{by}: "):
+            error.args = (op + str(error).removeprefix(by),)
         raise
 
 
@@ -168,6 +168,16 @@ def check_written(op: str, name: str, value: Tensor, x: Tensor, dtype: torch.dty
     )
     wanted = f"a contiguous {str(dtype).removeprefix('torch.')} tensor of shape ({n},) on {x.device}"
     require(fits, op, name, wanted, value)
+
+
+def check_numbers(op: str, numbers: Tensor | None, x: Tensor) -> None:
+    """Raise unless these may be the numbers of the laws of x's chains, or one law for all."""
+    if numbers is None:
+        return
+    fits = isinstance(numbers, Tensor) and numbers.shape in ((5, len(x)), (5, 1))
+    fits = fits and numbers.dtype == x.dtype and numbers.device == x.device and not numbers.is_neg()
+    wanted = f"a {str(x.dtype).removeprefix('torch.')} tensor of shape (5, {len(x)}) or (5, 1) on {x.device}"
+    require(fits, op, "numbers", wanted, numbers)
 
 
 def overlaps(x: Tensor) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hatebm.ops import native
 from hatebm.ops.backend import module_for
-from hatebm.ops.checks import GRAD_DTYPES, check_like, check_written
+from hatebm.ops.checks import GRAD_DTYPES, check_like, check_numbers, check_written
 
 LIBRARY = torch.library.Library("hatebm", "DEF")
 OPERANDS = ("noise", "gz", "image")  # of a step, shaped like x
@@ -23,15 +23,15 @@ LIBRARY.define(
 LIBRARY.define("residual_add(Tensor gz, Tensor y, str? backend=None) -> Tensor")
 LIBRARY.define(
     "langevin_step_(Tensor(a!) x, Tensor? grad, *, float step_size, float noise_std, "
-    f'{PLACE}, float inverse_temperature=1.0, float prior_precision=0.0, str add="sequential", str? clip=None, '
-    'str clip_on="grad", float bound=0.0, float? low=None, float? high=None, Tensor? chain_ids=None, '
+    f"{PLACE}, float inverse_temperature=1.0, float prior_precision=0.0, float bound=0.0, Tensor? numbers=None, "
+    'str add="sequential", str? clip=None, str clip_on="grad", float? low=None, float? high=None, Tensor? chain_ids=None, '
     "Tensor? noise=None, Tensor? gz=None, Tensor(b!)? image=None, Tensor(c!)? grad_norm=None, "
     "Tensor(d!)? displacement=None, Tensor(e!)? diverged=None, str? backend=None) -> ()"
 )
 LIBRARY.define(
     "langevin_ratio(Tensor x, Tensor grad, Tensor proposal, Tensor proposal_grad, *, float step_size, "
-    "float noise_std, float inverse_temperature=1.0, float prior_precision=0.0, str? clip=None, "
-    'str clip_on="grad", float bound=0.0, str? backend=None) -> Tensor'
+    "float noise_std, float inverse_temperature=1.0, float prior_precision=0.0, float bound=0.0, "
+    'Tensor? numbers=None, Tensor? halves=None, str? clip=None, str clip_on="grad", str? backend=None) -> Tensor'
 )
 LIBRARY.define(f"metropolis(Tensor log_ratio, *, {PLACE}, Tensor? chain_ids=None, str? backend=None) -> Tensor")
 
@@ -53,6 +53,8 @@ def langevin_step_(
     x: Tensor, grad: Tensor | None, backend: str | None, *, seed: int | Tensor, step: int | Tensor, **settings: Any
 ) -> None:
     """Run a step whose arguments were checked, and tell autograd what was written."""
+    numbers = settings["numbers"]
+    settings["numbers"] = numbers if numbers is None else numbers.detach()
     if is_traced(x):
         low, high = settings["low"], settings["high"]
         box = {"low": None if low == -math.inf else low, "high": None if high == math.inf else high}
@@ -82,8 +84,8 @@ def _on_views(run: Callable[..., None]) -> Callable[..., None]:
 
 def ready_step(
     x: Tensor, backend: str | None, **settings: Any
-) -> Callable[[Tensor, int, float, float, float], None] | None:
-    """A step of x for a whole run, called as step(grad, t, step_size, noise_std, temperature).
+) -> Callable[..., None] | None:
+    """A step of x for a whole run, called with the gradient, the step and the numbers of its law.
 
     None where there is none: then each step is one of :func:`langevin_step_`.
     """
@@ -127,6 +129,7 @@ def _langevin_step(x, grad, *, seed, step, seed_at=None, step_at=None, low=None,
     for name in WRITTEN:
         if settings.get(name) is not None:
             check_written("langevin_step_", name, settings[name], x, torch.int64 if name == "diverged" else x.dtype)
+    check_numbers("langevin_step_", settings.get("numbers"), x)
     run = module_for("langevin_step_", backend, x.device, x.dtype).langevin_step_
     _on_views(run)(x, grad, **at, **box, **settings)
 
@@ -135,6 +138,7 @@ def _langevin_ratio(x, grad, proposal, proposal_grad, *, backend=None, **setting
     check_like("langevin_ratio", "grad", grad, x, (x.dtype, *GRAD_DTYPES))
     for name, v, like in (("proposal", proposal, x), ("proposal_grad", proposal_grad, grad)):
         check_like("langevin_ratio", name, v, x, (like.dtype,))
+    check_numbers("langevin_ratio", settings.get("numbers"), x)
     return langevin_ratio(x, grad, proposal, proposal_grad, backend, **settings)
 
 

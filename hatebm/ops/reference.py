@@ -41,7 +41,7 @@ class Numbers(NamedTuple):
         """These, or ``numbers``, (5, n) or (5, 1), as columns beside x; noise or a prior of 0 is one for all."""
         if numbers is None:
             return self
-        columns = numbers.detach().reshape(len(self), -1, *[1] * (x.dim() - 1))
+        columns = numbers.reshape(len(self), -1, *[1] * (x.dim() - 1))
         zeros = {name: 0.0 for name in ("noise_std", "prior_precision") if getattr(self, name) == 0}
         return Numbers(*columns)._replace(**zeros)
 

@@ -118,14 +118,17 @@ def checked_shape(op: str, name: str, shape: Any, wanted: str, most: int) -> tup
     return tuple(checked_whole(op, name, size, wanted, 0, most + 1) for size in listed)
 
 
-def checked_clip(op: str, clip: Any, most: float = math.inf) -> tuple[str, float] | None:
-    """A clip as (kind, bound), or None; a bound is at most ``most``, or infinite."""
+def checked_clip(
+    op: str, clip: Any, most: float = math.inf, number: Callable[..., Any] | None = None
+) -> tuple[str, Any] | None:
+    """A clip as (kind, bound), or None; a bound is at most ``most``, or infinite, and what ``number`` makes of it."""
     if clip is None:
         return None
     wanted = "('value', c) or ('norm', c) with a number c > 0" + in_range(most)
     pair = isinstance(clip, tuple) and len(clip) == 2 and isinstance(clip[0], str) and clip[0] in ("value", "norm")
     require(pair, op, "clip", wanted, clip)
-    return clip[0], checked_number(op, "clip", clip[1], wanted, lambda bound: bound > 0 and _is_wall(bound, most))
+    asked = ("clip", clip[1], wanted, lambda bound: bound > 0 and _is_wall(bound, most))
+    return clip[0], checked_number(op, *asked) if number is None else number(*asked)
 
 
 def checked_box(op: str, name: str, box: Any, most: float = math.inf) -> tuple[float | None, float | None] | None:

@@ -22,7 +22,8 @@ from hatebm.energies.closure import modules_of
 from hatebm.energies.composition import check_bounded, negations_in
 from hatebm.energies.modes import bare, in_mode
 from hatebm.engine import Engine, through_compile
-from hatebm.ops.checks import checked_mask
+from hatebm.ops.checks import checked_mask, in_the_name_of
+from hatebm.ops.law_numbers import least
 from hatebm.ops.library import is_traced
 from hatebm.ops.noise import Purpose
 from hatebm.ops.scalars import checked_chain_ids, checked_draw, checked_flag, checked_whole
@@ -34,6 +35,7 @@ from hatebm.sampling.door import (
     check_functions,
     checked_end,
     checked_grad_steps,
+    checked_keep,
     checked_saved,
     drawn_seed,
 )
@@ -116,7 +118,7 @@ class Chain:
         self._reaching = [given for given in (energy, grad_fn, energy_kwargs) if given is not None]
         energy = through_compile(energy) if COMPILE[compile] and energy is not None else energy
         self._potential = Potential(energy, grad_fn, energy_kwargs, masks)
-        laws = Laws(self.dynamics, [part.dtype for part in self._state])
+        laws = Laws(self.dynamics, self._state)
         self._form = checked_form(NAME, correct, leapfrog_steps, laws.each, energy)
         self._mode, self._nan, self._explored = mode, nan, False
         n, device = len(self._state[0]), self._state[0].device
@@ -136,7 +138,7 @@ class Chain:
     @property
     def state(self) -> State:
         """A copy of the state."""
-        return self._shaped([x.detach().clone() for x in self._state])
+        return self._shaped(_copied(self._state))
 
     def run(
         self,
@@ -146,7 +148,8 @@ class Chain:
         every: int = 1,
         return_info: bool = False,
         grad_steps: int = 0,
-    ) -> State | tuple[State, dict[str, Tensor]]:
+        keep: str = "last",
+    ) -> State | list[State] | tuple[State | list[State], dict[str, Tensor]]:
         """Advance by ``n_steps`` and return the new state, a tensor of the caller's own.
 
         Args:
@@ -158,8 +161,13 @@ class Chain:
                 "displacement", the distance moved; L2 norms over all blocks; and, of a corrected chain, "accept" and
                 "nan_refused", the shares of its proposals that were accepted, and that were refused for a NaN in their
                 energy or gradient (0 or 1, with sequential blocks between).
-            grad_steps: the last so many steps keep the graph: of the energy's parameters, and of x, when these are all
-                steps.
+            grad_steps: the last so many steps keep the graph: of the energy's parameters, of the law's numbers in
+                tensors that ask for a gradient, and of x, when these are all steps. That holds what n gradients of the
+                energy need in memory.
+            keep: "last" returns the state after the last step, "steps" the list of the states after each: those of the
+                last ``grad_steps`` with the graph that leads through them, each one before with that of its own step
+                alone, which began at a detached state (none where autograd is off). A list holds the memory of its
+                steps' graphs for as long as it lives.
 
         Raises:
             ChainDiverged: a NaN or Inf, with its step and chains; the chain is left as it was before the run. In the
@@ -171,32 +179,38 @@ class Chain:
         every = checked_whole(NAME, "every", every, "an integer > 0", 1)
         return_info = checked_flag(NAME, "return_info", return_info)
         check_callback(callback)
-        end = checked_end(self.step, n_steps, self._blocks.laws.each)
+        end = checked_end(self.step, n_steps, self._blocks.laws.each, len(self._state[0]))
         grad_steps = checked_grad_steps(grad_steps, n_steps, self._form)
+        keeps = checked_keep(keep, self._form)
         modules = modules_of(*self._reaching)
         with self._alone("run"), in_mode(modules, self._mode), self._engine.switches():
-            state = [x.clone() if grad_steps == n_steps > 0 else x.detach().clone() for x in self._state]
+            state = [x.clone() for x in self._state] if grad_steps == n_steps > 0 else _copied(self._state)
             velocity = list(self._velocity)
+            self._blocks.laws.begin(state)
             watch = Watch(len(state[0]), state[0].device, self._nan == "raise" and n_steps > 0, self._form.corrected)
             transition = transition_of(self._form, self._blocks, self._potential, watch, velocity)
             info = Info(transition, every, callback, return_info, self._shaped)
+            outputs: list[State] = []
             self._blocks.region.held = self._state
             settle(modules, self._potential, self.step, state)
             self._check_bounded(modules)
             self._engine.begin(self._potential, modules, self.step, state)
             parts = (self._form, self._blocks, self._potential, state, watch)
-            shortcuts = self._engine.shortcuts(*parts, stepwise=grad_steps > 0)
-            t = self.step
+            shortcuts = self._engine.shortcuts(*parts, stepwise=grad_steps > 0 or keeps)
+            t, linked = self.step, end - grad_steps
             while t < end:
                 taken = shortcuts(t, info.stretch(t, end))
                 if not taken:
-                    self._potential.differentiable = t >= end - grad_steps
+                    self._potential.differentiable = t >= linked or (keeps and torch.is_grad_enabled())
                     info.step(t, state)
                 t += taken or 1
+                if keeps:
+                    outputs.append(self._returned(state if self._potential.differentiable else _copied(state)))
+                    state = _copied(state) if self._potential.differentiable and t <= linked else state
             watch.check(end - 1, state, self._blocks.noise.chain_ids)
             self._engine.end(n_steps, shortcuts)
-            result = self._shaped([self._blocks.region.boxed(k, x) for k, x in enumerate(state)])
-            self._state, self._velocity, self.step = [x.detach().clone() for x in state], velocity, end
+            result = outputs if keeps else self._returned(state)
+            self._state, self._velocity, self.step = _copied(state), velocity, end
             self._blocks.region.held = self._state
         return (result, info.gathered(self._state[0], self._form.corrected)) if return_info else result
 
@@ -218,6 +232,8 @@ class Chain:
             TypeError, ValueError: naming what does not fit this chain, which is left as it was.
         """
         found = checked_saved(saved, list(self.state_dict()), self._state)
+        with in_the_name_of("load_state_dict", "Dynamics"):
+            self._blocks.laws.check(found.state)
         masks = checked_mask("load_state_dict", self._mask, found.state)
         with self._alone("load_state_dict"):
             self._state, self._velocity, self.step = found.state, found.velocity, found.step
@@ -251,11 +267,18 @@ class Chain:
             return
         laws = self._blocks.laws
         now, _ = laws.at(self.step)
-        priors = [law.prior_precision * block.temperature for law, block in zip(laws.each, now, strict=True)]
+        priors = [least(block.prior_precision * block.temperature) for block in now]
         free = self._blocks.region.unwalled(self._state)
         if any(mask.any() for mask in free):
             check_bounded(self._reaching[0], self._state, self._potential.kwargs(self.step), priors, free)
         self._explored = True
 
+    def _returned(self, state: list[Tensor]) -> State:
+        return self._shaped([self._blocks.region.boxed(k, x) for k, x in enumerate(state)])
+
     def _shaped(self, state: list[Tensor]) -> State:
         return state[0] if self._single else tuple(state)
+
+
+def _copied(state: Sequence[Tensor]) -> list[Tensor]:
+    return [x.detach().clone() for x in state]

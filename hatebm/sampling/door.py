@@ -47,12 +47,12 @@ def drawn_seed(x: Tensor) -> int | Tensor:
     return drawn if is_traced(drawn) else int(drawn)
 
 
-def checked_end(step: int, n_steps: int, laws: Sequence[Dynamics]) -> int:
+def checked_end(step: int, n_steps: int, laws: Sequence[Dynamics], n: int) -> int:
     """The step before which a run of ``n_steps`` ends: there are so many, and every schedule reaches it."""
     end = step + n_steps
     require(end <= STEPS, NAME, "n_steps", "small enough to stay below step 2^40", n_steps)
     for law in laws:
-        law.check_length(end)
+        law.check_length(end, n)
     return end
 
 
@@ -64,6 +64,14 @@ def checked_grad_steps(grad_steps: Any, n_steps: int, form: Form) -> int:
     require(plain or not grad_steps, NAME, name, "0 with correct, leapfrog_steps or friction", grad_steps)
     require(torch.is_grad_enabled() or not grad_steps, NAME, name, "0 where autograd is off", grad_steps)
     return grad_steps
+
+
+def checked_keep(keep: Any, form: Form) -> bool:
+    """Whether a run returns the state after each step."""
+    checked_choice(NAME, "keep", keep, ("last", "steps"))
+    plain = not (form.corrected or form.friction)
+    require(plain or keep == "last", NAME, "keep", "'last' with correct, leapfrog_steps or friction", keep)
+    return keep == "steps"
 
 
 def check_callback(callback: Callable | None) -> None:

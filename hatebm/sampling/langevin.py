@@ -23,7 +23,7 @@ def langevin(
     noise_std: Schedule | tuple[Schedule | None, ...] | None = None,
     eps: Schedule | tuple[Schedule, ...] | None = None,
     temperature: Schedule | tuple[Schedule, ...] = 1.0,
-    prior_precision: float | tuple[float, ...] = 0.0,
+    prior_precision: Schedule | tuple[Schedule, ...] = 0.0,
     noise_at: str | tuple[str, ...] = "after",
     add: str | tuple[str, ...] = "sequential",
     clip: Any = None,
@@ -46,11 +46,12 @@ def langevin(
     nan: str = "raise",
     correct: str | None = None,
     grad_steps: int = 0,
+    keep: str = "last",
     mask: Tensor | tuple[Tensor | None, ...] | None = None,
     backend: str | None = None,
     compile: str | bool = "auto",
     precision: str = "float32",
-) -> State | tuple[State, dict[str, Tensor]]:
+) -> State | list[State] | tuple[State | list[State], dict[str, Tensor]]:
     r"""Run n_steps of x <- clamp(x - step_size * clip(grad E(x) / T + prior_precision * x) + noise_std * eps).
 
     ``hatebm.langevin(energy, x, 60, step_size=10.0, noise_std=0.005)`` is ``Chain(energy, x, ...).run(60)``: the input
@@ -64,7 +65,7 @@ def langevin(
         n_steps: number of steps.
 
     Returns:
-        The state after the last step; with ``return_info`` also the dict that :meth:`hatebm.Chain.run` describes.
+        The state after the last step, or with ``keep="steps"`` the list of those after each; with ``return_info`` also the dict that :meth:`hatebm.Chain.run` describes.
 
     Raises:
         TypeError, ValueError: naming the argument, what was wanted and what came.
@@ -105,7 +106,8 @@ def langevin(
         precision=precision,
         **{name: value for name, value in law.items() if not _is_default(name, value)},
     )
-    return chain.run(n_steps, callback=callback, every=every, return_info=return_info, grad_steps=grad_steps)
+    how = {"callback": callback, "every": every, "return_info": return_info}
+    return chain.run(n_steps, **how, grad_steps=grad_steps, keep=keep)
 
 
 def _is_default(name: str, value: Any) -> bool:

@@ -8,9 +8,12 @@ from torch import Tensor
 from hatebm.dynamics.blocks import Blocks
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch, surely_finite
+from hatebm.dynamics.law import Number
 from hatebm.dynamics.laws import Now
 from hatebm.dynamics.transitions.overdamped import gathered_facts
 from hatebm.ops.checks import require
+from hatebm.ops.law_numbers import as_column
+from hatebm.ops.law_tensors import LawTensor
 from hatebm.ops.library import langevin_ratio, metropolis
 from hatebm.ops.noise import Purpose
 from hatebm.ops.scalars import OPEN
@@ -44,7 +47,7 @@ class Adjusted:
         for group in groups:
             proposal = list(state)
             for k in group:
-                require(now[k].noise_std > 0, "langevin", "noise_std", "> 0 with correct='mala'", now[k].noise_std)
+                check_noisy(now[k].noise_std, "> 0 with correct='mala'")
                 open_box = OPEN | {"grad_norm": norms[k], "diverged": self.watch.first}
                 proposal[k] = self.blocks.move(t, k, state[k].clone(), self.grads[k], now[k], noise[k], **open_box)
             accept, nan = self._choose(t, state, proposal, now, group, moving)
@@ -57,7 +60,7 @@ class Adjusted:
     ) -> tuple[Tensor, Tensor | None]:
         """Who accepts, and whose proposal had a NaN; None where nobody's."""
         there, grads = look(self.potential, self.blocks, t, proposal, moving)
-        log_ratio = (self.energies.double() - there.double()) / now[group[0]].temperature
+        log_ratio = energy_difference(self.energies, there, now[group[0]].temperature)
         for k in group:
             at = (
                 self.blocks.region.free(k, state[k]),
@@ -77,6 +80,19 @@ class Adjusted:
             state[k] = chosen(accept, proposal[k], state[k])
         self.energies, self.grads = carried(accept, (there, grads), (self.energies, self.grads))
         return accept, nan
+
+
+def check_noisy(noise_std: Number, wanted: str) -> None:
+    """Raise unless there is noise to propose with."""
+    if isinstance(noise_std, Tensor):
+        LawTensor(noise_std, each=noise_std.dim() > 0).check("langevin", "noise_std", wanted, lambda number: number > 0)
+    else:
+        require(noise_std > 0, "langevin", "noise_std", wanted, noise_std)
+
+
+def energy_difference(here: Tensor, there: Tensor, temperature: Number) -> Tensor:
+    """(E(here) - E(there)) / T of each chain, in float64."""
+    return (here.double() - there.double()) / as_column(temperature, len(here), here.device)
 
 
 Here = tuple[Tensor, dict[int, Tensor]]  # energies, and the gradient of each moving block

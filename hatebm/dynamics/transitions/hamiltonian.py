@@ -5,22 +5,25 @@ import math
 import torch
 from torch import Tensor
 
-from hatebm.dynamics.blocks import Blocks
+from hatebm.dynamics.blocks import Blocks, column
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch, surely_finite
+from hatebm.dynamics.law import Number
 from hatebm.dynamics.laws import Now
 from hatebm.dynamics.transitions.adjusted import (
     carried,
+    check_noisy,
     chosen,
     decide,
     decisions,
+    energy_difference,
     finite_rows,
     look,
     rows,
     without_nan,
 )
 from hatebm.dynamics.transitions.overdamped import gathered_facts
-from hatebm.ops.checks import require
+from hatebm.ops.law_numbers import arguments_of, halves_of
 from hatebm.ops.library import langevin_ratio
 
 
@@ -95,11 +98,11 @@ class Hamiltonian:
             self.watch.see_energy(t, energies)
             state[:], self.velocity[:], self.energies, self.grads = x, v, energies, grads
             return None, None
-        log_ratio = (self.energies.double() - energies.double()) / now[group[0]].temperature
+        log_ratio = energy_difference(self.energies, energies, now[group[0]].temperature)
         for k in group:
             log_ratio = log_ratio + self._half_square(self.velocity[k], v[k], 1.0)
-            if prior := self.blocks.laws.settings[k]["prior_precision"]:
-                log_ratio = log_ratio + self._half_square(state[k], x[k], prior)
+            if now[k].arguments["prior_precision"] != 0:
+                log_ratio = log_ratio + self._half_square(state[k], x[k], now[k].prior_precision)
         energies, nan = without_nan(energies, grads, log_ratio, group)
         self.watch.see_energy(t, energies)
         if nan is not None:
@@ -121,18 +124,27 @@ class Hamiltonian:
         return energies, dict(zip(moving, grads, strict=True))
 
     def _refreshed(self, t: int, k: int, x: Tensor, now: Now, noise: Tensor | None) -> Tensor:
-        require(now.noise_std > 0, "langevin", "noise_std", "> 0 where velocities move x", now.noise_std)
+        check_noisy(now.noise_std, "> 0 where velocities move x")
         friction = self.blocks.laws.each[k].friction
-        way = math.inf if friction is None else friction * now.noise_std * self.leapfrog_steps
-        keep, fresh = math.exp(-way), math.sqrt(-math.expm1(-2 * way))
-        v = torch.zeros_like(x) if keep == 0 else self.velocity[k] * keep
+        keep, fresh = kept_and_fresh(math.inf if friction is None else friction, now.noise_std, self.leapfrog_steps)
+        v = torch.zeros_like(x) if friction in (None, math.inf) else self.velocity[k] * column(keep, x)
         return self.blocks.refresh(t, k, v, fresh, noise)
 
-    def _half_square(self, old: Tensor, new: Tensor, precision: float) -> Tensor:
+    def _half_square(self, old: Tensor, new: Tensor, precision: Number) -> Tensor:
         """Precision (|old|^2 - |new|^2) / 2 of each chain."""
-        law = {"step_size": 0.0, "noise_std": 1.0, "inverse_temperature": 1.0, "clip": None}
-        law |= {"clip_on": "grad", "bound": 0.0, "prior_precision": precision}
+        numbers = arguments_of((0.0, 1.0, 1.0, precision, 0.0), old)
+        law = numbers | {"halves": halves_of(1.0, precision, old), "clip": None, "clip_on": "grad"}
         return langevin_ratio(old, old, new, new, self.blocks.backend, **law)
+
+
+def kept_and_fresh(friction: float, length: Number, leapfrog_steps: int) -> tuple[Number, Number]:
+    """What of a velocity stays after a way, exp(-friction * way), and how much noise comes, sqrt(1 - that squared)."""
+    if isinstance(length, Tensor):
+        pairs = [kept_and_fresh(friction, h, leapfrog_steps) for h in length.flatten().tolist()]
+        keep, fresh = torch.tensor(pairs, dtype=length.dtype, device=length.device).view(-1, 2).unbind(1)
+        return keep.reshape(length.shape), fresh.reshape(length.shape)
+    way = friction * length * leapfrog_steps
+    return math.exp(-way), math.sqrt(-math.expm1(-2 * way))
 
 
 def _nan_gradient(state: list[Tensor], grads: list[Tensor]) -> Tensor | None:

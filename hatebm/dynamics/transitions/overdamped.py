@@ -1,9 +1,11 @@
 """The unadjusted Langevin step: gradient, move."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from hatebm.dynamics.blocks import Blocks, Move
+from hatebm.dynamics.blocks import Blocks
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.laws import Now
@@ -14,18 +16,18 @@ class Overdamped:
 
     def __init__(self, blocks: Blocks, potential: Potential, watch: Watch) -> None:
         self.blocks, self.potential, self.watch = blocks, potential, watch
-        self._moves: list[Move | None] | None = None  # of this run's blocks in place, None where a step is more
+        self._moves: list[Callable[..., None] | None] | None = None  # of this run's blocks in place, None where a step is more
 
     def __call__(self, t: int, state: list[Tensor], gather: bool) -> dict[str, Tensor]:
         """Step t; ``gather`` returns the energies and gradient norms where it took its gradients."""
-        now, groups = self.blocks.laws.at(t)
+        now, groups = self.blocks.laws.at(t, learning=self.potential.differentiable)
         if gather or self.potential.differentiable or not self._is_ready(state):
             return self._step(t, state, gather, now, groups)
         for group in groups:
             energies, grads = self.potential.gradient(t, state, group)
             self.watch.see_energy(t, energies)
             for k, grad in zip(group, grads, strict=True):
-                self._moves[k](grad, t, *now[k])
+                self._moves[k](grad, t, **now[k].arguments)
         return {}
 
     def _is_ready(self, state: list[Tensor]) -> bool:
@@ -43,10 +45,12 @@ class Overdamped:
             for k in group:
                 state[k] = self.blocks.kick(t, k, self._own(state[k]), now[k], noise[k])
             energies, grads = self.potential.gradient(t, state, group)
-            self.watch.see_energy(t, energies)
+            self.watch.see_energy(t, of_moving(energies, [now[k].resting for k in group]))
             for k, grad in zip(group, grads, strict=True):
                 gathered = {"grad_norm": norms[k], "diverged": self.watch.first}
                 state[k] = self.blocks.move(t, k, self._own(state[k]), grad, now[k], noise[k], **gathered)
+                if gather and now[k].resting is not None:
+                    norms[k].masked_fill_(now[k].resting, 0)
         if gather and not groups:
             energies = self.potential.gradient(t, state, [])[0]
         return gathered_facts(energies, norms) if gather else {}
@@ -54,6 +58,13 @@ class Overdamped:
     def _own(self, x: Tensor) -> Tensor:
         """What may be written to: the graph of another block's gradient may hold the state itself."""
         return x.clone() if self.potential.differentiable else x
+
+
+def of_moving(energies: Tensor | None, resting: list[Tensor | None]) -> Tensor | None:
+    """Energies with 0 for chains none of whose blocks moves: nobody looks at theirs."""
+    if energies is None or None in resting or not energies.dim():
+        return energies
+    return torch.where(torch.stack(resting).all(0), 0, energies)
 
 
 def gathered_facts(energies: Tensor | None, norms: list[Tensor]) -> dict[str, Tensor]:

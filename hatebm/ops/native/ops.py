@@ -111,7 +111,9 @@ def numbers_at(numbers: Tensor | None, n: int, here: torch.device) -> tuple[int,
     """Where the numbers of the laws of n chains lie, (5, n) or (5, 1), and how far apart those of fields and chains."""
     if numbers is None:
         return 0, 0, 0
-    return address(numbers, 5 * numbers.shape[1], here), numbers.stride(0), numbers.stride(1) * (numbers.shape[1] > 1)
+    columns = numbers.shape[1]
+    place = address(numbers, 5 * (1 if columns == 1 else n), here)
+    return place, numbers.stride(0), 0 if columns == 1 else numbers.stride(1)
 
 
 def langevin_ratio(

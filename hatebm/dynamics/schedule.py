@@ -1,0 +1,57 @@
+"""The numbers of a law at the steps of a run, in one tensor beside the state: what kernels and graphs read."""
+
+from array import array
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hatebm.dynamics.fields import Schedule as Numbers
+from hatebm.dynamics.fields import check_free, number_at
+from hatebm.dynamics.law import Dynamics
+from hatebm.ops.law_tensors import LawTensor
+
+
+class Schedule(NamedTuple):
+    """Row f of ``numbers`` is field f of the law, in the order of the kernels, at every step or for each chain."""
+
+    numbers: Tensor  # (5, n_steps) or (5, n_steps, n) float32, expanded where steps are alike
+    noisy: bool  # whether any noise_std may not be 0
+    prior: bool  # whether any prior_precision may not be 0
+
+
+def schedule_of(law: Dynamics, first: int, n_steps: int, most: float, like: Tensor) -> Schedule:
+    """The numbers of steps from ``first`` on of a block ``like`` this, each at most ``most``."""
+    if law.tensors:
+        return _in_tensors(law, first, n_steps, most, like)
+    steps = range(first, first + (n_steps if law.is_scheduled else 1))
+    step_size, noise_std, temperature, prior, bound = zip(*(law.at(t, most) for t in steps), strict=True)
+    numbers = array("f")
+    for row in (step_size, noise_std, [1.0 / t for t in temperature], prior, bound):
+        numbers += array("f", row)
+    table = torch.frombuffer(numbers, dtype=torch.float32).view(5, len(steps)).to(like.device, non_blocking=True)
+    return Schedule(table.expand(5, n_steps), any(noise_std), any(prior))
+
+
+def _in_tensors(law: Dynamics, first: int, n_steps: int, most: float, like: Tensor) -> Schedule:
+    """The same where some numbers lie in tensors: all steps at once, in float64 as one number is computed."""
+    end, zeros = first + n_steps, set()
+
+    def rows(field: str, value: Numbers) -> Tensor:
+        if isinstance(value, LawTensor):
+            return value.between(first, end).detach().to(device=like.device, dtype=torch.float64)
+        steps = range(first, end) if isinstance(value, list) or callable(value) else (first,)
+        known = [number_at(field, value, t, most) for t in steps]
+        if not any(known):
+            zeros.add(field)
+        if field == "step_size" and law.noise_std is None:
+            check_free(min(known))
+        return torch.tensor(known, dtype=torch.float64, device=like.device)[:, None]
+
+    step_size, noise_std, temperature, prior, bound = law.derived(rows)
+    bound = bound if isinstance(bound, Tensor) else torch.zeros_like(prior)
+    numbers = torch.broadcast_tensors(step_size, noise_std, 1.0 / temperature, prior, bound)
+    table = torch.stack(numbers).float().expand(5, n_steps, -1)
+    noise = "eps" if law.eps is not None else "step_size" if law.noise_std is None else "noise_std"
+    one = table[:, :, 0] if table.shape[2] == 1 else table
+    return Schedule(one, noise not in zeros, "prior_precision" not in zeros)
