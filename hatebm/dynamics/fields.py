@@ -122,6 +122,12 @@ def numbers_of(value: Schedule | None) -> Sequence[float]:
     return value if isinstance(value, list) else (value,)
 
 
+def is_zero(value: Schedule) -> bool:
+    """Whether the number of a field is 0 at every step, and for all chains, as far as that is known."""
+    numbers = numbers_of(value)
+    return len(numbers) > 0 and not any(numbers)
+
+
 def may_be_zero(value: Schedule) -> bool:
     """Whether the number of a field may be 0 at a step, for a chain."""
     if isinstance(value, LawTensor):

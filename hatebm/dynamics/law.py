@@ -16,6 +16,7 @@ from hatebm.dynamics.fields import (
     check_number,
     check_tensor,
     is_per_block,
+    is_zero,
     may_be_zero,
     number_at,
     numbers_of,
@@ -152,6 +153,23 @@ class Dynamics:
             check_free(step_size)
         return step_size, square_root(2 * step_size), *rest
 
+    def moves_at(self, t: int, most: float) -> bool:
+        """Whether the one block moves at step t, as far as that is known without a look at tensors."""
+        noise = () if self.noise_std is None else (self.noise_std,)
+        if any(isinstance(value, LawTensor) for value in (self.eps, self.step_size, *noise)):
+            return True
+        return do_move(*self.at(t, most)[:2])
+
+    def flags(self) -> tuple[bool, bool]:
+        """Whether any noise of one block, and any prior, may not be 0 at a step."""
+        noise = self.noise_std if self.noise_std is not None else self.step_size if self.eps is None else self.eps
+        return not is_zero(noise), not is_zero(self.prior_precision)
+
+    @property
+    def tells_chains_apart(self) -> bool:
+        """Whether a number of one block is another for each chain."""
+        return any(value.each for _, value in self.tensors)
+
     def may_rest(self) -> bool:
         """Whether step and noise of a chain of one block may both be 0 at a step."""
         still = may_be_zero(self.step_size if self.eps is None else self.eps)
@@ -232,6 +250,11 @@ class Dynamics:
         require(smooth, name, "noise_at", "'after' with friction", self.noise_at)
         fits = self.clamp_at != "noise+step" or self.noise_at == "before"
         require(fits, name, "clamp_at", "'step' or 'final' unless noise_at='before'", self.clamp_at)
+
+
+def do_move(step_size: Number, noise_std: Number) -> bool:
+    """Whether a block moves, as far as that is known without a look at tensors."""
+    return any(isinstance(value, Tensor) or value != 0 for value in (step_size, noise_std))
 
 
 def _is_constant(value: Schedule | None) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hatebm.dynamics.law import Dynamics, Number
+from hatebm.dynamics.law import Dynamics, Number, do_move
 from hatebm.dynamics.schedule import Schedule, schedule_of
 from hatebm.ops.law_numbers import arguments_of, halves_of
 from hatebm.ops.scalars import largest
@@ -27,8 +27,7 @@ class Now(NamedTuple):
     @property
     def moves(self) -> bool:
         """Whether the block moves at all."""
-        still = (not isinstance(v, Tensor) and v == 0 for v in (self.step_size, self.noise_std))
-        return not all(still)
+        return do_move(self.step_size, self.noise_std)
 
 
 class Laws:
@@ -41,11 +40,11 @@ class Laws:
             law.check_range(most)
         self.settings = [law.settings() for law in self.each]
         self.constant = not any(law.is_scheduled for law in self.each)
+        self.flags = [law.flags() for law in self.each]
         self.in_tensors = any(law.tensors for law in self.each)
-        self.like = state
         self.may_rest = [False] * len(state)
-        self.check(state)
         self._now: tuple[list[Now], list[list[int]]] | None = None
+        self.begin(state)
 
     def check(self, state: Sequence[Tensor]) -> None:
         """Raise unless the numbers in tensors are those of a state's chains, as they are now."""
@@ -72,6 +71,10 @@ class Laws:
             self._now = self._at(t, False)
         return self._now
 
+    def groups_at(self, t: int) -> list[list[int]]:
+        """The groups of blocks that move together at step t."""
+        return self._grouped([law.moves_at(t, most) for law, most in zip(self.each, self.most, strict=True)])
+
     def schedule(self, k: int, first: int, n_steps: int) -> Schedule:
         """The numbers of a block's steps from ``first`` on."""
         return schedule_of(self.each[k], first, n_steps, self.most[k], self.like[k])
@@ -89,8 +92,11 @@ class Laws:
 
     def _at(self, t: int, learning: bool) -> tuple[list[Now], list[list[int]]]:
         now = [self._now_of(k, t, learning) for k in range(len(self.each))]
-        moving = [k for k, block in enumerate(now) if block.moves]
-        return now, [moving] if self.joint and moving else [[k] for k in moving]
+        return now, self._grouped([block.moves for block in now])
+
+    def _grouped(self, moves: Sequence[bool]) -> list[list[int]]:
+        moving = [k for k, one in enumerate(moves) if one]
+        return [moving] if self.joint and moving else [[k] for k in moving]
 
     def _now_of(self, k: int, t: int, learning: bool) -> Now:
         x = self.like[k]

@@ -35,15 +35,13 @@ def schedule_of(law: Dynamics, first: int, n_steps: int, most: float, like: Tens
 
 def _in_tensors(law: Dynamics, first: int, n_steps: int, most: float, like: Tensor) -> Schedule:
     """The same where some numbers lie in tensors: all steps at once, in float64 as one number is computed."""
-    end, zeros = first + n_steps, set()
+    end = first + n_steps
 
     def rows(field: str, value: Numbers) -> Tensor:
         if isinstance(value, LawTensor):
             return value.between(first, end).detach().to(device=like.device, dtype=torch.float64)
         steps = range(first, end) if isinstance(value, list) or callable(value) else (first,)
         known = [number_at(field, value, t, most) for t in steps]
-        if not any(known):
-            zeros.add(field)
         if field == "step_size" and law.noise_std is None:
             check_free(min(known))
         return torch.tensor(known, dtype=torch.float64, device=like.device)[:, None]
@@ -52,6 +50,4 @@ def _in_tensors(law: Dynamics, first: int, n_steps: int, most: float, like: Tens
     bound = bound if isinstance(bound, Tensor) else torch.zeros_like(prior)
     numbers = torch.broadcast_tensors(step_size, noise_std, 1.0 / temperature, prior, bound)
     table = torch.stack(numbers).float().expand(5, n_steps, -1)
-    noise = "eps" if law.eps is not None else "step_size" if law.noise_std is None else "noise_std"
-    one = table[:, :, 0] if table.shape[2] == 1 else table
-    return Schedule(one, noise not in zeros, "prior_precision" not in zeros)
+    return Schedule(table if law.tells_chains_apart else table[:, :, 0], *law.flags())

@@ -46,15 +46,15 @@ def well(x):
     return (x**4).sum(1)
 
 
-def parts(energy=well, masks=(None,), seed=3, ids=None, noise=None, backend=None, kwargs=None, **law):
-    laws = Laws(Dynamics(**{"eps": 0.1} | law), [torch.float32] * len(masks))
+def parts(energy=well, masks=(None,), seed=3, ids=None, noise=None, backend=None, kwargs=None, n=N, **law):
+    laws = Laws(Dynamics(**{"eps": 0.1} | law), [torch.zeros(n, D)] * len(masks))
     blocks = Blocks(laws, Region(laws, list(masks), [None] * len(masks)), Noise(noise, seed, ids), backend)
     return blocks, Potential(energy, None, kwargs, list(masks))
 
 
 def taken(blocks, potential, state, t, n_steps, watch):
     buffers = StaticBuffers(blocks, state, watch.first is not None)
-    buffers.load(blocks, state, t)
+    buffers.load(blocks, state, t, n_steps)
     step = Step(buffers, blocks, potential, t)
     for _ in range(n_steps):
         step()
@@ -79,7 +79,7 @@ def test_the_recorded_step_has_the_bits_of_the_loop(law, masked):
     assert int(buffers.step) == 16
     assert int(buffers.seed) == -5
     chain.run(9)  # the same buffers serve a later run
-    buffers.load(blocks, state, 16)
+    buffers.load(blocks, state, 16, 9)
     step = Step(buffers, blocks, potential, 16)
     for _ in range(9):
         step()
@@ -112,7 +112,7 @@ def test_the_first_bad_step_of_each_chain_is_marked(kind, double):
         return each.sum() if kind == "total" else each
 
     x = torch.tensor([[0.05], [0.55], [-5.0]])
-    blocks, potential = parts(energy, noise_std=0.0, eps=None, step_size=0.1)
+    blocks, potential = parts(energy, n=3, noise_std=0.0, eps=None, step_size=0.1)
     state, watch = [x.clone()], Watch(3, x.device)
     taken(blocks, potential, state, 4, 20, watch)
     if kind == "gradient":
@@ -145,7 +145,6 @@ UNFIT = {
     "friction": ({"friction": 1.0}, "velocities live on"),
     "noise": ({"noise": lambda t: torch.zeros(N, D)}, "noise is given"),
     "kwargs": ({"kwargs": lambda t: {}}, "keyword arguments are a function"),
-    "schedule": ({"eps": lambda t: 0.1}, "schedule is a function"),
     "no chains": ({"x": torch.zeros(0, D)}, "no chains"),
     "float64": ({"x": torch.zeros(N, D, dtype=torch.float64)}, "reference"),
     "reference": ({"backend": "reference"}, "reference"),
@@ -170,10 +169,11 @@ def test_who_may_have_one():
         assert "autocast" in reason()
 
 
-def test_a_schedule_is_cut_where_its_numbers_change():
-    assert alike(parts(eps=[0.1] * 5 + [0.2] * 9)[0].laws, 0, 14) == 5
-    assert alike(parts(eps=[0.1] * 5 + [0.2] * 9)[0].laws, 5, 9) == 9
-    assert alike(parts(temperature=torch.tensor([1.0, 2.0, 2.0]))[0].laws, 0, 3) == 1
+def test_a_schedule_is_cut_where_other_blocks_move():
+    assert alike(parts(eps=[0.1] * 5 + [0.2] * 9)[0].laws, 0, 14) == 14
+    assert alike(parts(eps=[0.1] * 5 + [0.0] * 9)[0].laws, 0, 14) == 5
+    assert alike(parts(eps=lambda t: 0.1 * (t % 4 > 0))[0].laws, 1, 14) == 3
+    assert alike(parts(eps=hatebm.per_chain(torch.zeros(9, N)))[0].laws, 0, 9) == 9
     assert alike(parts()[0].laws, 0, 10**9) == 10**9
 
 
@@ -187,7 +187,7 @@ def test_a_replay_is_compared_with_the_step():
     x = torch.randn(N, D)
     blocks, potential = parts()
     buffers = StaticBuffers(blocks, [x], True)
-    buffers.load(blocks, [x], 0)
+    buffers.load(blocks, [x], 0, 2)
     step = Step(buffers, blocks, potential, 0)
     assert agrees(buffers, step, step)
     assert int(buffers.step) == 1
@@ -203,9 +203,50 @@ def test_info_tells_whether_there_are_graphs():
     assert ("no CUDA device" in line) != torch.cuda.is_available()
 
 
-def test_a_graph_holds_the_numbers_of_the_step_where_it_begins():
+OTHER = {
+    "list": {"eps": [9.0, 0.1, 0.2, 0.0, 0.3, 0.1]},
+    "function": {"eps": lambda t: 0.1 * t, "temperature": 0.5},
+    "each chain's": {"eps": hatebm.per_chain(torch.linspace(0.0, 0.4, N))},
+    "each step's and chain's": {
+        "step_size": 0.01,
+        "noise_std": hatebm.per_chain(torch.linspace(-0.1, 0.4, 6 * N).clamp(min=0).view(6, N)),
+        "prior_precision": hatebm.per_chain(torch.arange(N) % 2.0),
+        "clip": ("norm", hatebm.per_chain(torch.linspace(0.1, 2, N))),
+        "eps": None,
+    },
+    "noise before": {
+        "eps": hatebm.per_chain(torch.arange(6 * N).view(6, N) % 3 / 9.0),
+        "noise_at": "before",
+        "clamp": (-1, 1),
+        "clamp_at": "noise+step",
+    },
+    "learned": {"eps": torch.tensor(0.2, requires_grad=True)},
+}
+
+
+@pytest.mark.parametrize("law", OTHER.values(), ids=OTHER)
+def test_a_graph_reads_the_numbers_of_every_step(law):
+    torch.manual_seed(0)
     x = torch.randn(N, D)
-    blocks, potential = parts(eps=[9.0, 0.1, 9.0])
+    blocks, potential = parts(**law)
     state = [x.clone()]
-    taken(blocks, potential, state, 1, 2, Watch(N, x.device))
-    assert torch.equal(state[0], hatebm.langevin(well, x, 2, eps=0.1, seed=3, first_step=1))
+    taken(blocks, potential, state, 1, 5, Watch(N, x.device))
+    law = {name: value for name, value in ({"eps": 0.1} | law).items() if value is not None}
+    assert torch.equal(state[0], hatebm.langevin(well, x, 5, seed=3, first_step=1, compile="off", **law))
+
+
+def test_other_numbers_of_the_same_kind_need_no_other_graph():
+    """What is captured reads a table, whatever the law's numbers were when it was."""
+    torch.manual_seed(0)
+    x, each = torch.randn(N, D), [hatebm.per_chain(torch.rand(N)) for _ in range(2)]
+    for one, other in (({"eps": 0.1}, {"eps": 0.3}), ({"temperature": each[0]}, {"temperature": each[1]})):
+        blocks, potential = parts(**one)
+        buffers = StaticBuffers(blocks, [x], False)
+        buffers.load(blocks, [x], 0, 3)
+        step = Step(buffers, blocks, potential, 0)
+        step()
+        buffers.load(parts(**other)[0], [x], 0, 3)
+        for _ in range(3):
+            step()
+        want = hatebm.langevin(well, x, 3, seed=3, compile="off", **{"eps": 0.1} | other)
+        assert torch.equal(buffers.state[0], want)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from hatebm.dynamics.blocks import Blocks
-from hatebm.dynamics.fields import SCHEDULED
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.laws import Laws
 from hatebm.dynamics.transitions.form import Form
@@ -27,9 +26,6 @@ def unfit(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor])
         "proposals are accepted or refused, or velocities live on": form.corrected or form.friction,
         "the noise is given step by step": blocks.noise.given is not None,
         "the energy's keyword arguments are a function of the step": potential.changes,
-        "a schedule is a function of the step": any(
-            callable(getattr(law, f)) for law in blocks.laws.each for f in SCHEDULED
-        ),
         "there are no chains": not all(block.numel() for block in state),
         "the state steps on the reference backend": any(
             module_for("langevin_step_", blocks.backend, block.device, block.dtype) is reference for block in state
@@ -46,11 +42,11 @@ def unfit(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor])
 
 
 def alike(laws: Laws, t: int, n_steps: int) -> int:
-    """How many of the steps from t on have the law's numbers of step t."""
-    if not any(isinstance(getattr(law, name), list) for law in laws.each for name in SCHEDULED):
+    """In how many of the steps from t on the blocks of step t move, and no others."""
+    if laws.constant:
         return n_steps
-    first = laws.at(t)
-    return next((i for i in range(1, n_steps) if laws.at(t + i) != first), n_steps)
+    first = laws.groups_at(t)
+    return next((i for i in range(1, n_steps) if laws.groups_at(t + i) != first), n_steps)
 
 
 def _is_compiled(part: Any) -> bool:

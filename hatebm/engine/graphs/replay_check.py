@@ -71,7 +71,7 @@ def agrees(buffers: StaticBuffers, step: Callable[[], None], replay: Callable[[]
     ends = [x.clone() for x in buffers.state]
     for x, old in zip(buffers.state, start, strict=True):
         x.copy_(old)
-    buffers.step.sub_(1)
+    buffers.go_on(-1)
     replay()
     same = True
     for x, end, old in zip(buffers.state, ends, start, strict=True):

@@ -16,7 +16,7 @@ from hatebm.engine.graphs.cache_key import forward_key, settings_of_torch, stora
 from hatebm.engine.graphs.capture import Recorder, recorder_of
 from hatebm.engine.graphs.refusals import alike, unfit
 from hatebm.engine.graphs.replay_check import agrees, unrepeatable
-from hatebm.engine.graphs.static_buffers import StaticBuffers, Step
+from hatebm.engine.graphs.static_buffers import StaticBuffers, Step, longest, table_shapes
 
 TRIED = 3  # steps that are taken one by one on the way to a graph
 LEAST = 16  # steps from which a graph pays at once; one that can be kept pays from the second such run on
@@ -39,7 +39,7 @@ class Graph:
         try:
             stream = torch.cuda.current_stream(state[0].device)
             stream.wait_event(self.done)
-            self.buffers.load(blocks, state, t)
+            self.buffers.load(blocks, state, t, n_steps)
             self.recorder.replay(self.graph, n_steps)
             self.buffers.unload(state, watch)
             self.done.record(stream)
@@ -51,8 +51,8 @@ class Graph:
 class GraphRuns:
     """Takes runs of steps of a chain as replays of a graph, where there can be one.
 
-    What a graph reads is where it was: weights updated in place are seen. Everything else that the steps depend on is
-    its key; a module whose every dependence can be told keeps its graphs, other callables get one for each run of
+    What a graph reads is where it was: weights updated in place are seen, and the numbers of the law are read from a
+    table, so that other numbers need no other graph. Everything else that the steps depend on is its key; a module whose every dependence can be told keeps its graphs, other callables get one for each run of
     steps.
     """
 
@@ -74,7 +74,7 @@ class GraphRuns:
         """Advance the state by at most ``n_steps`` from step t; returns by how many, 0 where a step is a step."""
         if self.refused or n_steps < 2:
             return 0
-        n_steps = alike(self.blocks.laws, t, n_steps)
+        n_steps = alike(self.blocks.laws, t, min(n_steps, longest(self.blocks, len(self.state[0]))))
         key = self._key(t) if n_steps > 1 else None
         graphs = {} if key is None else _kept.setdefault(self.function, {})
         graph = graphs.get(key)
@@ -84,7 +84,7 @@ class GraphRuns:
             return 0
         taken = 0
         if graph is None:
-            taken, graph = self._captured(t)
+            taken, graph = self._captured(t, n_steps)
             self._keep(graphs, key, graph)
         if isinstance(graph, str):
             self.refused = graph
@@ -103,11 +103,11 @@ class GraphRuns:
             return f"CUDA graph refused: {self.refused}"
         return "CUDA graph: none, too few steps in a row" if self.short else "CUDA graph: none, steps differ"
 
-    def _captured(self, t: int) -> tuple[int, "Graph | str"]:
+    def _captured(self, t: int, n_steps: int) -> tuple[int, "Graph | str"]:
         """How many steps were taken on the way, and the graph, or why there is none."""
         blocks, state, watch = self.blocks, self.state, self.watch
         buffers = StaticBuffers(blocks, state, watch.wanted)
-        buffers.load(blocks, state, t)
+        buffers.load(blocks, state, t, n_steps)
         step = Step(buffers, blocks, self.potential, t)
         step()  # what is made at a first call is made: kernels, the libraries' handles, a module's caches
         reason = unrepeatable(step, self.function, state[0].device)
@@ -142,7 +142,9 @@ class GraphRuns:
         ]
         given = (blocks.noise.chain_ids is None, *(mask is None for mask in blocks.region.masks), self.watch.wanted)
         here = tuple((x.shape, x.stride(), x.device) for x in self.state)
-        law = (blocks.laws.joint, blocks.backend, tuple(blocks.laws.at(t)[0]), tuple(laws))
+        numbers = (table_shapes(blocks, len(self.state[0])), blocks.laws.flags, blocks.laws.may_rest)
+        moving = tuple(map(tuple, blocks.laws.groups_at(t)))
+        law = (blocks.laws.joint, blocks.backend, moving, *map(tuple, numbers), tuple(laws))
         return found, storage_key(self.function), here, law, given, self.precision, settings_of_torch()
 
     def _keep(self, graphs: dict[Any, "Graph | str | None"], key: Any, graph: "Graph | str | None") -> None:
