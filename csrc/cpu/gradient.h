@@ -61,9 +61,9 @@ inline Law prepared(Law law) {
     return law;
 }
 
-// The law of every element of a row.
+// The law of every element of a row, held so that stores to a state cannot change it.
 struct OneLaw {
-    const Law& law;
+    const Law law;
     HATEBM_HD const Law& at(int64_t) const { return law; }
 };
 

@@ -95,10 +95,16 @@ bool step_plain(Law law, const Draw draw, const RoundKeys keys, Row row, float c
 }
 
 template <GradType G>
+bool step_any(const OneLaw laws, const Draw draw, const RoundKeys keys, const Row row, float factor, bool watched,
+              double* squares) {
+    return step_tiles<G>(laws, laws.law.noise_std != 0, draw, keys, row, factor, watched, squares);
+}
+
+template <GradType G>
 bool step_row(const Law& law, const Draw& draw, const RoundKeys& keys, const Row& row, float factor, bool watched,
               double* squares) {
     if (is_plain(law, row, squares)) return step_plain<G>(law, draw, keys, row, factor, watched);
-    return step_tiles<G>(OneLaw{law}, law.noise_std != 0, draw, keys, row, factor, watched, squares);
+    return step_any<G>(OneLaw{law}, draw, keys, row, factor, watched, squares);
 }
 
 template <GradType G>

@@ -27,7 +27,7 @@ from hatebm.ops.law_tensors import LawTensor
 from hatebm.ops.scalars import checked_box, sides_of
 
 Number = float | Tensor
-Reading = Callable[[Tensor], Tensor] | None
+Reading = Callable[[str, Any, int, float], Any]  # of the number of a field at a step, as number_at is
 CONSTANT = (int, float, type(None))  # a tuple, which isinstance takes faster than a union
 
 
@@ -106,7 +106,6 @@ class Dynamics:
         """Whether one block's numbers may be others at another step."""
         return any(not _is_constant(value) for _, value in self.numbers())
 
-    @property
     def tensors(self) -> list[tuple[str, LawTensor]]:
         """Which numbers of one block lie in tensors, with the names of their fields."""
         return [(name, value) for name, value in self.numbers() if isinstance(value, LawTensor)]
@@ -127,31 +126,23 @@ class Dynamics:
         """The law of some chains of a state, named as an index of the state names them."""
         return self._mapped(lambda value: value.of_chains(rows) if isinstance(value, LawTensor) else value)
 
-    def at(self, t: int, most: float = LARGEST, read: Reading = None) -> tuple[Number, ...]:
+    def at(self, t: int, most: float = LARGEST, number: Reading = number_at) -> tuple[Any, ...]:
         """step_size, noise_std, temperature, prior_precision and the clip's bound of one block at step t.
 
-        Numbers are at most ``most``; one that lies in a tensor is one, as ``read`` makes it from the tensor's.
+        Each is at most ``most``, and made of what ``number`` reads of a field.
         """
-
-        def number(field: str, value: Schedule) -> Number:
-            found = number_at(field, value, t, most)
-            return read(found) if read and isinstance(found, Tensor) else found
-
-        return self.derived(number)
-
-    def derived(self, number: Callable[[str, Schedule], Number]) -> tuple[Number, ...]:
-        """step_size, noise_std, temperature, prior_precision and the clip's bound, given the number of each field."""
-        bound = 0.0 if self.clip is None else number("clip", self.clip[1])
-        rest = (number("temperature", self.temperature), number("prior_precision", self.prior_precision), bound)
+        bound = 0.0 if self.clip is None else number("clip", self.clip[1], t, most)
+        temperature = number("temperature", self.temperature, t, most)
+        prior_precision = number("prior_precision", self.prior_precision, t, most)
         if self.eps is not None:
-            eps = number("eps", self.eps)
-            return eps * eps / 2, eps, *rest
-        step_size = number("step_size", self.step_size)
+            eps = number("eps", self.eps, t, most)
+            return eps * eps / 2, eps, temperature, prior_precision, bound
+        step_size = number("step_size", self.step_size, t, most)
         if self.noise_std is not None:
-            return step_size, number("noise_std", self.noise_std), *rest
+            return step_size, number("noise_std", self.noise_std, t, most), temperature, prior_precision, bound
         if not isinstance(step_size, Tensor):
             check_free(step_size)
-        return step_size, square_root(2 * step_size), *rest
+        return step_size, square_root(2 * step_size), temperature, prior_precision, bound
 
     def moves_at(self, t: int, most: float) -> bool:
         """Whether the one block moves at step t, as far as that is known without a look at tensors."""
@@ -168,7 +159,7 @@ class Dynamics:
     @property
     def tells_chains_apart(self) -> bool:
         """Whether a number of one block is another for each chain."""
-        return any(value.each for _, value in self.tensors)
+        return any(value.each for _, value in self.tensors())
 
     def may_rest(self) -> bool:
         """Whether step and noise of a chain of one block may both be 0 at a step."""
@@ -191,7 +182,7 @@ class Dynamics:
 
     def check_tensors(self, n: int, most: float) -> None:
         """Raise unless what lies in tensors has numbers for n chains that are at most ``most``."""
-        for name, value in self.tensors:
+        for name, value in self.tensors():
             fits = value.n in (None, n)
             require(fits, "Dynamics", name, f"numbers for {n} chains, (n,) or (steps, n)", value.tensor)
             check_tensor(name, value, most)
@@ -254,7 +245,7 @@ class Dynamics:
 
 def do_move(step_size: Number, noise_std: Number) -> bool:
     """Whether a block moves, as far as that is known without a look at tensors."""
-    return any(isinstance(value, Tensor) or value != 0 for value in (step_size, noise_std))
+    return isinstance(step_size, Tensor) or isinstance(noise_std, Tensor) or step_size != 0 or noise_std != 0
 
 
 def _is_constant(value: Schedule | None) -> bool:

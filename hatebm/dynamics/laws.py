@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hatebm.dynamics.fields import number_at
 from hatebm.dynamics.law import Dynamics, Number, do_move
 from hatebm.dynamics.schedule import Schedule, schedule_of
-from hatebm.ops.law_numbers import arguments_of, halves_of
+from hatebm.ops.law_numbers import arguments_of, as_arguments, halves_of
 from hatebm.ops.scalars import largest
 
 
@@ -41,7 +42,7 @@ class Laws:
         self.settings = [law.settings() for law in self.each]
         self.constant = not any(law.is_scheduled for law in self.each)
         self.flags = [law.flags() for law in self.each]
-        self.in_tensors = any(law.tensors for law in self.each)
+        self.in_tensors = any(law.tensors() for law in self.each)
         self.may_rest = [False] * len(state)
         self._now: tuple[list[Now], list[list[int]]] | None = None
         self.begin(state)
@@ -53,7 +54,7 @@ class Laws:
 
     def begin(self, state: Sequence[Tensor]) -> None:
         """Read tensors anew for a run of this state: they may have changed since."""
-        self.like = [x.detach() for x in state]
+        self.like = [x.new_empty(len(x), 0) for x in state]
         if not self.in_tensors:
             return
         self.check(state)
@@ -99,15 +100,23 @@ class Laws:
         return [moving] if self.joint and moving else [[k] for k in moving]
 
     def _now_of(self, k: int, t: int, learning: bool) -> Now:
+        if not self.in_tensors:
+            found = self.each[k].at(t, self.most[k])
+            step_size, noise_std, temperature, prior_precision, bound = found
+            return Now(*found, as_arguments(step_size, noise_std, 1.0 / temperature, prior_precision, bound))
         x = self.like[k]
 
-        def read(number: Tensor) -> Tensor:
-            return (number if learning else number.detach()).to(device=x.device, dtype=torch.float64)
+        def number(*asked: Any) -> Number:
+            found = number_at(*asked)
+            if not isinstance(found, Tensor):
+                return found
+            return (found if learning else found.detach()).to(device=x.device, dtype=torch.float64)
 
-        step_size, noise_std, temperature, prior_precision, bound = self.each[k].at(t, self.most[k], read)
+        found = self.each[k].at(t, self.most[k], number)
+        step_size, noise_std, temperature, prior_precision, bound = found
         arguments = arguments_of((step_size, noise_std, 1.0 / temperature, prior_precision, bound), x)
         resting = None
         if self.may_rest[k]:
             columns = arguments["numbers"].detach().expand(5, len(x))
             resting = (columns[0] == 0) & (columns[1] == 0)
-        return Now(step_size, noise_std, temperature, prior_precision, bound, arguments, resting)
+        return Now(*found, arguments, resting)

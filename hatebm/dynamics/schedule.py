@@ -22,7 +22,7 @@ class Schedule(NamedTuple):
 
 def schedule_of(law: Dynamics, first: int, n_steps: int, most: float, like: Tensor) -> Schedule:
     """The numbers of steps from ``first`` on of a block ``like`` this, each at most ``most``."""
-    if law.tensors:
+    if law.tensors():
         return _in_tensors(law, first, n_steps, most, like)
     steps = range(first, first + (n_steps if law.is_scheduled else 1))
     step_size, noise_std, temperature, prior, bound = zip(*(law.at(t, most) for t in steps), strict=True)
@@ -37,7 +37,7 @@ def _in_tensors(law: Dynamics, first: int, n_steps: int, most: float, like: Tens
     """The same where some numbers lie in tensors: all steps at once, in float64 as one number is computed."""
     end = first + n_steps
 
-    def rows(field: str, value: Numbers) -> Tensor:
+    def rows(field: str, value: Numbers, *_: float) -> Tensor:
         if isinstance(value, LawTensor):
             return value.between(first, end).detach().to(device=like.device, dtype=torch.float64)
         steps = range(first, end) if isinstance(value, list) or callable(value) else (first,)
@@ -46,7 +46,7 @@ def _in_tensors(law: Dynamics, first: int, n_steps: int, most: float, like: Tens
             check_free(min(known))
         return torch.tensor(known, dtype=torch.float64, device=like.device)[:, None]
 
-    step_size, noise_std, temperature, prior, bound = law.derived(rows)
+    step_size, noise_std, temperature, prior, bound = law.at(first, most, rows)
     bound = bound if isinstance(bound, Tensor) else torch.zeros_like(prior)
     numbers = torch.broadcast_tensors(step_size, noise_std, 1.0 / temperature, prior, bound)
     table = torch.stack(numbers).float().expand(5, n_steps, -1)

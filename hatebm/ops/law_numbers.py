@@ -24,11 +24,29 @@ def arguments_of(values: tuple[float | Tensor, ...], x: Tensor) -> dict[str, Any
     """
     tensors = [value for value in values if isinstance(value, Tensor)]
     if not tensors:
-        return dict(zip(NUMBERS, values, strict=True)) | {"numbers": None}
+        return as_arguments(*values)
     columns = len(x) if any(value.dim() for value in tensors) else 1
     numbers = torch.stack([as_column(value, columns, x.device) for value in values]).to(x.dtype)
-    floats = [1.0 if isinstance(value, Tensor) else value for value in values]
-    return dict(zip(NUMBERS, floats, strict=True)) | {"numbers": numbers}
+    return as_arguments(*[1.0 if isinstance(value, Tensor) else value for value in values], numbers)
+
+
+def as_arguments(
+    step_size: float,
+    noise_std: float,
+    inverse_temperature: float,
+    prior_precision: float,
+    bound: float,
+    numbers: Tensor | None = None,
+) -> dict[str, Any]:
+    """The arguments by which every backend takes them."""
+    return {
+        "step_size": step_size,
+        "noise_std": noise_std,
+        "inverse_temperature": inverse_temperature,
+        "prior_precision": prior_precision,
+        "bound": bound,
+        "numbers": numbers,
+    }
 
 
 def halves_of(noise_std: float | Tensor, prior_precision: float | Tensor, x: Tensor) -> Tensor | None:
@@ -83,6 +101,8 @@ def checked_numbers_of_law(
 
     A ``ratio`` wants noise that is not 0, and its own two coefficients.
     """
+    if clip is None and not ratio and _are_plain(most, step_size, noise_std, temperature, prior_precision):
+        return as_arguments(step_size, noise_std, 1.0 / temperature, prior_precision, 0.0), None
     end = in_range(most)
 
     def number(name: str, value: Any, wanted: str, fits: Callable[[float], bool]) -> float | Tensor:
@@ -102,6 +122,18 @@ def checked_numbers_of_law(
     kind, bound = checked_clip(op, clip, most, number) or (None, 0.0)
     numbers = arguments_of((step_size, noise_std, inverse, prior_precision, bound), x)
     return numbers | ({"halves": halves_of(noise_std, prior_precision, x)} if ratio else {}), kind
+
+
+def _are_plain(most: float, step_size: Any, noise_std: Any, temperature: Any, prior_precision: Any) -> bool:
+    """Whether these are floats in their ranges, as they mostly are."""
+    return (
+        type(step_size) is type(noise_std) is type(temperature) is type(prior_precision) is float
+        and -most <= step_size <= most
+        and 0 < noise_std <= most
+        and 0 < temperature <= most
+        and 1.0 / temperature <= most
+        and -most <= prior_precision <= most
+    )
 
 
 def _checked(op: str, name: str, value: Any, wanted: str, fits: Callable[[float], bool], x: Tensor) -> float | Tensor:

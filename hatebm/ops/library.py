@@ -53,8 +53,8 @@ def langevin_step_(
     x: Tensor, grad: Tensor | None, backend: str | None, *, seed: int | Tensor, step: int | Tensor, **settings: Any
 ) -> None:
     """Run a step whose arguments were checked, and tell autograd what was written."""
-    numbers = settings["numbers"]
-    settings["numbers"] = numbers if numbers is None else numbers.detach()
+    if settings["numbers"] is not None:
+        settings["numbers"] = settings["numbers"].detach()
     if is_traced(x):
         low, high = settings["low"], settings["high"]
         box = {"low": None if low == -math.inf else low, "high": None if high == math.inf else high}
