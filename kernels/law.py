@@ -95,7 +95,7 @@ def moved(
         if NOISY:
             new = unless_zero(noise_std, new + noise_std * eps, new, MIXED)
     else:
-        new = tl.fma(-step_size, g, x)
+        new = tl.fma(step_size * -1.0, g, x)
         if CLIP == "value" and CLIP_ON == "update":
             new = tl.where(tl.abs(free) > bound, x - drift, new)
         if NOISY:

@@ -133,7 +133,7 @@ def perceptron_steps(
         g = tl.load((desk + AT[2 * DEPTH])[:, None] + element[None, :], mask=inside, other=0.0)
         if WATCHED:
             unclean = (tl.max((inside & (g - g != 0.0)).to(tl.int32), 1) != 0) | (energy - energy != 0.0)
-            bad = tl.where(active & unclean[:, None] & (bad > first_step + i), first_step + i, bad)
+            bad = tl.where(active, tl.where(unclean[:, None] & (bad > first_step + i), first_step + i, bad), bad)
         new = stepped(
             state, g, eps, inside, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high,
             NOISY and not FIRST, PRIOR, ADD, CLIP, CLIP_ON, LEVELS,

@@ -32,6 +32,7 @@ def ratio_quads(
         step_size, _, inverse_temperature, prior_precision, bound = numbers_of(
             numbers + one[:, None] * chain_stride, field_stride, True
         )
+    if halves is not None:
         half_precision, half_prior = tl.load(halves + one)[:, None], tl.load(halves + n + one)[:, None]
     at = offsets_of(flat, sample, quad, d, None, None, VECTOR)
     start = tl.load(x + at, mask=inside, other=0.0)

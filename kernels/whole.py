@@ -115,7 +115,7 @@ def whole_steps(
             if tl.max(tl.max(far.to(tl.int32), 1), 0) != 0:
                 energy = energy_of(terms, where, KIND, LEVELS)
                 unclean = (tl.max((inside & (g - g != 0.0)).to(tl.int32), 1) != 0) | (energy - energy != 0.0)
-                bad = tl.where(active & unclean[:, None] & (bad > step), step, bad)
+                bad = tl.where(active, tl.where(unclean[:, None] & (bad > step), step, bad), bad)
         new = stepped(
             state, g, eps, inside, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high,
             NOISY and not FIRST, PRIOR, ADD, CLIP, CLIP_ON, LEVELS,

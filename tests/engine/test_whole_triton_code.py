@@ -18,9 +18,18 @@ WHOLE = {
     **dict.fromkeys(("x", "where", "schedule"), "*fp32"),
     **dict.fromkeys(("n", "d", "components", "n_steps"), "i32"),
     **{"first_bad": "*i64", "seed": "i64", "first_step": "i64"},
-    **dict.fromkeys(("prior_precision", "bound", "low", "high", "reach", "first_reach"), "fp32"),
+    **dict.fromkeys(("field_stride", "step_stride", "chain_stride"), "i64"),
+    **dict.fromkeys(("low", "high", "reach", "first_reach"), "fp32"),
 }
-LAW = {"NOISY": True, "FIRST": False, "CLAMP_NOISE": False, "PRIOR": False, "WATCHED": True, "CLIP_ON": "grad"}
+LAW = {
+    "NOISY": True,
+    "FIRST": False,
+    "CLAMP_NOISE": False,
+    "PRIOR": False,
+    "WATCHED": True,
+    "CLIP_ON": "grad",
+    "EACH": False,
+}
 
 
 def shared(kind, elements):
