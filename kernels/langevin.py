@@ -7,12 +7,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hatebm.kernels.law import clip_factor, moved, total_gradient
+from hatebm.kernels.law import clip_factor, moved, numbers_of, of_each_chain, total_gradient
 from hatebm.kernels.noise import chain_of, normals_of
 from hatebm.kernels.quads import (
     EXACT,
     NUMBERS,
     QUADS,
+    STRIDES,
     elements_of,
     is_wide,
     offsets_of,
@@ -25,12 +26,13 @@ from hatebm.kernels.samples import ON_CHIP, quads_of_program, sharing
 from hatebm.kernels.tree import RUN, fold_in_halves, norm_of, run_sums, tree_sum
 
 
-@triton.jit(do_not_specialize=NUMBERS)
+@triton.jit(do_not_specialize=[*NUMBERS, *STRIDES])
 def langevin_step(
     x, grad, noise, gz, image, chain_ids, grad_norm, displacement, diverged, sums, way_sums, n, d, pieces,
     shape, x_strides, grad_strides, noise_strides, gz_strides, image_strides,
     seed: tl.int64, step: tl.int64, seed_at, step_at, purpose_and_block: tl.int64,
     step_size, noise_std, inverse_temperature, prior_precision, bound, low, high,
+    numbers, field_stride: tl.int64, chain_stride: tl.int64,
     PASS: tl.constexpr, NOISY: tl.constexpr, PRIOR: tl.constexpr, ADD: tl.constexpr, CLIP: tl.constexpr,
     CLIP_ON: tl.constexpr, RUNS: tl.constexpr, LEVELS: tl.constexpr, RUNS_LEVELS: tl.constexpr,
     VECTOR: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr,
@@ -42,6 +44,15 @@ def langevin_step(
     one = program(WIDE) // pieces + tl.arange(0, 1)  # the sample, where a program takes only one
     run = program(WIDE) % pieces * RUNS + tl.arange(0, RUNS)
     runs = (d + 1023) // 1024
+    MIXED: tl.constexpr = numbers is not None
+    if numbers is not None:
+        if PASS == "stream":
+            chain, there = sample[:, None], live[:, None]
+        else:
+            chain, there = one[:, None], True
+        step_size, noise_std, inverse_temperature, prior_precision, bound = numbers_of(
+            numbers + chain * chain_stride, field_stride, there
+        )
     x_at = offsets_of(flat, sample, quad, d, shape, x_strides, VECTOR)
     state = tl.load(x + x_at, mask=inside, other=0.0)
     g = state
@@ -51,7 +62,7 @@ def langevin_step(
         if diverged is not None:
             unclean = tl.max((raw - raw != 0.0).to(tl.int32), 1) != 0
             tl.atomic_min(diverged + sample, (sample * 0).to(tl.int64) + step, mask=unclean & live)
-        g = total_gradient(state, raw, inverse_temperature, prior_precision, PRIOR)
+        g = total_gradient(state, raw, inverse_temperature, prior_precision, PRIOR, MIXED)
     factor = 1.0
     if PASS == "measure":
         tl.store(sums + one.to(tl.int64) * runs + run, run_sums(g, RUNS, LEVELS), mask=run < runs)
@@ -64,7 +75,7 @@ def langevin_step(
             else:
                 squares = tl.load(sums + one)
             if CLIP == "norm":
-                factor = clip_factor(norm_of(squares), step_size, bound, CLIP_ON)[:, None]
+                factor = clip_factor(norm_of(squares)[:, None], step_size, bound, CLIP_ON)
         eps = g
         if NOISY:
             if noise is not None:
@@ -74,7 +85,8 @@ def langevin_step(
                 eps = normals_of(seed, step, purpose_and_block, chain_of(chain_ids, sample, live), quad)
         gradient: tl.constexpr = grad is not None
         new = moved(
-            state, g, eps, factor, step_size, noise_std, bound, low, high, gradient, NOISY, ADD, CLIP, CLIP_ON
+            state, g, eps, factor, step_size, noise_std, bound, low, high,
+            gradient, NOISY, MIXED, ADD, CLIP, CLIP_ON,
         )  # fmt: skip
         tl.store(x + x_at, new, mask=inside)
         if gz is not None:
@@ -100,10 +112,11 @@ def langevin_step_(
     step: int | Tensor,
     inverse_temperature: float = 1.0,
     prior_precision: float = 0.0,
+    bound: float = 0.0,
+    numbers: Tensor | None = None,
     add: str = "sequential",
     clip: str | None = None,
     clip_on: str = "grad",
-    bound: float = 0.0,
     low: float = -math.inf,
     high: float = math.inf,
     block: int = 0,
@@ -132,6 +145,7 @@ def langevin_step_(
         **{"chain_ids": chain_ids, "grad_norm": grad_norm, "displacement": displacement, "diverged": diverged},
         **{"step_size": step_size, "noise_std": noise_std, "bound": bound, "low": low, "high": high},
         **{"inverse_temperature": inverse_temperature, "prior_precision": prior_precision},
+        **of_each_chain(numbers, n, x.device),
         **{"NOISY": noise_std != 0, "PRIOR": prior_precision != 0, "ADD": add, "CLIP": clip, "CLIP_ON": clip_on},
         **{"n": n, "d": d, "VECTOR": d % 4 == 0 and not strided, "WIDE": strided or is_wide(n * d)},
         **EXACT,

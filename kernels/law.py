@@ -1,7 +1,13 @@
 """One Langevin step of blocks of elements: the formulas of csrc/formulas/langevin.h in Triton."""
 
+from typing import Any
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from hatebm.ops.native.ops import numbers_at
 
 
 @triton.jit
@@ -12,11 +18,28 @@ def clamp(v, low, high):
 
 
 @triton.jit
-def total_gradient(x, grad, inverse_temperature, prior_precision, PRIOR: tl.constexpr):
+def numbers_of(at, field_stride, there):
+    """The numbers of a law that lie from ``at`` on, one or as many as there are chains."""
+    step_size = tl.load(at, mask=there, other=0.0)
+    noise_std = tl.load(at + field_stride, mask=there, other=0.0)
+    inverse_temperature = tl.load(at + 2 * field_stride, mask=there, other=0.0)
+    prior_precision = tl.load(at + 3 * field_stride, mask=there, other=0.0)
+    bound = tl.load(at + 4 * field_stride, mask=there, other=0.0)
+    return step_size, noise_std, inverse_temperature, prior_precision, bound
+
+
+@triton.jit
+def unless_zero(number, yes, no, MIXED: tl.constexpr):
+    """``yes`` where a number of the law is not 0, else ``no``. Without MIXED it is nowhere 0."""
+    return tl.where(number != 0.0, yes, no) if MIXED else yes
+
+
+@triton.jit
+def total_gradient(x, grad, inverse_temperature, prior_precision, PRIOR: tl.constexpr, MIXED: tl.constexpr):
     """What the clip sees: grad E / T + prior_precision x."""
     g = grad.to(tl.float32) * inverse_temperature
     if PRIOR:
-        g = g + prior_precision * x
+        g = unless_zero(prior_precision, g + prior_precision * x, g, MIXED)
     return g
 
 
@@ -56,22 +79,31 @@ def clip_factor(norm, step_size, bound, CLIP_ON: tl.constexpr):
 @triton.jit
 def moved(
     x, g, eps, factor, step_size, noise_std, bound, low, high,
-    GRAD: tl.constexpr, NOISY: tl.constexpr, ADD: tl.constexpr, CLIP: tl.constexpr, CLIP_ON: tl.constexpr,
+    GRAD: tl.constexpr, NOISY: tl.constexpr, MIXED: tl.constexpr, ADD: tl.constexpr, CLIP: tl.constexpr,
+    CLIP_ON: tl.constexpr,
 ):  # fmt: skip
     """X after the step."""
     g, free, drift = drift_of(g, factor, step_size, bound, CLIP, CLIP_ON)
     if not GRAD:
-        new = x + noise_std * eps if NOISY else x
+        new = unless_zero(noise_std, x + noise_std * eps, x, MIXED) if NOISY else x
     elif ADD == "increment":
-        new = x + (noise_std * eps - drift) if NOISY else x - drift
+        new = x - drift
+        if NOISY:
+            new = unless_zero(noise_std, x + (noise_std * eps - drift), new, MIXED)
     elif ADD == "sequential":
         new = x - drift
         if NOISY:
-            new = new + noise_std * eps
+            new = unless_zero(noise_std, new + noise_std * eps, new, MIXED)
     else:
-        new = tl.fma(-step_size, g, x)
+        new = tl.fma(step_size * -1.0, g, x)
         if CLIP == "value" and CLIP_ON == "update":
             new = tl.where(tl.abs(free) > bound, x - drift, new)
         if NOISY:
-            new = tl.fma(noise_std, eps, new)
+            new = unless_zero(noise_std, tl.fma(noise_std, eps, new), new, MIXED)
     return clamp(new, low, high)
+
+
+def of_each_chain(numbers: Tensor | None, n: int, here: torch.device) -> dict[str, Any]:
+    """The numbers of the laws of n chains as the kernels of one step take them."""
+    _, field, chain = numbers_at(numbers, n, here)
+    return {"numbers": numbers, "field_stride": field, "chain_stride": chain}

@@ -14,9 +14,10 @@ import triton.language as tl
 from torch import Tensor
 
 from hatebm.kernels.activation import activated
-from hatebm.kernels.quads import EXACT, NUMBERS
-from hatebm.kernels.whole import chains_of_program, kicked, law_of, normals_of_chains, stepped
-from hatebm.ops.native.chains import ACTIVATIONS, NEVER, mark_moved, schedule_of
+from hatebm.kernels.law import numbers_of
+from hatebm.kernels.quads import EXACT, NUMBERS, STRIDES
+from hatebm.kernels.whole import chains_of_program, kicked, law_of, normals_of_chains, schedule_of_chains, stepped
+from hatebm.ops.native.chains import ACTIVATIONS, NEVER, mark_moved
 from hatebm.ops.native.extension import readable
 
 CHAINS = 16  # of a program: as few as products of tiles take
@@ -95,13 +96,14 @@ def perceptron_look_at(
     tl.store(energies + sample, energy, mask=live)
 
 
-@triton.jit(do_not_specialize=[*NUMBERS, "n_steps", "first_step"])
+@triton.jit(do_not_specialize=[*NUMBERS, *STRIDES, "n_steps", "first_step"])
 def perceptron_steps(
     x, weights, biases, work, schedule, chain_ids, first_bad, n, d, room, n_steps,
-    seed: tl.int64, first_step: tl.int64, prior_precision, bound, low, high,
+    field_stride: tl.int64, step_stride: tl.int64, chain_stride: tl.int64,
+    seed: tl.int64, first_step: tl.int64, low, high,
     WIDTHS: tl.constexpr, ACTIVATIONS: tl.constexpr, PARAMETERS: tl.constexpr, AT: tl.constexpr, DEPTH: tl.constexpr,
     NOISY: tl.constexpr, FIRST: tl.constexpr, CLAMP_NOISE: tl.constexpr, PRIOR: tl.constexpr, ADD: tl.constexpr,
-    CLIP: tl.constexpr, CLIP_ON: tl.constexpr, WATCHED: tl.constexpr,
+    CLIP: tl.constexpr, CLIP_ON: tl.constexpr, WATCHED: tl.constexpr, EACH: tl.constexpr,
     CHAINS: tl.constexpr, ELEMENTS: tl.constexpr, LEVELS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """WIDTHS: of the state, then of each hidden layer; AT: where in the workspace its values and slopes lie."""
@@ -109,10 +111,12 @@ def perceptron_steps(
     rows, desk = x + sample * d, work + sample * room
     x_at = rows[:, None] + element[None, :]
     state = tl.load(x_at, mask=inside, other=0.0)
-    bad = tl.full((CHAINS,), 0x7FFFFFFFFFFFFFFF, tl.int64)
+    bad = tl.full((CHAINS, 1), 0x7FFFFFFFFFFFFFFF, tl.int64)
+    at, there = schedule_of_chains(schedule, chain_stride, sample, live, EACH)
     for i in range(n_steps):
-        step_size, noise_std = tl.load(schedule + i), tl.load(schedule + n_steps + i)
-        inverse_temperature = tl.load(schedule + 2 * n_steps + i)
+        step_size, noise_std, inverse_temperature, prior_precision, bound = numbers_of(
+            at + i * step_stride, field_stride, there
+        )
         active = (step_size != 0.0) | (noise_std != 0.0)
         eps = state
         if NOISY:
@@ -129,7 +133,7 @@ def perceptron_steps(
         g = tl.load((desk + AT[2 * DEPTH])[:, None] + element[None, :], mask=inside, other=0.0)
         if WATCHED:
             unclean = (tl.max((inside & (g - g != 0.0)).to(tl.int32), 1) != 0) | (energy - energy != 0.0)
-            bad = tl.where(active, tl.where(unclean & (bad > first_step + i), first_step + i, bad), bad)
+            bad = tl.where(active, tl.where(unclean[:, None] & (bad > first_step + i), first_step + i, bad), bad)
         new = stepped(
             state, g, eps, inside, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high,
             NOISY and not FIRST, PRIOR, ADD, CLIP, CLIP_ON, LEVELS,
@@ -138,7 +142,7 @@ def perceptron_steps(
     tl.debug_barrier()
     tl.store(x_at, state, mask=inside)
     if WATCHED:
-        tl.store(first_bad + sample, bad, mask=live)
+        tl.store(first_bad + sample[:, None], bad, mask=live[:, None])
 
 
 def perceptron_fits(layers: Sequence[Any], device: torch.device) -> bool:
@@ -153,7 +157,7 @@ def perceptron_chains_(x: Tensor, layers: Sequence[Any], steps: Any) -> Tensor:
     if rows.numel():
         with torch.cuda.device_of(x):
             grid, arguments = sharing(rows, layers)
-            arguments |= law_of(steps) | {"schedule": schedule_of(steps, x.device), "first_bad": first_bad}
+            arguments |= law_of(steps, rows) | {"first_bad": first_bad}
             perceptron_steps[grid](**arguments)
     mark_moved(x, rows)
     return first_bad

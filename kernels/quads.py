@@ -8,6 +8,7 @@ from torch import Tensor
 
 QUADS = 256  # a program's share
 NUMBERS = ["n", "seed", "step", "purpose_and_block"]  # one compilation serves all their values
+STRIDES = ["field_stride", "step_stride", "chain_stride"]  # and all of these, of the numbers of a law
 EXACT = {"enable_fp_fusion": False}  # every operation is rounded once
 
 

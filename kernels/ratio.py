@@ -5,18 +5,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hatebm.kernels.law import clip_factor, drift_of, ratio_element, total_gradient
-from hatebm.kernels.quads import EXACT, elements_of, is_wide, offsets_of, program, sizes
+from hatebm.kernels.law import clip_factor, drift_of, numbers_of, of_each_chain, ratio_element, total_gradient
+from hatebm.kernels.quads import EXACT, STRIDES, elements_of, is_wide, offsets_of, program, sizes
 from hatebm.kernels.samples import ON_CHIP, quads_of_program, sharing
 from hatebm.kernels.tree import RUN, fold_in_halves, norm_of, run_sums, run_totals, tree_sum
 from hatebm.ops.native.extension import readable
 from hatebm.ops.reference import ratio_coefficients
 
 
-@triton.jit(do_not_specialize=["n"])
+@triton.jit(do_not_specialize=["n", *STRIDES])
 def ratio_quads(
     x, grad, proposal, proposal_grad, squares, sums, n, d, pieces,
     step_size, inverse_temperature, prior_precision, bound, half_precision: tl.float64, half_prior: tl.float64,
+    numbers, field_stride: tl.int64, chain_stride: tl.int64, halves,
     PASS: tl.constexpr, PRIOR: tl.constexpr, CLIP: tl.constexpr, CLIP_ON: tl.constexpr, RUNS: tl.constexpr,
     LEVELS: tl.constexpr, RUNS_LEVELS: tl.constexpr, VECTOR: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr,
 ):  # fmt: skip
@@ -26,13 +27,20 @@ def ratio_quads(
     one = (program(WIDE) // pieces + tl.arange(0, 1)).to(tl.int64)  # the sample
     run = program(WIDE) % pieces * RUNS + tl.arange(0, RUNS)
     runs = (d + 1023) // 1024
+    MIXED: tl.constexpr = numbers is not None
+    if numbers is not None:
+        step_size, _, inverse_temperature, prior_precision, bound = numbers_of(
+            numbers + one[:, None] * chain_stride, field_stride, True
+        )
+    if halves is not None:
+        half_precision, half_prior = tl.load(halves + one)[:, None], tl.load(halves + n + one)[:, None]
     at = offsets_of(flat, sample, quad, d, None, None, VECTOR)
     start = tl.load(x + at, mask=inside, other=0.0)
     end = tl.load(proposal + at, mask=inside, other=0.0)
     there = tl.load(grad + at, mask=inside, other=0.0)
     back = tl.load(proposal_grad + at, mask=inside, other=0.0)
-    there = total_gradient(start, there, inverse_temperature, prior_precision, PRIOR)
-    back = total_gradient(end, back, inverse_temperature, prior_precision, PRIOR)
+    there = total_gradient(start, there, inverse_temperature, prior_precision, PRIOR, MIXED)
+    back = total_gradient(end, back, inverse_temperature, prior_precision, PRIOR, MIXED)
     factor_there = 1.0
     factor_back = 1.0
     if PASS == "measure":
@@ -46,8 +54,8 @@ def ratio_quads(
             else:
                 there_squares = tl.load(squares + one)
                 back_squares = tl.load(squares + n + one)
-            factor_there = clip_factor(norm_of(there_squares), step_size, bound, CLIP_ON)[:, None]
-            factor_back = clip_factor(norm_of(back_squares), step_size, bound, CLIP_ON)[:, None]
+            factor_there = clip_factor(norm_of(there_squares)[:, None], step_size, bound, CLIP_ON)
+            factor_back = clip_factor(norm_of(back_squares)[:, None], step_size, bound, CLIP_ON)
         _, _, there = drift_of(there, factor_there, step_size, bound, CLIP, CLIP_ON)
         _, _, back = drift_of(back, factor_back, step_size, bound, CLIP, CLIP_ON)
         terms = tl.where(inside, ratio_element(start, end, there, back, half_precision, half_prior), 0.0)
@@ -68,9 +76,11 @@ def langevin_ratio(
     noise_std: float,
     inverse_temperature: float = 1.0,
     prior_precision: float = 0.0,
+    bound: float = 0.0,
+    numbers: Tensor | None = None,
+    halves: Tensor | None = None,
     clip: str | None = None,
     clip_on: str = "grad",
-    bound: float = 0.0,
 ) -> Tensor:
     """Twin of :func:`hatebm.ops.reference.langevin_ratio`."""
     n, d = sizes(x)
@@ -83,7 +93,8 @@ def langevin_ratio(
         **{name: readable(v.detach()) for name, v in tensors.items()},
         **{"step_size": step_size, "inverse_temperature": inverse_temperature, "prior_precision": prior_precision},
         **{"bound": bound, "half_precision": half_precision, "half_prior": half_prior},
-        **{"PRIOR": prior_precision != 0, "CLIP": clip, "CLIP_ON": clip_on},
+        **of_each_chain(numbers, n, x.device),
+        **{"halves": halves, "PRIOR": prior_precision != 0, "CLIP": clip, "CLIP_ON": clip_on},
         **{"n": n, "d": d, "VECTOR": d % 4 == 0, "WIDE": is_wide(n * d)},
         **EXACT,
     }

@@ -8,11 +8,11 @@ import triton.language as tl
 from torch import Tensor
 
 from hatebm.kernels.energies import energy_of, looked_at
-from hatebm.kernels.law import clamp, clip_factor, moved, total_gradient
+from hatebm.kernels.law import clamp, clip_factor, moved, numbers_of, total_gradient
 from hatebm.kernels.noise import chain_of, normals_of
-from hatebm.kernels.quads import EXACT, NUMBERS, place
+from hatebm.kernels.quads import EXACT, NUMBERS, STRIDES, place
 from hatebm.kernels.tree import fold_in_halves, norm_of
-from hatebm.ops.native.chains import NEVER, mark_moved, schedule_of
+from hatebm.ops.native.chains import NEVER, mark_moved, schedule_at
 from hatebm.ops.native.extension import readable
 
 AT_ONCE = 128  # elements of a warp: a quad to each thread
@@ -38,6 +38,16 @@ def normals_of_chains(seed, step, chain_ids, n, CHAINS: tl.constexpr, ELEMENTS: 
 
 
 @triton.jit
+def schedule_of_chains(schedule, chain_stride, sample, live, EACH: tl.constexpr):
+    """Where the numbers of a run begin, of all chains or, with EACH, in a column, and which of them exist."""
+    if EACH:
+        at, there = schedule + sample[:, None] * chain_stride, live[:, None]
+    else:
+        at, there = schedule, True
+    return at, there
+
+
+@triton.jit
 def kicked(state, eps, step_size, noise_std, low, high, NOISY: tl.constexpr, CLAMP_NOISE: tl.constexpr):
     """The state with the noise of a law that adds it before the gradient is taken."""
     if NOISY:
@@ -54,24 +64,21 @@ def stepped(
     LEVELS: tl.constexpr,
 ):  # fmt: skip
     """The states of chains, a row each, after a step with gradient g of the energy."""
-    g = total_gradient(state, g, inverse_temperature, prior_precision, PRIOR)
+    g = total_gradient(state, g, inverse_temperature, prior_precision, PRIOR, True)
     factor = 1.0
     if CLIP == "norm":
         squares = tl.where(inside, g, 0.0).to(tl.float64)
-        factor = clip_factor(norm_of(fold_in_halves(squares * squares, LEVELS)), step_size, bound, CLIP_ON)[:, None]
-    new = moved(state, g, eps, factor, step_size, noise_std, bound, low, high, True, False, ADD, CLIP, CLIP_ON)
-    if NOISY:
-        noisy = moved(state, g, eps, factor, step_size, noise_std, bound, low, high, True, True, ADD, CLIP, CLIP_ON)
-        new = tl.where(noise_std != 0.0, noisy, new)
-    return new
+        factor = clip_factor(norm_of(fold_in_halves(squares * squares, LEVELS))[:, None], step_size, bound, CLIP_ON)
+    return moved(state, g, eps, factor, step_size, noise_std, bound, low, high, True, NOISY, True, ADD, CLIP, CLIP_ON)
 
 
-@triton.jit(do_not_specialize=[*NUMBERS, "d", "components", "n_steps", "first_step"])
+@triton.jit(do_not_specialize=[*NUMBERS, *STRIDES, "d", "components", "n_steps", "first_step"])
 def whole_steps(
     x, where, weight, scratch, schedule, chain_ids, first_bad, n, d, components, n_steps,
-    seed: tl.int64, first_step: tl.int64, prior_precision, bound, low, high, reach, first_reach,
+    field_stride: tl.int64, step_stride: tl.int64, chain_stride: tl.int64,
+    seed: tl.int64, first_step: tl.int64, low, high, reach, first_reach,
     KIND: tl.constexpr, NOISY: tl.constexpr, FIRST: tl.constexpr, CLAMP_NOISE: tl.constexpr, PRIOR: tl.constexpr,
-    ADD: tl.constexpr, CLIP: tl.constexpr, CLIP_ON: tl.constexpr, WATCHED: tl.constexpr,
+    ADD: tl.constexpr, CLIP: tl.constexpr, CLIP_ON: tl.constexpr, WATCHED: tl.constexpr, EACH: tl.constexpr,
     CHAINS: tl.constexpr, ELEMENTS: tl.constexpr, LEVELS: tl.constexpr,
 ):  # fmt: skip
     sample, live, element, inside = chains_of_program(n, d, CHAINS, ELEMENTS)
@@ -85,10 +92,12 @@ def whole_steps(
         pulls = rows
     reaches = tl.where(element == 0, first_reach, reach)[None, :]
     state = tl.load(x_at, mask=inside, other=0.0)
-    bad = tl.full((CHAINS,), 0x7FFFFFFFFFFFFFFF, tl.int64)
+    bad = tl.full((CHAINS, 1), 0x7FFFFFFFFFFFFFFF, tl.int64)
+    at, there = schedule_of_chains(schedule, chain_stride, sample, live, EACH)
     for i in range(n_steps):
-        step_size, noise_std = tl.load(schedule + i), tl.load(schedule + n_steps + i)
-        inverse_temperature = tl.load(schedule + 2 * n_steps + i)
+        step_size, noise_std, inverse_temperature, prior_precision, bound = numbers_of(
+            at + i * step_stride, field_stride, there
+        )
         active = (step_size != 0.0) | (noise_std != 0.0)
         step = first_step + i
         eps = state
@@ -103,10 +112,10 @@ def whole_steps(
         g, terms = looked_at(state, rows, live, element, where, weight, pulls, d, components, KIND)
         if WATCHED:
             far = inside & ~(tl.abs(state) <= reaches)
-            if active & (tl.max(tl.max(far.to(tl.int32), 1), 0) != 0):
+            if tl.max(tl.max(far.to(tl.int32), 1), 0) != 0:
                 energy = energy_of(terms, where, KIND, LEVELS)
                 unclean = (tl.max((inside & (g - g != 0.0)).to(tl.int32), 1) != 0) | (energy - energy != 0.0)
-                bad = tl.where(unclean & (bad > step), step, bad)
+                bad = tl.where(active, tl.where(unclean[:, None] & (bad > step), step, bad), bad)
         new = stepped(
             state, g, eps, inside, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high,
             NOISY and not FIRST, PRIOR, ADD, CLIP, CLIP_ON, LEVELS,
@@ -118,7 +127,7 @@ def whole_steps(
             tl.debug_barrier()
     tl.store(x_at, state, mask=inside)
     if WATCHED:
-        tl.store(first_bad + sample, bad, mask=live)
+        tl.store(first_bad + sample[:, None], bad, mask=live[:, None])
 
 
 @triton.jit(do_not_specialize=[*NUMBERS, "d", "components"])
@@ -154,8 +163,7 @@ def whole_chains_(formula: Any, reach: tuple[float, ...], x: Tensor, steps: Any)
     """Twin of :func:`hatebm.ops.native.whole_chains_`, for at most 1024 elements a chain."""
     rows = readable(x)
     first_bad = torch.full((len(x),), NEVER, dtype=torch.int64, device=x.device)
-    schedule = schedule_of(steps, x.device)
-    law = law_of(steps) | {"reach": reach[0], "first_reach": reach[-1], "schedule": schedule, "first_bad": first_bad}
+    law = law_of(steps, rows) | {"reach": reach[0], "first_reach": reach[-1], "first_bad": first_bad}
     if rows.numel():
         with torch.cuda.device_of(x):
             grid, arguments = sharing(formula, rows)
@@ -164,14 +172,16 @@ def whole_chains_(formula: Any, reach: tuple[float, ...], x: Tensor, steps: Any)
     return first_bad
 
 
-def law_of(steps: Any) -> dict[str, Any]:
-    """The law of a run of steps as kernels take it."""
+def law_of(steps: Any, rows: Tensor) -> dict[str, Any]:
+    """The law of a run of steps of these chains as kernels take it."""
+    _, field, step, chain = schedule_at(steps, len(rows), rows.device)
     at = place(steps.seed, steps.first_step, 0, 0)
     return {
         **{"n_steps": steps.n_steps, "seed": at["seed"], "first_step": at["step"], "chain_ids": steps.chain_ids},
-        **{"prior_precision": steps.prior_precision, "bound": steps.bound, "low": steps.low, "high": steps.high},
-        **{"NOISY": bool((steps.noise_std != 0).any()), "FIRST": steps.noise_at == "before"},
-        **{"CLAMP_NOISE": steps.clamp_noise, "PRIOR": steps.prior_precision != 0, "ADD": steps.add},
+        **{"schedule": steps.schedule, "field_stride": field, "step_stride": step, "chain_stride": chain},
+        **{"EACH": steps.schedule.dim() == 3, "low": steps.low, "high": steps.high},
+        **{"NOISY": steps.noisy, "PRIOR": steps.prior, "FIRST": steps.noise_at == "before"},
+        **{"CLAMP_NOISE": steps.clamp_noise, "ADD": steps.add},
         **{"CLIP": steps.clip, "CLIP_ON": steps.clip_on, "WATCHED": steps.watched},
     }
 

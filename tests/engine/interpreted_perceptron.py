@@ -5,12 +5,14 @@ import pytest
 import torch
 from perceptrons import LAWS, gradient_in_float64, network
 from torch import nn
+from whole_chains import OF_EACH, in_other_places, schedule_of_each, steps_by
 
 import hatebm
 from hatebm import kernels
 from hatebm.energies.mlp import ACTIVATIONS
 from hatebm.energies.perceptron import Perceptron, layers_of
 from hatebm.engine.whole import steps_of
+from hatebm.ops import native
 from hatebm.ops.native.chains import NEVER
 
 pytestmark = interpreter.MARKS
@@ -74,3 +76,58 @@ def test_a_bad_chain_is_named_and_long_ones_refused():
     long = network((300, 4))
     reason = Perceptron(long.layers).can_advance(torch.zeros(2, 300), steps_of(chain._blocks, 0, 1, True))
     assert "too wide" in reason
+
+
+def moved(energy, x, steps):
+    """Where chains come to, and when they went bad."""
+    x = x.clone()
+    return x, kernels.perceptron_chains_(x, layers_of(energy.layers), steps)
+
+
+def assert_same_bits(got, want):
+    assert torch.equal(got.contiguous().view(torch.int32), want.contiguous().view(torch.int32))
+
+
+@pytest.mark.parametrize("said", OF_EACH.values(), ids=OF_EACH)
+def test_each_chain_has_the_bits_of_itself_alone(said):
+    energy, x, schedule = network((6, 30, 17)), torch.randn(19, 6), schedule_of_each(4, 19)
+    schedule[[1, 3]] *= said.get("noisy", True)
+    x[1, 0], x[4, 0] = torch.nan, -0.0
+    said = said | {"chain_ids": torch.arange(19) * 2**33 + 3}
+    state, bad = moved(energy, x, steps_by(schedule, **said))
+    assert_same_bits(state[1], x[1])
+    assert bad.tolist() == [NEVER] * 19
+    assert (state[2] != x[2]).any()
+    for c in (0, 4, 18):
+        alone = said | {"chain_ids": said["chain_ids"][c : c + 1]}
+        for own in (schedule[..., c], schedule[..., c : c + 1]):
+            assert_same_bits(moved(energy, x[c : c + 1], steps_by(own, **alone))[0], state[c : c + 1])
+
+
+def test_chains_with_numbers_of_their_own_stay_close_to_those_of_the_cpu():
+    energy, x, schedule = network((6, 30, 17)), torch.randn(19, 6), schedule_of_each(4, 19)
+    for said in OF_EACH.values():
+        schedule[[1, 3]] *= said.get("noisy", True)
+        other, steps = x.clone(), steps_by(schedule, **said)
+        native.perceptron_chains_(other, layers_of(energy.layers), steps)
+        assert (moved(energy, x, steps)[0] - other).abs().max() <= 1e-5
+
+
+def test_schedules_in_any_place():
+    energy, x, schedule = network((6, 30, 17)), torch.randn(5, 6), schedule_of_each(3, 5)
+    want, _ = moved(energy, x, steps_by(schedule, clip="norm"))
+    for same in in_other_places(schedule):
+        assert_same_bits(moved(energy, x, steps_by(same, clip="norm"))[0], want)
+    still = schedule[:, 2:, 2:3]
+    each, _ = moved(energy, x, steps_by(still.expand(5, 3, 5)))
+    for same in (still[..., 0].expand(5, 3), still[..., 0].expand(5, 3).contiguous(), still.expand(5, 3, 5).clone()):
+        assert_same_bits(moved(energy, x, steps_by(same))[0], each)
+
+
+def test_a_chain_at_rest_is_not_looked_at():
+    energy, x, schedule = network((6, 30, 17)), torch.randn(5, 6), schedule_of_each(4, 5)
+    schedule[:2, :, 2:] = 0.01
+    schedule[:2, :2, 2] = 0.0
+    x[1:4] = torch.nan
+    _, bad = moved(energy, x, steps_by(schedule))
+    assert bad.tolist() == [NEVER, NEVER, 9, 7, NEVER]

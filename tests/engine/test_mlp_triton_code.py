@@ -31,17 +31,20 @@ def compiled(monkeypatch, tmp_path):
     monkeypatch.setattr(JITFunction, "__getitem__", launch)
     monkeypatch.setattr(driver, "_active", Target())
 
-    def compiled(energy, n=5, d=20, first_step=0, **law):
+    def compiled(energy, n=5, d=20, first_step=0, each=False, **law):
         chain = hatebm.Chain(energy, torch.zeros(n, d), first_step=first_step, **{"seed": 1} | law)
         steps = steps_of(chain._blocks, first_step, 2, True)
+        if each:
+            steps = steps._replace(schedule=steps.schedule[..., None].expand(5, 2, n), prior=True)
         perceptron_chains_(torch.zeros(n, d), layers_of(energy.layers), steps)
         return found[-1], sum(len(caches[0]) for caches in perceptron_steps.device_caches.values())
 
     return compiled
 
 
-def test_it_spills_nothing_and_rounds_products_in_float32(compiled, tmp_path):
-    kernel, _ = compiled(MLP((20, 48, 33)), eps=0.1)
+@pytest.mark.parametrize("each", [False, True])
+def test_it_spills_nothing_and_rounds_products_in_float32(compiled, tmp_path, each):
+    kernel, _ = compiled(MLP((20, 48, 33)), eps=0.1, each=each)
     path = tmp_path / "kernel.cubin"
     path.write_bytes(kernel.asm["cubin"])
     counts = instructions(tool("nvdisasm", path))

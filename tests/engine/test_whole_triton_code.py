@@ -18,9 +18,18 @@ WHOLE = {
     **dict.fromkeys(("x", "where", "schedule"), "*fp32"),
     **dict.fromkeys(("n", "d", "components", "n_steps"), "i32"),
     **{"first_bad": "*i64", "seed": "i64", "first_step": "i64"},
-    **dict.fromkeys(("prior_precision", "bound", "low", "high", "reach", "first_reach"), "fp32"),
+    **dict.fromkeys(("field_stride", "step_stride", "chain_stride"), "i64"),
+    **dict.fromkeys(("low", "high", "reach", "first_reach"), "fp32"),
 }
-LAW = {"NOISY": True, "FIRST": False, "CLAMP_NOISE": False, "PRIOR": False, "WATCHED": True, "CLIP_ON": "grad"}
+LAW = {
+    "NOISY": True,
+    "FIRST": False,
+    "CLAMP_NOISE": False,
+    "PRIOR": False,
+    "WATCHED": True,
+    "CLIP_ON": "grad",
+    "EACH": False,
+}
 
 
 def shared(kind, elements):
@@ -84,6 +93,21 @@ def test_laws_that_need_many_registers_stay_in_them(disassembled, architecture, 
     assert_no_spill(disassembled(compile_whole(architecture, kind, elements, CLIP="norm" if elements > 256 else None)))
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("kind", "elements", "law"),
+    [
+        *((kind, 4, {}) for kind in KINDS),
+        ("mixture", 256, {"FIRST": True, "CLAMP_NOISE": True}),
+        ("full", 1024, {"CLIP": "norm", "CLIP_ON": "update", "ADD": "fma"}),
+    ],
+)
+def test_numbers_of_each_chain_stay_in_registers(disassembled, architecture, kind, elements, law):
+    kernel = compile_whole(architecture, kind, elements, **{"EACH": True, "PRIOR": True, "CLIP": "value"} | law)
+    assert_no_spill(disassembled(kernel))
+    assert_exact(kernel.asm["ptx"])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_looks_compile(disassembled, kind):
     from hatebm.kernels import whole
@@ -111,5 +135,5 @@ def test_launches_compile_whatever_the_arguments(launched):
         assert launched == {"whole_steps": 1, "look_at": 1}
     for energy in (Funnel(), Mixture(torch.zeros(1, 5), 1.0), Gaussian(torch.zeros(5), torch.eye(5))):
         look(energy.formula(5), torch.zeros(2, 5))
-        whole_chains_(energy.formula(5), energy.reach(5), torch.zeros(2, 5), steps._replace(clip="norm", bound=1.0))
+        whole_chains_(energy.formula(5), energy.reach(5), torch.zeros(2, 5), steps._replace(clip="norm"))
     assert launched == {"whole_steps": 4, "look_at": 4}

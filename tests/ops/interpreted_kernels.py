@@ -9,8 +9,22 @@ import torch
 from parity import LAWS, RATIOS, assert_same_bits, layouts, proposed, ratio, run
 
 import hatebm
+from hatebm import kernels
+from hatebm.ops import reference
 
 pytestmark = interpreter.MARKS
+
+
+NUMBERS = torch.tensor(  # of five laws: one each of all kinds, without noise, without a prior, at rest, and uphill
+    [
+        [0.1, 0.2, 0.3, 0.0, -0.05],
+        [0.2, 0.0, 0.3, 0.0, 0.05],
+        [1.0, 2.0, 0.7, 1.5, 3.0],
+        [0.4, 0.7, 0.0, 0.0, 0.1],
+        [0.3, 1.5, 0.05, 0.4, 2.0],
+    ]
+)
+CLIPS = [(None, "grad"), ("value", "grad"), ("value", "update"), ("norm", "grad"), ("norm", "update")]
 
 
 @pytest.fixture
@@ -156,3 +170,87 @@ def test_without_a_gradient_there_is_no_norm(assert_same):
 def test_empty_samples_have_no_norm():
     out = run(torch.empty(3, 0), torch.empty(3, 0), "triton")
     assert out["grad_norm"].tolist() == out["displacement"].tolist() == [0, 0, 0]
+
+
+def some(shape):
+    """A state with zeros of both signs, and a gradient."""
+    x, grad = torch.randn(shape), torch.randn(shape)
+    x[..., 0], x[..., 1] = -0.0, 0.0
+    return x, grad
+
+
+def stepped(module, x, grad, measured=True, **law):
+    """What a step of a module puts out, with law's numbers beside floats that only say whether any are not 0."""
+    n = len(x)
+    out = {"x": x.clone(), "image": torch.empty_like(x), "diverged": torch.full((n,), 2**62)}
+    out |= {name: torch.full((n,), -1.0) for name in ("grad_norm", "displacement") if measured}
+    law = {"step_size": 1.0, "noise_std": 1.0, "prior_precision": 1.0, "seed": 3, "step": 9} | law
+    gathered = {name: v for name, v in out.items() if name != "x"}
+    module.langevin_step_(out["x"], grad, gz=torch.ones_like(x), **gathered, **law)
+    return out
+
+
+@pytest.mark.parametrize("clip", CLIPS, ids=str)
+@pytest.mark.parametrize("add", ["sequential", "increment", "fma"])
+def test_each_chain_steps_by_numbers_of_its_own(add, clip, assert_same):
+    x, grad = some((5, 7))
+    law = {"add": add, "clip": clip[0], "clip_on": clip[1], "low": -2.0, "high": 1.5}
+    for measured in (False, True):
+        got = stepped(kernels, x, grad, measured, numbers=NUMBERS, **law)
+        assert_same(got, stepped(reference, x, grad, measured, numbers=NUMBERS, **law))
+        for c in (1, 3, 4):
+            own = dict(zip(reference.Numbers._fields, NUMBERS[:, c].tolist(), strict=True))
+            own["chain_ids"] = torch.tensor([c])
+            alone = stepped(kernels, x[c : c + 1], grad[c : c + 1], measured, **law | own)
+            assert_same({name: v[c : c + 1] for name, v in got.items()}, alone)
+
+
+@pytest.mark.parametrize("clip", [("value", "update"), ("norm", "update")], ids=str)
+@pytest.mark.parametrize("shape", [(2, 9001), (3, 2, 8)], ids=str)
+def test_numbers_of_each_chain_beside_long_and_short_samples(shape, clip, assert_same):
+    x, grad = some(shape)
+    law = {"add": "fma", "clip": clip[0], "clip_on": clip[1]}
+    wide = torch.stack([NUMBERS, NUMBERS], -1).transpose(0, 1).contiguous().transpose(0, 1)[..., 0]
+    for numbers in (wide[:, : len(x)], wide[:, 4:], NUMBERS[:, :1].expand(5, len(x))):
+        assert_same(*(stepped(module, x, grad, numbers=numbers, **law) for module in (kernels, reference)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, None], ids=str)
+def test_numbers_of_each_chain_beside_half_gradients_and_none(dtype, assert_same):
+    x, grad = some((5, 8))
+    grad, noise = None if dtype is None else grad.to(dtype), torch.randn(5, 8)
+    noise[1] = torch.inf  # of a chain without noise
+    for measured in (False, grad is not None):
+        law = {"numbers": NUMBERS, "noise": noise}
+        got, want = (stepped(module, x, grad, measured, **law) for module in (kernels, reference))
+        assert_same(got, want)
+        assert got["x"][1].isfinite().all()
+
+
+def test_the_strides_of_a_state_and_noise_that_nobody_has(assert_same):
+    x, grad = torch.randn(4, 3, 4, 5), torch.randn(4, 3, 4, 5)
+    want = stepped(reference, x, grad, numbers=NUMBERS[:, 1:])
+    for (_, y), (_, other) in zip(layouts(x), reversed(list(layouts(grad))), strict=True):
+        for measured in (False, True):
+            got = stepped(kernels, y, other, measured, numbers=NUMBERS[:, 1:])
+            assert_same({name: v.contiguous() for name, v in got.items()}, {name: want[name] for name in got})
+    none = {"numbers": NUMBERS[:, 1:], "noise_std": 0.0, "prior_precision": 0.0}
+    assert_same(*(stepped(module, x, grad, **none) for module in (kernels, reference)))
+
+
+@pytest.mark.parametrize("clip", CLIPS, ids=str)
+@pytest.mark.parametrize("shape", [(5, 7), (2, 9001)], ids=str)
+def test_the_ratio_of_chains_with_numbers_of_their_own(shape, clip):
+    operands, n = proposed(shape), shape[0]
+    numbers = NUMBERS[:, -n:].clone()
+    numbers[1] += 0.1
+    halves = torch.stack(reference.ratio_coefficients(numbers[1].double(), numbers[3].double()))
+    law = {"step_size": 1.0, "noise_std": 0.3, "prior_precision": 1.0, "clip": clip[0], "clip_on": clip[1]}
+    for given in (
+        {"numbers": numbers, "halves": halves},
+        {"numbers": numbers},
+        {"numbers": numbers[:, :1], "halves": halves},
+        {"numbers": numbers, "halves": halves, "prior_precision": 0.0},
+    ):
+        got, want = (module.langevin_ratio(*operands, **law | given) for module in (kernels, reference))
+        assert_same_bits({"log_ratio": got}, {"log_ratio": want})

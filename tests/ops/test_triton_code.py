@@ -28,11 +28,13 @@ STEP = {
     **{"seed": "i64", "step": "i64", "purpose_and_block": "i64"},
     **dict.fromkeys(("step_size", "noise_std", "inverse_temperature", "prior_precision"), "fp32"),
     **dict.fromkeys(("bound", "low", "high"), "fp32"),
+    **dict.fromkeys(("field_stride", "chain_stride"), "i64"),
 }
 RATIO = {
     **{"sums": "*fp64", "n": "i32", "d": "i32"},
     **dict.fromkeys(("step_size", "inverse_temperature", "prior_precision", "bound"), "fp32"),
     **dict.fromkeys(("half_precision", "half_prior"), "fp64"),
+    **dict.fromkeys(("field_stride", "chain_stride"), "i64"),
 }
 LAW = {"NOISY": True, "PRIOR": True, "ADD": "sequential", "CLIP": "value", "CLIP_ON": "grad", "WIDE": False}
 
@@ -116,6 +118,26 @@ def test_triton_ratio_stays_in_registers(disassembled, architecture, elements, c
     squares = 2 * 4 * 8 if clip == "norm" else 0
     assert len(re.findall(r"\bmul\.rn\.f64\b", kernel.asm["ptx"])) == PRODUCTS_OF_RATIO * 4 * 8 + squares
     assert not re.search(r"\bfma\.rn\.f64|\b(mul|add|sub|div|sqrt)\.(f32|f64|approx|full|ftz)", kernel.asm["ptx"])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("kind", "elements"), [("stream", 1024), ("whole", 784), ("whole", 8192)])
+def test_triton_numbers_of_each_chain_stay_in_registers(disassembled, architecture, kind, elements):
+    laws = {"numbers": "*fp32"}
+    streams, quads = kind == "stream", 2 if kind == "stream" else 8  # of a thread
+    norms = {} if streams else {"grad_norm": "*fp32", "displacement": "*fp32"}
+    for add in ("sequential", "fma"):
+        law = {"ADD": add, "CLIP": "value" if streams else "norm", "CLIP_ON": "update"}
+        counts = disassembled(compile_step(architecture, kind, elements, laws | norms, law))
+        assert_no_spill(counts)
+        assert count(counts, r"LDG\.E\.128.*") == 2 * quads
+        assert count(counts, r"STG\.E\.128.*") == quads
+        assert count(counts, r"LDG\.E") == 5 * (quads if streams else 1)  # of each chain, once
+    if not streams:
+        ratio = compile_ratio(architecture, kind, elements, laws | {"halves": "*fp64"}, {"CLIP": "norm"})
+        counts = disassembled(ratio)
+        assert_no_spill(counts)
+        assert count(counts, r"LDG\.E\.128.*") == 4 * quads
 
 
 def test_triton_ratios_of_long_samples_and_half_gradients_compile():

@@ -147,16 +147,21 @@ def _layers(layers: Sequence[Any]) -> list[tuple]:
 
 def run_of(steps: Any, n: int, here: torch.device, first_bad: Tensor | None) -> tuple:
     """A run of steps of n chains as it crosses."""
-    schedule, several = steps.schedule, steps.schedule.dim() == 3
-    fits = schedule.shape[:2] == (5, steps.n_steps) and (not several or schedule.shape[2] == n)
-    require(fits, "hatebm", "schedule", f"of shape (5, {steps.n_steps}) or (5, {steps.n_steps}, {n})", schedule)
-    apart = schedule.stride() if several else (*schedule.stride(), 0)
     return (
-        *(steps.n_steps, address(schedule, schedule.numel(), here), *apart, steps.noisy, steps.prior),
+        *(steps.n_steps, *schedule_at(steps, n, here), steps.noisy, steps.prior),
         *(ADD[steps.add], CLIP[steps.clip], steps.clip_on == "update", steps.low, steps.high),
         *(steps.noise_at == "before", steps.clamp_noise, steps.seed & MASK64, steps.first_step),
         *(address(v, n, here, torch.int64) for v in (steps.chain_ids, first_bad)),
     )
+
+
+def schedule_at(steps: Any, n: int, here: torch.device) -> tuple[int, int, int, int]:
+    """Where the schedule of n chains lies, and how far apart the numbers of its fields, steps and chains."""
+    schedule, several = steps.schedule, steps.schedule.dim() == 3
+    fits = schedule.shape[:2] == (5, steps.n_steps) and (not several or schedule.shape[2] == n)
+    require(fits, "hatebm", "schedule", f"of shape (5, {steps.n_steps}) or (5, {steps.n_steps}, {n})", schedule)
+    apart = schedule.stride() if several else (*schedule.stride(), 0)
+    return address(schedule, schedule.numel(), here), *apart
 
 
 def mark_moved(x: Tensor, rows: Tensor) -> None:
