@@ -61,10 +61,10 @@ inline Law prepared(Law law) {
     return law;
 }
 
-// The law of every element of a row, held so that stores to a state cannot change it.
+// The law of every element of a row.
 struct OneLaw {
-    const Law law;
-    HATEBM_HD const Law& at(int64_t) const { return law; }
+    Law law;
+    HATEBM_HD Law at(int64_t) const { return law; }
 };
 
 // The laws of the elements of several small chains in a row, each its chain's.

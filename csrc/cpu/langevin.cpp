@@ -85,26 +85,34 @@ HATEBM_HD bool step_tiles(const Laws& laws, bool noisy, const Draw& draw, const 
     return all_zero(unclean);
 }
 
-// Plain rows get a loop of their own, in which the compiler knows the options.
+// The law of a plain row: the compiler knows its options.
+struct PlainLaw {
+    float step_size, noise_std, low, high;
+    HATEBM_HD Law at(int64_t) const {
+        if (noise_std == 0) __builtin_unreachable();
+        return {step_size, noise_std, 1, 0, Add::sequential, Clip::none, false, 0, low, high};
+    }
+};
+
+// Loops with arguments of their own, which stores to a state cannot change.
 template <GradType G>
-bool step_plain(Law law, const Draw draw, const RoundKeys keys, Row row, float clip_factor, bool watched) {
-    law.add = Add::sequential, law.clip = Clip::none, law.prior_precision = 0, law.inverse_temperature = 1;
+bool step_plain(const PlainLaw law, const Draw draw, const RoundKeys keys, Row row, bool watched) {
     row.noise = nullptr, row.gz = nullptr;
-    if (law.noise_std == 0) __builtin_unreachable();
-    return step_tiles<G>(OneLaw{law}, true, draw, keys, row, clip_factor, watched, nullptr);
+    return step_tiles<G>(law, true, draw, keys, row, 1, watched, nullptr);
 }
 
 template <GradType G>
-bool step_any(const OneLaw laws, const Draw draw, const RoundKeys keys, const Row row, float factor, bool watched,
+bool step_any(const OneLaw law, const Draw draw, const RoundKeys keys, const Row row, float clip_factor, bool watched,
               double* squares) {
-    return step_tiles<G>(laws, laws.law.noise_std != 0, draw, keys, row, factor, watched, squares);
+    return step_tiles<G>(law, law.law.noise_std != 0, draw, keys, row, clip_factor, watched, squares);
 }
 
 template <GradType G>
 bool step_row(const Law& law, const Draw& draw, const RoundKeys& keys, const Row& row, float factor, bool watched,
               double* squares) {
-    if (is_plain(law, row, squares)) return step_plain<G>(law, draw, keys, row, factor, watched);
-    return step_any<G>(OneLaw{law}, draw, keys, row, factor, watched, squares);
+    if (is_plain(law, row, squares))
+        return step_plain<G>({law.step_size, law.noise_std, law.low, law.high}, draw, keys, row, watched);
+    return step_any<G>({law}, draw, keys, row, factor, watched, squares);
 }
 
 template <GradType G>

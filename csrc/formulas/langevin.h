@@ -44,11 +44,18 @@ HATEBM_HD Law law_at(Law law, const Numbers& numbers, int64_t i, int64_t c) {
     return law;
 }
 
-// yes() where a number of the law is not 0, else no: a branch for one of all chains, lane by lane for one of each.
-template <class Number, class Float, class Yes>
-HATEBM_HD Float unless_zero(Number number, Float no, Yes yes) {
-    if constexpr (std::is_same_v<Number, float>) return number != 0 ? yes() : no;
-    else return where_greater(abs_of(number), Number(0.0f), yes(), no);
+// Whether a number of the law may be other than 0: of one for all chains that is known.
+template <class Number>
+HATEBM_HD bool counts(Number number) {
+    if constexpr (std::is_same_v<Number, float>) return number != 0;
+    else return true;
+}
+
+// `yes` where a number that counts is not 0, else `no`: lane by lane for numbers of each chain.
+template <class Number, class Float>
+HATEBM_HD Float unless_zero(Number number, Float yes, Float no) {
+    if constexpr (std::is_same_v<Number, float>) return yes;
+    else return where_greater(abs_of(number), Number(0.0f), yes, no);
 }
 
 template <class Number>
@@ -61,7 +68,8 @@ HATEBM_HD Number negative(Number number) {
 template <class Number, class Float>
 HATEBM_HD Float total_gradient(const LawOf<Number>& law, Float x, Float grad) {
     grad = grad * Float(law.inverse_temperature);
-    return unless_zero(law.prior_precision, grad, [&] { return grad + Float(law.prior_precision) * x; });
+    if (!counts(law.prior_precision)) return grad;
+    return unless_zero(law.prior_precision, grad + Float(law.prior_precision) * x, grad);
 }
 
 // Where a total gradient leads.
@@ -84,19 +92,20 @@ HATEBM_HD Drift<Float> drift_of(const LawOf<Number>& law, Float grad, Float fact
 // x after the step. eps is used where noise_std is not 0.
 template <class Number, class Float>
 HATEBM_HD Float step_element(const LawOf<Number>& law, Float x, Float total, Float eps, Float factor) {
+    const bool noisy = counts(law.noise_std);
     const auto [grad, free, drift] = drift_of(law, total, factor);
-    const Float noise_std(law.noise_std);
     Float moved;
     if (law.add == Add::fma) {
         moved = fma(Float(negative(law.step_size)), grad, x);
         if (law.clip == Clip::value && law.clip_on_update)
             moved = where_greater(abs_of(free), Float(law.bound), x - drift, moved);
-        moved = unless_zero(law.noise_std, moved, [&, moved = moved] { return fma(noise_std, eps, moved); });
+        if (noisy) moved = unless_zero(law.noise_std, fma(Float(law.noise_std), eps, moved), moved);
     } else if (law.add == Add::increment) {
-        moved = unless_zero(law.noise_std, x - drift, [&, drift = drift] { return x + (noise_std * eps - drift); });
+        moved = x - drift;
+        if (noisy) moved = unless_zero(law.noise_std, x + (Float(law.noise_std) * eps - drift), moved);
     } else {
         moved = x - drift;
-        moved = unless_zero(law.noise_std, moved, [&, moved = moved] { return moved + noise_std * eps; });
+        if (noisy) moved = unless_zero(law.noise_std, moved + Float(law.noise_std) * eps, moved);
     }
     return clamp(moved, Float(law.low), Float(law.high));
 }
@@ -104,7 +113,7 @@ HATEBM_HD Float step_element(const LawOf<Number>& law, Float x, Float total, Flo
 // A step without a gradient: the noise of the laws that add it before the gradient is taken.
 template <class Number, class Float>
 HATEBM_HD Float noise_element(const LawOf<Number>& law, Float x, Float eps) {
-    x = unless_zero(law.noise_std, x, [&, x = x] { return x + Float(law.noise_std) * eps; });
+    if (counts(law.noise_std)) x = unless_zero(law.noise_std, x + Float(law.noise_std) * eps, x);
     return clamp(x, Float(law.low), Float(law.high));
 }
 

@@ -101,8 +101,10 @@ def checked_numbers_of_law(
 
     A ``ratio`` wants noise that is not 0, and its own two coefficients.
     """
-    if clip is None and not ratio and _are_plain(most, step_size, noise_std, temperature, prior_precision):
-        return as_arguments(step_size, noise_std, 1.0 / temperature, prior_precision, 0.0), None
+    plain = not (ratio or (type(clip) is tuple and isinstance(clip[-1], LawTensor)))
+    if plain and _are_plain(most, step_size, noise_std, temperature, prior_precision):
+        kind, bound = checked_clip(op, clip, most) or (None, 0.0)
+        return as_arguments(step_size, noise_std, 1.0 / temperature, prior_precision, float(bound)), kind
     end = in_range(most)
 
     def number(name: str, value: Any, wanted: str, fits: Callable[[float], bool]) -> float | Tensor:
@@ -129,7 +131,7 @@ def _are_plain(most: float, step_size: Any, noise_std: Any, temperature: Any, pr
     return (
         type(step_size) is type(noise_std) is type(temperature) is type(prior_precision) is float
         and -most <= step_size <= most
-        and 0 < noise_std <= most
+        and 0 <= noise_std <= most
         and 0 < temperature <= most
         and 1.0 / temperature <= most
         and -most <= prior_precision <= most
