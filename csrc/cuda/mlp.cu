@@ -82,8 +82,8 @@ struct Block {
     }
 
     // What the norm clip multiplies the gradient of each chain c with, by law_of(c), summed in the order of tree.h.
-    template <class LawOf>
-    __device__ __forceinline__ void clip_factors(LawOf law_of) const {
+    template <class Laws>
+    __device__ __forceinline__ void clip_factors(Laws law_of) const {
         const int lane = threadIdx.x % warp, runs = (d + fold - 1) / fold;
         for (int c = threadIdx.x / warp; c < own.chains; c += threads / warp) {
             const Law& law = law_of(c);
@@ -164,16 +164,14 @@ __global__ void __maxnreg__(168) mlp_steps(const __grid_constant__ MlpChains a, 
         const auto law_of = [&](int chain) {
             return law_at(a.law, a.numbers, i, !own_laws ? 0 : chain < left ? first + chain : a.n - 1);
         };
-        Law law = law_of(own.chain);
-        const bool still = law.step_size == 0 && law.noise_std == 0, idle = own_laws && still;
+        Law open = law_of(own.chain);
+        const bool still = open.step_size == 0 && open.noise_std == 0, idle = own_laws && still;
         if (own_laws ? __syncthreads_and(still) : still) continue;
         const Draw draw{a.draw.seed, a.draw.step + i, a.draw.block, a.draw.purpose};
         if (a.noise_first) {
-            Law open = law;
             if (!a.clamp_noise) open.low = -INFINITY, open.high = INFINITY;
             if (!idle)
                 block.for_quads(open, draw, keys, id, [&](int at, float eps) { x[at] = noise_element(open, x[at], eps); });
-            law.noise_std = 0;
             __syncthreads();
         }
         block.evaluate();
@@ -181,8 +179,10 @@ __global__ void __maxnreg__(168) mlp_steps(const __grid_constant__ MlpChains a, 
             if (!idle && bad == INT64_MAX) bad = static_cast<int64_t>(draw.step);
             block.unclean[own.chain] = 0;
         }
-        if (law.clip == Clip::norm) block.clip_factors(law_of);
+        if (a.law.clip == Clip::norm) block.clip_factors(law_of);
         const float factor = block.factors[own.chain];
+        Law law = law_of(own.chain);  // again: not kept in registers while the layers are evaluated
+        if (a.noise_first) law.noise_std = 0;
         if (!idle)
             block.for_quads(law, draw, keys, id, [&](int at, float eps) {
                 x[at] = step_element(law, x[at], total_gradient(law, x[at], gradient[at]), eps, factor);

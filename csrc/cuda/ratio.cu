@@ -47,8 +47,8 @@ struct Halves {
 
 template <bool own_laws>
 __device__ __forceinline__ Halves halves_of(const Ratio& a, int64_t sample) {
-    if constexpr (own_laws) return {a.halves[sample], a.halves[a.n + sample]};
-    else return {a.half_precision, a.half_prior};
+    if (own_laws && a.halves) return {a.halves[sample], a.halves[a.n + sample]};
+    return {a.half_precision, a.half_prior};
 }
 
 __device__ __forceinline__ double term_of(const Law& law, const Halves& halves, const Move& m, int k,
@@ -80,8 +80,8 @@ __global__ void __launch_bounds__(threads_a_block)
         float factors[2] = {1, 1};  // of the norm clip, at x and at the proposal
 #pragma unroll
         for (int end = 0; clipped && end < 2; ++end) {
-            double* own = sums + end * set + sample * runs;
-            double squares = live && pass == Pass::move ? own[0] : 0;
+            double* of_sample = sums + end * set + sample * runs;
+            double squares = live && pass == Pass::move ? of_sample[0] : 0;
             if (pass != Pass::move) {
                 RunSum sum;
 #pragma unroll(unrolled)
@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(threads_a_block)
                 }
                 squares = sum.total();
             }
-            if (pass == Pass::measure && writes) own[run] = squares;
+            if (pass == Pass::measure && writes) of_sample[run] = squares;
             if (pass == Pass::whole) squares = sum_over_warps(squares);
             factors[end] = clip_factor(law, norm_of(squares));
         }

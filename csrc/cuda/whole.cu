@@ -156,8 +156,8 @@ __global__ void __maxnreg__(128) whole_chains(const __grid_constant__ Whole a, S
     Run<Energy, own_laws> run{a, own.chain, index, id, round_keys(a.draw.seed)};
     run();
     if (!live) return;
-    for (int e = own.chain.crew.rank; e < own.chain.d; e += shares.lanes) a.x[index * a.energy.d + e] = own.chain.state[e];
     if (a.first_bad && own.chain.crew.rank == 0) a.first_bad[index] = run.bad;
+    for (int e = own.chain.crew.rank; e < own.chain.d; e += shares.lanes) a.x[index * a.energy.d + e] = own.chain.state[e];
 }
 
 template <class Energy>
