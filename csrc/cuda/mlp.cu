@@ -171,7 +171,9 @@ __global__ void __maxnreg__(168) mlp_steps(const __grid_constant__ MlpChains a, 
         if (a.noise_first) {
             if (!a.clamp_noise) open.low = -INFINITY, open.high = INFINITY;
             if (!idle)
-                block.for_quads(open, draw, keys, id, [&](int at, float eps) { x[at] = noise_element(open, x[at], eps); });
+                block.for_quads(open, draw, keys, id, [&](int at, float eps) {
+                    x[at] = noise_element(open, x[at], eps);
+                });
             __syncthreads();
         }
         block.evaluate();
