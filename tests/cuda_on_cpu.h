@@ -138,6 +138,16 @@ auto launch(void (*kernel)(Parameters...), dim3 blocks, dim3 threads, size_t byt
 
 inline void __syncthreads() { emulation::wait(emulation::barriers.back(), static_cast<int>(emulation::fibers.size())); }
 
+inline bool __syncthreads_and(bool mine) {
+    using namespace emulation;
+    slots[current] = mine;
+    __syncthreads();
+    bool all = true;
+    for (size_t t = 0; t < fibers.size(); ++t) all = all && slots[t] != 0;
+    __syncthreads();
+    return all;
+}
+
 inline double __shfl_xor_sync(unsigned, double v, int mask) {
     using namespace emulation;
     Barrier& warp = barriers[current / 32];

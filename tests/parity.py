@@ -1,8 +1,12 @@
 """Steps that every backend takes to the same bits, and how the bits are compared."""
 
+from itertools import cycle, islice
+
 import torch
 
 import hatebm
+from hatebm.ops import reference
+from hatebm.ops.backend import module_for
 
 LAWS = {
     "plain": {},
@@ -27,18 +31,45 @@ RATIOS |= {
 
 def run(x, grad, backend, **law):
     """A step on a copy of x: the new state and everything that was gathered on the way."""
+    gathered = _gathered(x)
+    law = {"step_size": 0.1, "seed": 3, "step": 2**34 + 9} | law
+    moved = hatebm.ops.langevin_step_(x.clone(), grad, gz=torch.ones_like(x), backend=backend, **gathered, **law)
+    return {"x": moved} | gathered
+
+
+def _gathered(x):
     n = x.shape[0]
-    out = {
-        "x": x.clone(),
+    return {
         "image": torch.empty_like(x),
         "grad_norm": torch.full((n,), -1.0, dtype=x.dtype, device=x.device),
         "displacement": torch.full((n,), -1.0, dtype=x.dtype, device=x.device),
         "diverged": torch.full((n,), 2**62, device=x.device),
     }
-    gathered = {k: v for k, v in out.items() if k != "x"}
-    law = {"step_size": 0.1, "seed": 3, "step": 2**34 + 9} | law
-    hatebm.ops.langevin_step_(out["x"], grad, gz=torch.ones_like(x), backend=backend, **gathered, **law)
-    return out
+
+
+ONES = dict.fromkeys(("step_size", "noise_std", "prior_precision"), 1.0)  # floats beside which numbers stand for all
+
+
+def own_numbers(n, noise=(0.3, 0.0, 0.7)):
+    """Numbers of n laws, (5, n): some steps, noises and priors are 0, some clips leave the gradient as it is."""
+    rows = (0.1, 0.02, 0.0, -0.05), noise, (1.0, 3.3, 0.2, 1.0, 0.5), (0.0, 0.7), (1.5, 0.03, 1e3, 0.4, 0.0, 2.0, 0.2)
+    return torch.tensor([list(islice(cycle(row), n)) for row in rows])
+
+
+def signed_zeros(shape):
+    """A state and a gradient with zeros of both signs, whose sums tell whether a 0 was added."""
+    x, grad = torch.randn(shape), torch.randn(shape)
+    x[..., ::3], x[..., 1::6], grad[..., ::2] = -0.0, 0.0, 0.0
+    return x, grad
+
+
+def run_own(x, grad, backend, numbers, **law):
+    """As :func:`run` with ``numbers`` of each chain's own, (5, n) or (5, 1), as the doors hand them on."""
+    moved, gathered = x.clone(), _gathered(x)
+    law = ONES | {"seed": 3, "step": 2**34 + 9, "numbers": numbers} | law
+    kernels = module_for("langevin_step_", backend, x.device)
+    kernels.langevin_step_(moved, grad, gz=torch.ones_like(x), **gathered, **law)
+    return {"x": moved} | gathered
 
 
 def proposed(shape, dtype=torch.float32):
@@ -51,6 +82,14 @@ def ratio(operands, backend, **law):
     """The log ratio of a proposal, named as ``assert_same_bits`` wants it."""
     law = {"step_size": 0.1, "noise_std": 0.3} | law
     return {"log_ratio": hatebm.ops.langevin_ratio(*operands, backend=backend, **law)}
+
+
+def ratio_own(operands, backend, numbers, **law):
+    """As :func:`ratio` with ``numbers`` of each chain's own."""
+    noise_std, prior_precision = numbers.double()[[1, 3]]
+    halves = torch.stack(reference.ratio_coefficients(noise_std, prior_precision))
+    law = ONES | {"numbers": numbers, "halves": halves} | law
+    return {"log_ratio": module_for("langevin_ratio", backend, numbers.device).langevin_ratio(*operands, **law)}
 
 
 def assert_same_bits(got, want):

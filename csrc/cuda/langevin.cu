@@ -7,18 +7,24 @@
 namespace hatebm::cuda {
 namespace {
 
-template <bool vector>
+template <bool vector, bool own_laws>
 __global__ void __launch_bounds__(threads_a_block)
     langevin_step_quads(const __grid_constant__ Step a, const __grid_constant__ Launch launch, Walk walk) {
     const Draw draw = draw_of(a.draw, launch);
     const RoundKeys keys = round_keys(draw.seed);
     for (Place at = first_place(walk); at.sample < a.n; go_on(at, walk)) {
+        const Law& law = law_of<own_laws>(a, at.sample);
         if constexpr (vector) {
-            step_quad(a, draw, keys, at, load_moving<vector>(a, draw, at), 1);
+            step_quad(a, law, draw, keys, at, load_moving<vector>(a, law, draw, at), 1);
         } else {
-            step_elements(a, draw, keys, at, 1);
+            step_elements(a, law, draw, keys, at, 1);
         }
     }
+}
+
+template <bool own_laws>
+auto kernel_of(bool vector) {
+    return vector ? langevin_step_quads<true, own_laws> : langevin_step_quads<false, own_laws>;
 }
 
 bool is_vector(const Step& a) {
@@ -40,7 +46,7 @@ void langevin_step(const Step& a, double* sums, const Launch& launch) {
     } else {
         const unsigned blocks = blocks_for(launch, a.n * ((a.d + 3) / 4), threads_a_block);
         const Walk walk = walk_of(a.d, blocks);
-        const auto kernel = is_vector(a) ? langevin_step_quads<true> : langevin_step_quads<false>;
+        const auto kernel = a.numbers.at ? kernel_of<true>(is_vector(a)) : kernel_of<false>(is_vector(a));
         kernel<<<blocks, threads_a_block, 0, stream_of(launch)>>>(a, launch, walk);
     }
     device.check_launch();

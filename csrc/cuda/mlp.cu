@@ -81,10 +81,12 @@ struct Block {
         }
     }
 
-    // What the norm clip multiplies each chain's gradient with, summed in the order of tree.h.
-    __device__ __forceinline__ void clip_factors(const Law& law) const {
+    // What the norm clip multiplies the gradient of each chain c with, by law_of(c), summed in the order of tree.h.
+    template <class Laws>
+    __device__ __forceinline__ void clip_factors(Laws law_of) const {
         const int lane = threadIdx.x % warp, runs = (d + fold - 1) / fold;
         for (int c = threadIdx.x / warp; c < own.chains; c += threads / warp) {
+            const Law& law = law_of(c);
             double mine = 0;
             for (int r = 0; r < runs; ++r) {
                 RunSum sum;
@@ -147,7 +149,7 @@ __global__ void __maxnreg__(168) mlp_look_at(const __grid_constant__ MlpLook a, 
     if (block.own.crew == 0 && block.own.chain < left) a.energies[first + block.own.chain] = block.energies[block.own.chain];
 }
 
-template <bool kept>
+template <bool kept, bool own_laws>
 __global__ void __maxnreg__(168) mlp_steps(const __grid_constant__ MlpChains a, int chains) {
     extern __shared__ float shared[];
     const Block block = block_of<kept>(a.net, chains, a.first_bad != nullptr, shared);
@@ -159,27 +161,34 @@ __global__ void __maxnreg__(168) mlp_steps(const __grid_constant__ MlpChains a, 
     block.read(a.x + first * block.d, left);
     int64_t bad = INT64_MAX;
     for (int64_t i = 0; i < a.n_steps; ++i) {
-        Law law = a.law;
-        law.step_size = a.step_size[i], law.noise_std = a.noise_std[i], law.inverse_temperature = a.inverse_temperature[i];
-        if (law.step_size == 0 && law.noise_std == 0) continue;
+        const auto law_of = [&](int chain) {
+            return law_at(a.law, a.numbers, i, !own_laws ? 0 : chain < left ? first + chain : a.n - 1);
+        };
+        Law open = law_of(own.chain);
+        const bool still = open.step_size == 0 && open.noise_std == 0, idle = own_laws && still;
+        if (own_laws ? __syncthreads_and(still) : still) continue;
         const Draw draw{a.draw.seed, a.draw.step + i, a.draw.block, a.draw.purpose};
         if (a.noise_first) {
-            Law open = law;
             if (!a.clamp_noise) open.low = -INFINITY, open.high = INFINITY;
-            block.for_quads(open, draw, keys, id, [&](int at, float eps) { x[at] = noise_element(open, x[at], eps); });
-            law.noise_std = 0;
+            if (!idle)
+                block.for_quads(open, draw, keys, id, [&](int at, float eps) {
+                    x[at] = noise_element(open, x[at], eps);
+                });
             __syncthreads();
         }
         block.evaluate();
         if (own.crew == 0 && block.unclean[own.chain] != 0) {
-            if (bad == INT64_MAX) bad = static_cast<int64_t>(draw.step);
+            if (!idle && bad == INT64_MAX) bad = static_cast<int64_t>(draw.step);
             block.unclean[own.chain] = 0;
         }
-        if (law.clip == Clip::norm) block.clip_factors(law);
+        if (a.law.clip == Clip::norm) block.clip_factors(law_of);
         const float factor = block.factors[own.chain];
-        block.for_quads(law, draw, keys, id, [&](int at, float eps) {
-            x[at] = step_element(law, x[at], total_gradient(law, x[at], gradient[at]), eps, factor);
-        });
+        Law law = law_of(own.chain);  // again: not kept in registers while the layers are evaluated
+        if (a.noise_first) law.noise_std = 0;
+        if (!idle)
+            block.for_quads(law, draw, keys, id, [&](int at, float eps) {
+                x[at] = step_element(law, x[at], total_gradient(law, x[at], gradient[at]), eps, factor);
+            });
         __syncthreads();
     }
     block.write(x, a.x + first * block.d, left);
@@ -220,7 +229,9 @@ void launch_over(void (*keeping)(Arguments, int), void (*reading)(Arguments, int
 bool mlp_fits(const Perceptron& net, int device) { return Panels(net, 1).size(net) <= shared_of(device); }
 
 void mlp_chains(const MlpChains& a, const Launch& launch) {
-    launch_over(mlp_steps<true>, mlp_steps<false>, a, "perceptron_chains_", launch);
+    const char* op = "perceptron_chains_";
+    if (a.numbers.chain) launch_over(mlp_steps<true, true>, mlp_steps<false, true>, a, op, launch);
+    else launch_over(mlp_steps<true, false>, mlp_steps<false, false>, a, op, launch);
 }
 
 void mlp_look(const MlpLook& a, const Launch& launch) {

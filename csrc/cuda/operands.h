@@ -1,6 +1,8 @@
 // The tensors of a step, a quad at a time: 16 bytes at once where they lie in a row, else element by element.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/quads.h"
 
 namespace hatebm::cuda {
@@ -79,14 +81,22 @@ __device__ __forceinline__ Quad load_gradients(const void* grad, GradType type, 
     return {float_of_bfloat16(h[0]), float_of_bfloat16(h[1]), float_of_bfloat16(h[2]), float_of_bfloat16(h[3])};
 }
 
+// The law of a sample: its chain's own, or the one of all where it lies.
+template <bool own_laws, class Op>
+__device__ __forceinline__ std::conditional_t<own_laws, Law, const Law&> law_of(const Op& a, int64_t sample) {
+    if constexpr (own_laws) return law_at(a.law, a.numbers, 0, sample);
+    else return a.law;
+}
+
 // Records the step at which a sample's gradient was not finite; `unclean` is 0 where it was.
 __device__ __forceinline__ void mark(const Step& a, const Draw& draw, int64_t sample, float unclean) {
     if (a.diverged && unclean != 0)
         atomicMin(reinterpret_cast<long long*>(a.diverged + sample), static_cast<long long>(draw.step));
 }
 
-__device__ __forceinline__ float moved_by(const Step& a, float x, float grad, float eps, float factor) {
-    return a.grad ? step_element(a.law, x, grad, eps, factor) : noise_element(a.law, x, eps);
+__device__ __forceinline__ float moved_by(const Step& a, const Law& law, float x, float grad, float eps,
+                                          float factor) {
+    return a.grad ? step_element(law, x, grad, eps, factor) : noise_element(law, x, eps);
 }
 
 // A quad of the state with its gradient as the clip sees it.
@@ -95,7 +105,7 @@ struct Moving {
 };
 
 template <bool vector>
-__device__ __forceinline__ Moving load_moving(const Step& a, const Draw& draw, Place place) {
+__device__ __forceinline__ Moving load_moving(const Step& a, const Law& law, const Draw& draw, Place place) {
     Moving m{};
     if constexpr (vector) {
         const int64_t i = place.sample * a.d + 4 * place.quad;
@@ -111,20 +121,20 @@ __device__ __forceinline__ Moving load_moving(const Step& a, const Draw& draw, P
     float unclean = 0;
     for (int k = 0; k < 4; ++k) {
         unclean += m.grad.v[k] - m.grad.v[k];
-        m.grad.v[k] = total_gradient(a.law, m.x.v[k], m.grad.v[k]);
+        m.grad.v[k] = total_gradient(law, m.x.v[k], m.grad.v[k]);
     }
     mark(a, draw, place.sample, unclean);
     return m;
 }
 
 // Moves a quad, writes it, and gz + x where that is wanted, and returns how far it went.
-__device__ __forceinline__ Quad step_quad(const Step& a, const Draw& draw, const RoundKeys& keys, Place place,
-                                          const Moving& m, float factor) {
+__device__ __forceinline__ Quad step_quad(const Step& a, const Law& law, const Draw& draw, const RoundKeys& keys,
+                                          Place place, const Moving& m, float factor) {
     const int64_t i = place.sample * a.d + 4 * place.quad;
     Quad eps{}, moved, way;
-    if (a.law.noise_std != 0) eps = a.noise ? load_quad(a.noise + i) : normals_of(draw, keys, a.chain_ids, place);
+    if (law.noise_std != 0) eps = a.noise ? load_quad(a.noise + i) : normals_of(draw, keys, a.chain_ids, place);
     for (int k = 0; k < 4; ++k) {
-        moved.v[k] = moved_by(a, m.x.v[k], m.grad.v[k], eps.v[k], factor);
+        moved.v[k] = moved_by(a, law, m.x.v[k], m.grad.v[k], eps.v[k], factor);
         way.v[k] = moved.v[k] - m.x.v[k];
     }
     store_quad(a.x + i, moved);
@@ -137,10 +147,10 @@ __device__ __forceinline__ Quad step_quad(const Step& a, const Draw& draw, const
 }
 
 // The same, element by element.
-__device__ __forceinline__ Quad step_elements(const Step& a, const Draw& draw, const RoundKeys& keys, Place place,
-                                              float factor) {
+__device__ __forceinline__ Quad step_elements(const Step& a, const Law& law, const Draw& draw, const RoundKeys& keys,
+                                              Place place, float factor) {
     Quad eps{}, way{};
-    if (a.law.noise_std != 0 && !a.noise) eps = normals_of(draw, keys, a.chain_ids, place);
+    if (law.noise_std != 0 && !a.noise) eps = normals_of(draw, keys, a.chain_ids, place);
     float unclean = 0;
     visit_elements(a, place, [&](int k, const Offsets& at) {
         const float x = a.x[at.x];
@@ -148,10 +158,10 @@ __device__ __forceinline__ Quad step_elements(const Step& a, const Draw& draw, c
         if (a.grad) {
             grad = load_gradient(a.grad, a.grad_type, at.grad);
             unclean += grad - grad;
-            grad = total_gradient(a.law, x, grad);
+            grad = total_gradient(law, x, grad);
         }
-        const bool given = a.law.noise_std != 0 && a.noise;
-        const float moved = moved_by(a, x, grad, given ? a.noise[at.noise] : eps.v[k], factor);
+        const bool given = law.noise_std != 0 && a.noise;
+        const float moved = moved_by(a, law, x, grad, given ? a.noise[at.noise] : eps.v[k], factor);
         a.x[at.x] = moved;
         if (a.gz) a.image[at.image] = a.gz[at.gz] + moved;
         way.v[k] = moved - x;

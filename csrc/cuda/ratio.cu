@@ -40,16 +40,28 @@ __device__ __forceinline__ Move load_move(const Ratio& a, Place place) {
     return {load_end<vector>(a, a.x, a.grad, place), load_end<vector>(a, a.proposal, a.proposal_grad, place)};
 }
 
-__device__ __forceinline__ double term_of(const Ratio& a, const Move& m, int k, const float (&factors)[2]) {
+// 1 / (2 noise_std^2) and prior_precision / 2.
+struct Halves {
+    double precision, prior;
+};
+
+template <bool own_laws>
+__device__ __forceinline__ Halves halves_of(const Ratio& a, int64_t sample) {
+    if (own_laws && a.halves) return {a.halves[sample], a.halves[a.n + sample]};
+    return {a.half_precision, a.half_prior};
+}
+
+__device__ __forceinline__ double term_of(const Law& law, const Halves& halves, const Move& m, int k,
+                                          const float (&factors)[2]) {
     const float x = m.from.x.v[k], proposal = m.to.x.v[k];
-    const float there = drift_of(a.law, total_gradient(a.law, x, m.from.grad.v[k]), factors[0]).drift;
-    const float back = drift_of(a.law, total_gradient(a.law, proposal, m.to.grad.v[k]), factors[1]).drift;
-    return ratio_element(a.half_precision, a.half_prior, x, proposal, there, back);
+    const float there = drift_of(law, total_gradient(law, x, m.from.grad.v[k]), factors[0]).drift;
+    const float back = drift_of(law, total_gradient(law, proposal, m.to.grad.v[k]), factors[1]).drift;
+    return ratio_element(halves.precision, halves.prior, x, proposal, there, back);
 }
 
 // One pass over samples, `pieces` blocks to each. `sums` holds three sets, a sample's runs in a row in each: the squared
 // norms of the gradients at x and at the proposal, where they are clipped, and last the ratio's.
-template <bool vector>
+template <bool vector, bool own_laws>
 __global__ void __launch_bounds__(threads_a_block)
     ratio_samples(const __grid_constant__ Ratio a, Pass pass, double* sums, int64_t runs, int64_t pieces) {
     constexpr int unrolled = vector ? quads_a_lane : 1;
@@ -61,13 +73,15 @@ __global__ void __launch_bounds__(threads_a_block)
         const bool live = sample < a.n && run < runs, writes = live && threadIdx.x == 0;
         const int64_t quad = run * (fold / 4) + threadIdx.x, beyond = live ? a.d - 4 * quad : 0;
         const int left = static_cast<int>(beyond < fold ? beyond : fold);  // elements from the lane's first quad on
+        const Law& law = law_of<own_laws>(a, live ? sample : 0);
+        const Halves halves = halves_of<own_laws>(a, live ? sample : 0);
         auto place = [&](int p) { return Place{sample, quad + in_tree_order(p) * warp}; };
         auto exists = [&](int p) { return 4 * warp * in_tree_order(p) < left; };
         float factors[2] = {1, 1};  // of the norm clip, at x and at the proposal
 #pragma unroll
         for (int end = 0; clipped && end < 2; ++end) {
-            double* own = sums + end * set + sample * runs;
-            double squares = live && pass == Pass::move ? own[0] : 0;
+            double* of_sample = sums + end * set + sample * runs;
+            double squares = live && pass == Pass::move ? of_sample[0] : 0;
             if (pass != Pass::move) {
                 RunSum sum;
 #pragma unroll(unrolled)
@@ -76,15 +90,15 @@ __global__ void __launch_bounds__(threads_a_block)
                     const void* grad = end ? a.proposal_grad : a.grad;
                     const End quad = exists(p) ? load_end<vector>(a, x, grad, place(p)) : End{};
                     sum.add(p, [&](int k) {
-                        const double g = total_gradient(a.law, quad.x.v[k], quad.grad.v[k]);
+                        const double g = total_gradient(law, quad.x.v[k], quad.grad.v[k]);
                         return g * g;
                     });
                 }
                 squares = sum.total();
             }
-            if (pass == Pass::measure && writes) own[run] = squares;
+            if (pass == Pass::measure && writes) of_sample[run] = squares;
             if (pass == Pass::whole) squares = sum_over_warps(squares);
-            factors[end] = clip_factor(a.law, norm_of(squares));
+            factors[end] = clip_factor(law, norm_of(squares));
         }
         if (pass == Pass::measure) continue;
         RunSum sum;
@@ -92,7 +106,7 @@ __global__ void __launch_bounds__(threads_a_block)
         for (int p = 0; p < quads_a_lane; ++p) {
             const Move move = exists(p) ? load_move<vector>(a, place(p)) : Move{};
             sum.add(p, [&](int k) {
-                const double term = term_of(a, move, k, factors);
+                const double term = term_of(law, halves, move, k, factors);
                 const bool inside = 4 * warp * in_tree_order(p) + (vector ? 0 : k) < left;
                 return inside ? term : 0;
             });
@@ -105,6 +119,11 @@ __global__ void __launch_bounds__(threads_a_block)
             sums[(clipped ? 2 : 0) * set + sample * runs + run] = run_total;
         }
     }
+}
+
+template <bool own_laws>
+auto kernel_of(bool vector) {
+    return vector ? ratio_samples<true, own_laws> : ratio_samples<false, own_laws>;
 }
 
 bool is_vector(const Ratio& a) {
@@ -120,7 +139,7 @@ void langevin_ratio(const Ratio& a, double* sums, const Launch& launch) {
     const OnDevice device("langevin_ratio", launch.device);
     const cudaStream_t stream = stream_of(launch);
     if (a.d == 0) return check(cudaMemsetAsync(a.out, 0, a.n * sizeof(double), stream), "langevin_ratio");
-    const auto kernel = is_vector(a) ? ratio_samples<true> : ratio_samples<false>;
+    const auto kernel = a.numbers.at ? kernel_of<true>(is_vector(a)) : kernel_of<false>(is_vector(a));
     const int64_t runs = runs_of(a.d);
     if (runs <= runs_on_chip) {
         const auto samples = static_cast<unsigned>(std::max<int64_t>(1, 4 / runs));  // to a block

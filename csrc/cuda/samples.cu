@@ -12,7 +12,7 @@ namespace hatebm::cuda {
 namespace {
 
 // One pass over samples, `pieces` blocks to each. `sums` receives or holds the squared norms, a sample's runs in a row.
-template <bool vector>
+template <bool vector, bool own_laws>
 __global__ void __maxnreg__(144)
     langevin_step_samples(const __grid_constant__ Step a, const __grid_constant__ Launch launch, Pass pass,
                           double* sums, int64_t runs, int64_t pieces) {
@@ -27,10 +27,11 @@ __global__ void __maxnreg__(144)
         const bool live = sample < a.n && run < runs;
         const int64_t quad = run * (fold / 4) + threadIdx.x, beyond = live ? a.d - 4 * quad : 0;
         const int left = static_cast<int>(beyond < fold ? beyond : fold);  // elements from the lane's first quad on
+        const Law& law = law_of<own_laws>(a, live ? sample : 0);
         auto place = [&](int p) { return Place{sample, quad + in_tree_order(p) * warp}; };
         auto exists = [&](int p) { return 4 * warp * in_tree_order(p) < left; };
         Moving m[held];
-        auto fetch = [&](int p) { m[p % held] = exists(p) ? load_moving<vector>(a, draw, place(p)) : Moving{}; };
+        auto fetch = [&](int p) { m[p % held] = exists(p) ? load_moving<vector>(a, law, draw, place(p)) : Moving{}; };
         if (vector) {
 #pragma unroll
             for (int p = 0; p < quads_a_lane; ++p) fetch(p);
@@ -56,15 +57,15 @@ __global__ void __maxnreg__(144)
             if (pass == Pass::whole) squares = sum_over_warps(squares);
             const float norm = norm_of(squares);
             if (live && first_lane && run == 0 && a.grad_norm) a.grad_norm[sample] = norm;
-            if (a.law.clip == Clip::norm) factor = clip_factor(a.law, norm);
+            if (a.law.clip == Clip::norm) factor = clip_factor(law, norm);
         }
         RunSum sum;
 #pragma unroll(held)
         for (int p = 0; p < quads_a_lane; ++p) {
             Quad way{};
             if (exists(p))
-                way = vector ? step_quad(a, draw, keys, place(p), m[p % held], factor)
-                             : step_elements(a, draw, keys, place(p), factor);
+                way = vector ? step_quad(a, law, draw, keys, place(p), m[p % held], factor)
+                             : step_elements(a, law, draw, keys, place(p), factor);
             if (a.displacement) sum.add_squares(p, way);
         }
         if (a.displacement) {
@@ -77,6 +78,11 @@ __global__ void __maxnreg__(144)
             }
         }
     }
+}
+
+template <bool own_laws>
+auto kernel_of(bool vector) {
+    return vector ? langevin_step_samples<true, own_laws> : langevin_step_samples<false, own_laws>;
 }
 
 // 1024 run sums at a time, in place.
@@ -119,7 +125,7 @@ void fold_runs(double* sums, int64_t n, int64_t runs, float* norms, double* tota
 }
 
 void step_samples(const Step& a, bool vector, double* sums, const Launch& launch) {
-    const auto kernel = vector ? langevin_step_samples<true> : langevin_step_samples<false>;
+    const auto kernel = a.numbers.at ? kernel_of<true>(vector) : kernel_of<false>(vector);
     const cudaStream_t stream = stream_of(launch);
     const int64_t runs = runs_of(a.d);
     if (runs <= runs_on_chip) {

@@ -34,34 +34,38 @@ __device__ __forceinline__ Seat<Energy> seat(const Formula& formula, const Share
 
 constexpr float largest = 3.4028235e38f;
 
-// The steps of one chain.
-template <class Energy>
+// The steps of one chain. Where chains have laws of their own, one that stays as it is keeps step with its warp.
+template <class Energy, bool own_laws>
 struct Run {
     const Whole& a;
     const OnChip<Energy>& chain;
+    const int64_t index;
     const uint64_t id;
     const RoundKeys keys;
     const float limit = quotient(largest, a.energy.reach), first_limit = quotient(largest, a.energy.first_reach);
     float doubt = 0;  // stays 0 while no element of the lane's has left the reach of the energy
     int64_t bad = INT64_MAX;
+    bool idle = false;  // where chains have laws of their own: whether this one stays as it is
 
     __device__ __forceinline__ void operator()() {
         chain.for_own_quads([&](int e) { doubt_quad(e, chain.quad(e)); });
         for (int64_t i = 0; i < a.n_steps; ++i) {
-            Law law = a.law;
-            law.step_size = a.step_size[i], law.noise_std = a.noise_std[i];
-            law.inverse_temperature = a.inverse_temperature[i];
-            if (law.step_size == 0 && law.noise_std == 0) continue;
+            Law law = law_at(a.law, a.numbers, i, own_laws ? index : 0);
+            const bool still = law.step_size == 0 && law.noise_std == 0;
+            idle = own_laws && still;
+            if (!any(!still)) continue;
             const Draw draw{a.draw.seed, a.draw.step + i, a.draw.block, a.draw.purpose};
             if (a.noise_first) {
-                if (law.noise_std != 0 || a.clamp_noise) add_noise(law, draw);
+                if (any(law.noise_std != 0) || a.clamp_noise) add_noise(law, draw);
                 law.noise_std = 0;
             }
-            if (a.first_bad && __any_sync(~0u, !(doubt == 0))) examine(draw.step);
-            doubt = 0;
+            if (a.first_bad && __any_sync(~0u, !idle && !(doubt == 0))) examine(draw.step);
             step(law, draw);
         }
     }
+
+    // Whether something is so of any chain of the warp.
+    __device__ __forceinline__ bool any(bool mine) const { return own_laws ? __any_sync(~0u, mine) : mine; }
 
     __device__ __forceinline__ void doubt_quad(int e, const Quad& x) {
 #pragma unroll
@@ -77,25 +81,32 @@ struct Run {
         return n;
     }
 
-    __device__ __forceinline__ void put(int e, const Quad& x) {
+    // What of(e, x) makes of the lane's quads x.
+    template <class Of>
+    __device__ __forceinline__ void move(Of of) {
+        if (!idle) {
+            doubt = 0;
+            chain.for_own_quads([&](int e) {
+                Quad x = chain.quad(e);
+                of(e, x);
 #pragma unroll
-        for (int k = 0; k < 4; ++k)
-            if (e + k < chain.d) chain.state.put(e + k, x.v[k]);
-        doubt_quad(e, x);
+                for (int k = 0; k < 4; ++k)
+                    if (e + k < chain.d) chain.state.put(e + k, x.v[k]);
+                doubt_quad(e, x);
+            });
+        }
+        chain.crew.wait();
     }
 
     __device__ __forceinline__ void add_noise(const Law& law, const Draw& draw) {
         Law open = law;
         if (!a.clamp_noise) open.low = -INFINITY, open.high = INFINITY;
-        doubt = 0;
-        chain.for_own_quads([&](int e) {
-            Quad x = chain.quad(e), eps{};
+        move([&](int e, Quad& x) {
+            Quad eps{};
             if (law.noise_std != 0) eps = normals(draw, e);
 #pragma unroll
             for (int k = 0; k < 4; ++k) x.v[k] = noise_element(open, x.v[k], eps.v[k]);
-            put(e, x);
         });
-        chain.crew.wait();
     }
 
     // Where the state may be beyond reach: is the energy or the gradient not finite?
@@ -106,7 +117,7 @@ struct Run {
             for (int k = 0; k < 4; ++k) unclean += g.v[k] - g.v[k];
         });
         unclean = chain.over_crew(unclean) + (energy - energy);
-        if (!(unclean == 0) && static_cast<int64_t>(step) < bad) bad = static_cast<int64_t>(step);
+        if (!idle && !(unclean == 0) && static_cast<int64_t>(step) < bad) bad = static_cast<int64_t>(step);
         chain.crew.wait();
     }
 
@@ -123,20 +134,18 @@ struct Run {
                 }
             })));
         chain.crew.wait();
-        chain.for_own_quads([&](int e) {
-            Quad x = chain.quad(e), eps{};
+        move([&](int e, Quad& x) {
+            Quad eps{};
             if (law.noise_std != 0) eps = normals(draw, e);
             const Quad g = chain.gradient(seen, e, x);
 #pragma unroll
             for (int k = 0; k < 4; ++k)
                 x.v[k] = step_element(law, x.v[k], total_gradient(law, x.v[k], g.v[k]), eps.v[k], factor);
-            put(e, x);
         });
-        chain.crew.wait();
     }
 };
 
-template <class Energy>
+template <class Energy, bool own_laws>
 __global__ void __maxnreg__(128) whole_chains(const __grid_constant__ Whole a, Shares shares) {
     extern __shared__ float shared[];
     const Seat<Energy> own = seat<Energy>(a.energy, shares, shared);
@@ -144,11 +153,11 @@ __global__ void __maxnreg__(128) whole_chains(const __grid_constant__ Whole a, S
     const int64_t index = live ? own.index : a.n - 1;
     own.chain.read(a.x + index * a.energy.d);
     const auto id = static_cast<uint64_t>(a.chain_ids ? a.chain_ids[index] : index);
-    Run<Energy> run{a, own.chain, id, round_keys(a.draw.seed)};
+    Run<Energy, own_laws> run{a, own.chain, index, id, round_keys(a.draw.seed)};
     run();
     if (!live) return;
-    for (int e = own.chain.crew.rank; e < own.chain.d; e += shares.lanes) a.x[index * a.energy.d + e] = own.chain.state[e];
     if (a.first_bad && own.chain.crew.rank == 0) a.first_bad[index] = run.bad;
+    for (int e = own.chain.crew.rank; e < own.chain.d; e += shares.lanes) a.x[index * a.energy.d + e] = own.chain.state[e];
 }
 
 template <class Energy>
@@ -200,16 +209,20 @@ void launch_over(void (*kernel)(Arguments, Shares), const Arguments& a, const ch
     device.check_launch();
 }
 
+template <class Energy>
+void launch_chains(const Whole& a, const Launch& launch) {
+    launch_over(a.numbers.chain ? whole_chains<Energy, true> : whole_chains<Energy, false>, a, "whole_chains_", launch);
+}
+
 }  // namespace
 
 void whole(const Whole& a, const Launch& launch) {
-    const char* op = "whole_chains_";
     switch (a.energy.kind) {
-        case Kind::diagonal: return launch_over(whole_chains<Diagonal>, a, op, launch);
-        case Kind::full: return launch_over(whole_chains<Full>, a, op, launch);
-        case Kind::mixture: return launch_over(whole_chains<Mixture>, a, op, launch);
-        case Kind::double_well: return launch_over(whole_chains<DoubleWell>, a, op, launch);
-        case Kind::funnel: return launch_over(whole_chains<Funnel>, a, op, launch);
+        case Kind::diagonal: return launch_chains<Diagonal>(a, launch);
+        case Kind::full: return launch_chains<Full>(a, launch);
+        case Kind::mixture: return launch_chains<Mixture>(a, launch);
+        case Kind::double_well: return launch_chains<DoubleWell>(a, launch);
+        case Kind::funnel: return launch_chains<Funnel>(a, launch);
     }
 }
 

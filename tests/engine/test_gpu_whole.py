@@ -1,12 +1,15 @@
 """Whole chains on a GPU: in one kernel, to the CPU's bits, and to those of a step at a time."""
 
+import functools
+
 import pytest
 import torch
 from formula_energies import KINDS, of_kind
-from whole_chains import EVERY_LAW, outcome, start
+from whole_chains import EVERY_LAW, OWN_LAWS, assert_own_laws, outcome, own_schedule, own_steps, start
 
 import hatebm
 from hatebm.energies import MLP
+from hatebm.ops.native.chains import NEVER
 from hatebm.ops.native.extension import unavailable
 
 pytestmark = pytest.mark.gpu
@@ -48,6 +51,51 @@ def test_a_diverged_chain_is_reported_alike(kind, backend):
         x = scale * start(kind, 20, 5)
         assert_alike(of_kind(kind, 5), x, 20, backend, step_size=step_size, chain_ids=range(0, 60, 3))
         assert_alike(of_kind(kind, 5), x, 20, backend, step_size=step_size, nan="ignore")
+
+
+@pytest.fixture
+def moved(backend):
+    """``moved(energy, x, steps)``: where steps lead on the GPU, and the first bad steps."""
+
+    def run(energy, x, steps):
+        on_gpu = {"schedule": steps.schedule.cuda(), "backend": backend}
+        ids = None if steps.chain_ids is None else steps.chain_ids.cuda()
+        first = energy.advance_(x := x.cuda(), steps._replace(chain_ids=ids, **on_gpu))
+        return x.cpu(), first.cpu()
+
+    return run
+
+
+@pytest.mark.parametrize("law", OWN_LAWS.values(), ids=OWN_LAWS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_chain_moves_by_its_own_law(kind, law, moved):
+    energy, x, schedule = of_kind(kind, 6), start(kind, 37, 6), own_schedule(7, 37, still=4)
+    x[5], x[11, 2], x[20] = torch.nan, 1e30, 1e12
+    steps, want = own_steps(schedule, **law), x.clone()
+    first_want = energy.advance_(want, steps)
+    got, first = moved(energy.cuda(), x, steps)
+    assert torch.equal(got.nan_to_num(7).view(torch.int32), want.nan_to_num(7).view(torch.int32))
+    assert torch.equal(first, first_want)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (100_000, 2), (3, 5), (1000, 36), (33, 130), (2, 1024)], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_own_laws_of_every_shape(kind, shape, moved):
+    energy, x, schedule = of_kind(kind, shape[1]).cuda(), start(kind, *shape), own_schedule(3, shape[0])
+    chains = {0, 1 % shape[0], shape[0] // 2, shape[0] - 1}
+    assert_own_laws(functools.partial(moved, energy), x, schedule, chains, clip="norm", noise_at="before", high=1.0)
+
+
+@pytest.mark.parametrize("law", OWN_LAWS.values(), ids=OWN_LAWS)
+@pytest.mark.parametrize("widths", [(20, 48, 33), (40, 256, 256)], ids=str)
+def test_each_chain_of_a_perceptron_moves_by_its_own_law(widths, law, moved):
+    torch.manual_seed(0)
+    energy, x, schedule = MLP(widths).cuda(), torch.randn(71, widths[0]), own_schedule(4, 71, still=4)
+    x[7] = torch.nan
+    schedule[:2, :2, 7] = 0
+    together, first = assert_own_laws(functools.partial(moved, energy), x, schedule, (0, 1, 4, 7, 38, 70), **law)
+    assert torch.equal(together[4], x[4])
+    assert (first != NEVER).nonzero().flatten().tolist() == [7]
 
 
 def near(widths, x, n_steps, backend, law, chain_ids=None, **kept):

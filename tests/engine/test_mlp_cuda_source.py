@@ -1,9 +1,12 @@
 """Chains in the energy of a perceptron in CUDA, run on the CPU thread by thread: like autograd and the CPU's kernel."""
 
+import functools
+
 import pytest
 import torch
 from perceptrons import LAWS, gradient_in_float64, network
 from torch import nn
+from whole_chains import OWN_LAWS, assert_own_laws, own_schedule, own_steps
 
 import hatebm
 from hatebm.energies.mlp import ACTIVATIONS
@@ -14,18 +17,27 @@ from hatebm.ops.native.chains import NEVER
 
 
 @pytest.fixture
-def chains_on_gpu(cuda):
+def steps_on_gpu(cuda):
     """The native op as on a GPU, on tensors of the CPU: the new state and the first bad steps."""
+
+    def run(energy, x, steps):
+        layers = layers_of(getattr(energy, "layers", energy))
+        rows, first = x.clone(), torch.full((len(x),), NEVER)
+        numbers = chains._packed(layers)
+        run = chains.run_of(steps, len(x), x.device, first if steps.watched else None)
+        cuda.mlp_chains(rows.data_ptr(), len(x), *chains._places(layers, numbers), run, 0, 0)
+        return rows, first
+
+    return run
+
+
+@pytest.fixture
+def chains_on_gpu(steps_on_gpu):
+    """The same for the steps of a law."""
 
     def run(energy, x, n_steps, watched=True, first_step=0, **law):
         chain = hatebm.Chain(energy, x, first_step=first_step, **{"seed": 3} | law)
-        steps = steps_of(chain._blocks, first_step, n_steps, watched)
-        layers = layers_of(getattr(energy, "layers", energy))
-        rows, first = x.clone(), torch.full((len(x),), NEVER)
-        numbers, schedule = chains._packed(layers), chains.schedule_of(steps, x.device)
-        law = (*chains._law(steps, schedule, len(x)), first.data_ptr() if watched else 0)
-        cuda.mlp_chains(rows.data_ptr(), len(x), *chains._places(layers, numbers), *law, 0, 0)
-        return rows, first
+        return steps_on_gpu(energy, x, steps_of(chain._blocks, first_step, n_steps, watched))
 
     return run
 
@@ -86,6 +98,38 @@ def test_a_bad_chain_is_named(chains_on_gpu):
     assert (first != NEVER).nonzero().flatten().tolist() == [11, 20]
     assert first[[11, 20]].tolist() == [7, 7]
     assert chains_on_gpu(energy, x, 3, first_step=7, eps=0.1, watched=False)[1].unique().tolist() == [NEVER]
+
+
+@pytest.mark.parametrize("law", OWN_LAWS.values(), ids=OWN_LAWS)
+@pytest.mark.parametrize("widths", [(20, 48, 33), (40, 256, 256)], ids=["kept", "read again"])
+def test_each_chain_moves_by_its_own_law(widths, law, steps_on_gpu):
+    run = functools.partial(steps_on_gpu, network(widths))
+    x, schedule = torch.randn(71, widths[0]), own_schedule(4, 71, still=4)
+    together, first = assert_own_laws(run, x, schedule, (0, 1, 4, 38, 70), **law)
+    assert torch.equal(together[4], x[4])
+    assert (first == NEVER).all()
+    assert ((together != x).any(1) == (schedule[:2] != 0).any(0).any(0)).all()
+
+
+@pytest.mark.parametrize("noise_at", ["after", "before"])
+@pytest.mark.parametrize("n", [1, 37])
+def test_a_chain_that_rests_is_not_looked_at(n, noise_at, steps_on_gpu):
+    x, schedule = torch.randn(n, 20), own_schedule(6, n).abs() + 0.001
+    x[::3, 1], x[::4] = -0.0, torch.nan
+    schedule[:2, :, ::3], schedule[:2, :2], schedule[:2, 4:] = 0, 0, 0
+    law = {"noise_at": noise_at, "first_step": 100, "clamp_noise": True, "low": -0.5, "high": 0.5}
+    together, first = steps_on_gpu(network(), x, own_steps(schedule, **law))
+    rests, bad = torch.arange(n) % 3 == 0, torch.arange(n) % 4 == 0
+    assert torch.equal(together[rests].view(torch.int32), x[rests].view(torch.int32))
+    assert first.tolist() == torch.where(bad & ~rests, 102, NEVER).tolist()
+    assert (together[~rests & ~bad].abs() <= 0.5).all()
+
+
+def test_a_schedule_of_one_law_for_all(steps_on_gpu):
+    energy, x, one = network(), torch.randn(37, 20), own_schedule(5, 1)
+    want, _ = steps_on_gpu(energy, x, own_steps(one[..., 0], clip="norm"))
+    for schedule in (one.expand(5, 5, 37), one.repeat(1, 1, 37)):
+        assert torch.equal(steps_on_gpu(energy, x, own_steps(schedule, clip="norm"))[0], want)
 
 
 @pytest.mark.parametrize("widths", [(20, 48, 33), (40, 256, 256)], ids=["kept", "read again"])

@@ -1,16 +1,18 @@
 """Whole chains and energies in CUDA, run thread by thread on the CPU: their bits are those of the CPU's own kernels."""
 
 import contextlib
+import functools
 
 import pytest
 import torch
 from formula_energies import KINDS, of_kind
-from whole_chains import EVERY_LAW, outcome, start
+from whole_chains import EVERY_LAW, OWN_LAWS, assert_own_laws, outcome, own_schedule, own_steps, start
 
 import hatebm
 from hatebm import _C
 from hatebm.energies import Gaussian, Mixture
 from hatebm.ops.native import chains
+from hatebm.ops.native.chains import NEVER
 
 SHAPES = [(3, 1), (33, 2), (5, 3), (37, 6), (600, 7), (2, 40), (530, 36), (3, 130)]  # one lane a chain, a few, and all
 
@@ -80,6 +82,85 @@ def test_every_shape(kind, shape, assert_alike, on_gpu):
     with on_gpu():
         got = energy.look(x)
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+@pytest.fixture
+def run_on_gpu(on_gpu):
+    """``run_on_gpu(energy)(x, steps)``: where steps lead, and the first bad step of each chain."""
+
+    def run(energy, x, steps):
+        with on_gpu():
+            first = energy.advance_(x := x.clone(), steps)
+        return x, first
+
+    return lambda energy: functools.partial(run, energy)
+
+
+def assert_like_the_cpu(energy, x, steps, got):
+    want = x.clone()
+    first = energy.advance_(want, steps)
+    assert torch.equal(got[0].view(torch.int32), want.view(torch.int32))
+    assert torch.equal(got[1], first)
+
+
+@pytest.mark.parametrize("law", OWN_LAWS.values(), ids=OWN_LAWS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_chain_moves_by_its_own_law(kind, law, run_on_gpu):
+    energy, x, schedule = of_kind(kind, 6), start(kind, 37, 6), own_schedule(7, 37, still=4)
+    together, first = assert_own_laws(run_on_gpu(energy), x, schedule, range(0, 37, 4), **law)
+    assert torch.equal(together[4], x[4])
+    assert (first == NEVER).all()
+    assert ((together != x).any(1) == (schedule[:2] != 0).any(0).any(0)).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_own_laws_of_every_shape(kind, shape, run_on_gpu):
+    energy, x, schedule = of_kind(kind, shape[1]), start(kind, *shape), own_schedule(3, shape[0])
+    chains = {0, 1, shape[0] // 2, shape[0] - 1}
+    assert_own_laws(run_on_gpu(energy), x, schedule, chains, clip="norm", noise_at="before", high=1.0)
+
+
+@pytest.mark.parametrize("noise_at", ["after", "before"])
+@pytest.mark.parametrize("n", [1, 37, 600])
+def test_a_chain_that_rests_is_not_looked_at(n, noise_at, run_on_gpu):
+    energy, x, schedule = of_kind("well", 5), start("well", n, 5), own_schedule(6, n).abs() + 0.001
+    schedule[0] /= 100
+    x[::3, 1], x[::4] = -0.0, torch.nan
+    schedule[:2, :, ::3], schedule[:2, :2], schedule[:2, 4:] = 0, 0, 0
+    law = {"noise_at": noise_at, "first_step": 100, "clamp_noise": True, "low": -0.5, "high": 0.5}
+    together, first = run_on_gpu(energy)(x, own_steps(schedule, **law))
+    rests, bad = torch.arange(n) % 3 == 0, torch.arange(n) % 4 == 0
+    assert torch.equal(together[rests].view(torch.int32), x[rests].view(torch.int32))
+    assert first.tolist() == torch.where(bad & ~rests, 102, NEVER).tolist()
+    assert (together[~rests & ~bad].abs() <= 0.5).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_own_laws_in_any_strides(kind, run_on_gpu):
+    energy, x, schedule = of_kind(kind, 6), start(kind, 37, 6), own_schedule(5, 37)
+    run = run_on_gpu(energy)
+    want = run(x, own_steps(schedule))
+    for strided in (
+        schedule.permute(2, 1, 0).contiguous().permute(2, 1, 0),
+        torch.stack([schedule, -schedule], -1)[..., 0],
+    ):
+        assert torch.equal(run(x, own_steps(strided))[0], want[0])
+    one = own_schedule(5, 1)
+    for n_steps in (one, one[:, 1:2].expand(5, 5, 1)):
+        alike = run(x, own_steps(n_steps[..., 0]))[0]
+        assert torch.equal(run(x, own_steps(n_steps.expand(5, 5, 37)))[0], alike)
+        assert torch.equal(run(x, own_steps(n_steps.repeat(1, 1, 37)))[0], alike)
+
+
+@pytest.mark.parametrize("law", OWN_LAWS.values(), ids=OWN_LAWS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_own_laws_have_the_bits_of_the_cpu(kind, law, run_on_gpu):
+    energy, x = of_kind(kind, 6), start(kind, 37, 6)
+    x[5], x[11, 2], x[20] = torch.nan, 1e30, 1e12
+    steps = own_steps(own_schedule(7, 37, still=5), chain_ids=torch.arange(37) + 2**33, **law)
+    got = run_on_gpu(energy)(x, steps)
+    assert_like_the_cpu(energy, x, steps, got)
 
 
 @pytest.mark.parametrize("kind", ["diagonal", "well", "funnel"])

@@ -1,5 +1,8 @@
 """Chains in one kernel: the laws that it takes, where they start, and what comes out."""
 
+import math
+from itertools import cycle, islice
+
 import torch
 from parity import LAWS
 
@@ -64,6 +67,48 @@ def in_other_places(schedule):
 
 def start(kind, n, d):
     return torch.randn(n, d, generator=torch.Generator().manual_seed(n + d)) * (0.5 if kind == "funnel" else 1.5)
+
+
+OWN_LAWS = {
+    "plain": {},
+    "increment": {"add": "increment"},
+    "value": {"clip": "value", "low": -1.0, "high": 1.5},
+    "value update": {"clip": "value", "clip_on": "update", "add": "fma"},
+    "norm": {"clip": "norm"},
+    "norm update": {"clip": "norm", "clip_on": "update", "add": "fma", "high": 0.5},
+    "before": {"noise_at": "before", "low": -1.0, "high": 1.5},
+    "before, walls": {"noise_at": "before", "low": -0.7, "high": 0.9, "clamp_noise": True},
+    "before, norm": {"noise_at": "before", "clip": "norm", "add": "increment"},
+    "no noise": {"noisy": False},
+    "no prior": {"prior": False, "noise_at": "before"},
+}
+SETTINGS = dict(clip=None, clip_on="grad", add="sequential", low=-math.inf, high=math.inf, clamp_noise=False)
+SETTINGS |= {"noisy": True, "prior": True, "noise_at": "after", "seed": 5, "first_step": 2**34, "chain_ids": None}
+
+
+def own_steps(schedule, **law):
+    """Steps with the numbers of a schedule, (5, n_steps, n) or (5, n_steps)."""
+    return Steps(**SETTINGS | {"schedule": schedule, "watched": True, "backend": None} | law)
+
+
+def own_schedule(n_steps, n, still=None):
+    """Numbers of n chains, (5, n_steps, n): each of them rests at times, and chain ``still`` at all steps."""
+    rows = [(0.01, 0.002, 0.0, -0.001, 0.005), (0.1, 0.0, 0.05), (1.0, 0.5, 2.0), (0.3, 0.0), (0.3, 2.0, 0.05, 1e3)]
+    numbers = torch.tensor([list(islice(cycle(row), n_steps * n)) for row in rows]).view(5, n_steps, n)
+    if still is not None:
+        numbers[:2, :, still] = 0
+    return numbers
+
+
+def assert_own_laws(run, x, schedule, chains, **law):
+    """``run(x, steps)`` gives each of these chains the bits and the first bad step that it has alone."""
+    ids = torch.arange(len(x)) * 3
+    together, first = run(x, own_steps(schedule, chain_ids=ids, **law))
+    for c in chains:
+        alone, first_alone = run(x[c : c + 1], own_steps(schedule[..., c], chain_ids=ids[c : c + 1], **law))
+        assert torch.equal(alone.view(torch.int32), together[c : c + 1].view(torch.int32)), c
+        assert first[c] == first_alone[0]
+    return together, first
 
 
 def never(*_):

@@ -22,6 +22,8 @@ from places import CSRC, matching
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
 pytestmark = MARKS
+NUMBERS = 5  # of a law, read once where each chain has its own
+OWN_LAWS = ["one law", "own laws"]
 
 
 def compile_into(folder):
@@ -54,7 +56,7 @@ def kernel(compiled, name, architecture):
 
 @needs_nvcc
 def test_no_cuda_kernel_spills(compiled):
-    assert len(compiled) == 25 * len(ARCHITECTURES)
+    assert len(compiled) == 38 * len(ARCHITECTURES)
     for (architecture, name), (counts, resources) in compiled.items():
         assert_no_spill(counts)
         assert (resources["STACK"], resources["LOCAL"]) == (0, 0), f"{name} on {architecture}"
@@ -62,20 +64,22 @@ def test_no_cuda_kernel_spills(compiled):
 
 @needs_nvcc
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_cuda_step_moves_16_bytes_and_draws_once_a_quad(compiled, architecture):
-    counts, resources = kernel(compiled, "langevin_step_quadsILb1E", architecture)
-    assert_vectorised(counts, 1)
+@pytest.mark.parametrize("numbers", [0, NUMBERS], ids=OWN_LAWS)
+def test_cuda_step_moves_16_bytes_and_draws_once_a_quad(compiled, numbers, architecture):
+    counts, resources = kernel(compiled, f"langevin_step_quadsILb1ELb{numbers > 0:d}E", architecture)
+    assert_vectorised(counts, 1, numbers)
     assert count(counts, r"LDG\.E\.128.*") == 4  # x, grad, noise, gz
     assert count(counts, r"STG\.E\.128.*") == 2  # x, image
     assert count(counts, r"STG\.E(\.64)?") == 0
-    assert resources["REG"] <= 40
+    assert resources["REG"] <= (40 if numbers else 32)
 
 
 @needs_nvcc
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_cuda_samples_stay_in_registers(compiled, architecture):
-    counts, resources = kernel(compiled, "langevin_step_samplesILb1E", architecture)
-    assert_vectorised(counts, 8)
+@pytest.mark.parametrize("numbers", [0, NUMBERS], ids=OWN_LAWS)
+def test_cuda_samples_stay_in_registers(compiled, numbers, architecture):
+    counts, resources = kernel(compiled, f"langevin_step_samplesILb1ELb{numbers > 0:d}E", architecture)
+    assert_vectorised(counts, 8, numbers)
     assert count(counts, r"LDG\.E\.128.*") == 8 * 4  # each tensor is read once
     assert resources["REG"] <= 144
 
@@ -84,14 +88,16 @@ def test_cuda_samples_stay_in_registers(compiled, architecture):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_cuda_chains_draw_in_registers_and_perceptrons_read_16_bytes(compiled, architecture):
     for energy in ("Diagonal", "Full", "Mixture", "DoubleWell", "Funnel"):
-        (name,) = (n for a, n in compiled if a == f"sm_{architecture}" and "whole_chains" in n and energy in n)
-        counts, resources = compiled[f"sm_{architecture}", name]
-        assert count(counts, r"IMAD\.(WIDE|HI)\.U32.*") >= 2 * 0.8 * MULTIPLIES_A_QUAD  # noise before, and after
-        assert resources["REG"] <= 128
-    counts, resources = kernel(compiled, "mlp_stepsILb1E", architecture)
-    rows = 1 + 2 + 4 + 8  # in each of three products, at least once
-    assert count(counts, r"LDS\.128") >= 3 * rows
-    assert resources["REG"] <= 168
+        of_energy = {key: found for key, found in compiled.items() if "whole_chains" in key[1] and energy in key[1]}
+        for own_laws in (0, 1):
+            counts, resources = kernel(of_energy, f"Lb{own_laws}E", architecture)
+            assert count(counts, r"IMAD\.(WIDE|HI)\.U32.*") >= 2 * 0.8 * MULTIPLIES_A_QUAD  # noise before, and after
+            assert resources["REG"] <= 128
+    for own_laws in (0, 1):
+        counts, resources = kernel(compiled, f"mlp_stepsILb1ELb{own_laws}E", architecture)
+        rows = 1 + 2 + 4 + 8  # in each of three products, at least once
+        assert count(counts, r"LDS\.128") >= 3 * rows
+        assert resources["REG"] <= 168
 
 
 @needs_nvcc
@@ -108,11 +114,17 @@ def test_cuda_noise_and_hat(compiled, architecture):
 
 @needs_nvcc
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_cuda_ratio_reads_16_bytes_and_decisions_draw_once(compiled, architecture):
-    counts, resources = kernel(compiled, "ratio_samplesILb1E", architecture)
+@pytest.mark.parametrize("numbers", [0, NUMBERS - 1], ids=OWN_LAWS)  # the noise crosses in the halves
+def test_cuda_ratio_reads_16_bytes(compiled, numbers, architecture):
+    counts, resources = kernel(compiled, f"ratio_samplesILb1ELb{numbers > 0:d}E", architecture)
     assert count(counts, r"LDG\.E\.128.*") >= 8 * 4
-    assert count(counts, r"LDG\.E(\.U16)?") == 0
+    assert count(counts, r"LDG\.E(\.U16)?") == numbers
     assert resources["REG"] <= 96
+
+
+@needs_nvcc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_cuda_decisions_draw_once(compiled, architecture):
     counts, _ = kernel(compiled, "decide", architecture)
     assert count(counts, r"IMAD\.(WIDE|HI)\.U32.*") <= 1.2 * MULTIPLIES_A_QUAD * count(counts, r"STG\.E\.U8")
 
@@ -121,7 +133,7 @@ def test_cuda_ratio_reads_16_bytes_and_decisions_draw_once(compiled, architectur
 @pytest.mark.parametrize(
     ("source", "fmas"),
     [
-        ("langevin", 2 * (FMAS_A_QUAD + FMAS_OF_ADD)),  # of two instantiations
+        ("langevin", 4 * (FMAS_A_QUAD + FMAS_OF_ADD)),  # of four instantiations
         ("ratio", 0),
         ("metropolis", 2 * FMAS_OF_LOG),  # of the loop with chain ids and the one without
     ],

@@ -7,7 +7,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from parity import LAWS, RATIOS, assert_same_bits, layouts, proposed, ratio, run
+from parity import (
+    LAWS,
+    ONES,
+    RATIOS,
+    assert_same_bits,
+    layouts,
+    own_numbers,
+    proposed,
+    ratio,
+    ratio_own,
+    run,
+    run_own,
+    signed_zeros,
+)
 
 import hatebm
 from hatebm.ops import reference
@@ -24,7 +37,7 @@ def in_place_of_the_cpu(cuda, monkeypatch):
         cuda.langevin_step(*arguments[:-1], sums.data_ptr(), 0, 0, 0, 0)
 
     def langevin_ratio(*arguments):
-        n, d, clip = *arguments[5:7], arguments[10]
+        n, d, clip = *arguments[5:7], arguments[14]
         room = (3 if clip == extension.CLIP["norm"] else 1) * cuda.workspace(n, d)
         sums = torch.full((room,), torch.nan, dtype=torch.float64)
         cuda.langevin_ratio(*arguments[:-1], sums.data_ptr(), 0, 0)
@@ -46,6 +59,56 @@ def in_place_of_the_cpu(cuda, monkeypatch):
 def test_the_step_has_the_reference_bits(shape, law):
     x, grad = torch.randn(shape), torch.randn(shape)
     assert_same_bits(run(x, grad, "cpu", **law), run(x, grad, "reference", **law))
+
+
+@pytest.mark.parametrize("clip_on", ["grad", "update"])
+@pytest.mark.parametrize("clip", [None, "value", "norm"])
+@pytest.mark.parametrize("add", extension.ADD)
+@pytest.mark.parametrize("shape", [(71, 2, 4), (43, 7), (5, 1028), (3, 9001)], ids=str)
+def test_each_chain_steps_by_its_own_law(shape, add, clip, clip_on):
+    x, grad = signed_zeros(shape)
+    numbers, law = own_numbers(len(x)), {"add": add, "clip": clip, "clip_on": clip_on, "low": -1.5, "high": 2.0}
+    want = run_own(x, grad, "reference", numbers, **law)
+    assert_same_bits(run_own(x, grad, "cpu", numbers, **law), want)
+    streamed = {"numbers": numbers, "seed": 3, "step": 2**34 + 9} | ONES | law
+    ops.langevin_step_(x, grad, **streamed)
+    assert_same_bits({"x": x}, {"x": want["x"]})
+
+
+@pytest.mark.parametrize("shape", [(9, 8), (9, 7), (5, 1100)], ids=str)
+def test_what_a_float_of_0_says_of_noise_and_prior_is_so_for_all(shape):
+    x, grad = signed_zeros(shape)
+    numbers = own_numbers(len(x))
+    for law in ({"noise_std": 0.0}, {"prior_precision": 0.0}, {"noise_std": 0.0, "prior_precision": 0.0}):
+        assert_same_bits(run_own(x, grad, "cpu", numbers, **law), run_own(x, grad, "reference", numbers, **law))
+
+
+@pytest.mark.parametrize("shape", [(9, 8), (9, 7)], ids=str)
+def test_noise_and_prior_of_0_add_nothing_to_a_chain(shape):
+    x, grad = torch.randn(shape), torch.randn(shape)
+    numbers, eps = own_numbers(len(x)), torch.randn(shape)
+    eps[numbers[1] == 0], x[numbers[3] == 0, 2] = torch.inf, torch.inf
+    want = x.clone()
+    reference.langevin_step_(want, grad, numbers=numbers, noise=eps, seed=0, step=0, **ONES)
+    assert not want.isnan().any()
+    ops.langevin_step_(x, grad, numbers=numbers, noise=eps, seed=0, step=0, **ONES)
+    assert_same_bits({"x": x}, {"x": want})
+
+
+@pytest.mark.parametrize("clip", [None, "norm"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, None], ids=str)
+@pytest.mark.parametrize("shape", [(9, 64), (9, 33)], ids=str)
+def test_own_laws_of_every_gradient_and_in_any_strides(shape, dtype, clip):
+    x, grad = signed_zeros(shape)
+    grad, numbers = None if dtype is None else grad.to(dtype), own_numbers(len(x))
+    strided = (
+        numbers.T.contiguous().T,
+        torch.stack([numbers, -numbers], -1)[..., 0],
+        torch.cat([numbers, numbers], 1)[:, :9],
+    )
+    for own in (*strided, numbers[:, 3:4]):
+        want = run_own(x, grad, "reference", own, clip=clip)
+        assert_same_bits(run_own(x, grad, "cpu", own, clip=clip), want)
 
 
 @pytest.mark.parametrize("d", [9000, 9001, 1_100_000])
@@ -86,6 +149,16 @@ def test_the_element_decides_not_the_strides(clip):
         hatebm.ops.langevin_step_(y, other_grad, gz=gz, image=image, backend="cpu", **law)
         assert torch.equal(y, want), name
         assert torch.equal(image, want_image), name
+
+
+@pytest.mark.parametrize("clip", [None, "norm"], ids=["streamed", "summed"])
+def test_own_laws_do_not_feel_the_strides(clip):
+    x, grad = signed_zeros((5, 3, 33, 15))
+    numbers = own_numbers(5)
+    want = run_own(x, grad, "reference", numbers, clip=clip)
+    for (name, y), (_, other_grad) in zip(layouts(x), reversed(list(layouts(grad))), strict=True):
+        ops.langevin_step_(y, other_grad, numbers=numbers, clip=clip, seed=3, step=2**34 + 9, **ONES)
+        assert torch.equal(y, want["x"]), name
 
 
 @pytest.mark.parametrize("clip", [None, ("norm", 1.5)], ids=["streamed", "summed"])
@@ -154,6 +227,16 @@ def test_the_ratio_has_the_reference_bits(shape, law):
 def test_the_ratio_of_every_type(shape, dtype, clip):
     operands = proposed(shape, dtype)
     assert_same_bits(ratio(operands, "cpu", clip=clip), ratio(operands, "reference", clip=clip))
+
+
+@pytest.mark.parametrize("clip_on", ["grad", "update"])
+@pytest.mark.parametrize("clip", [None, "value", "norm"])
+@pytest.mark.parametrize("shape", [(37, 2), (9, 4, 8), (3, 1028), (2, 9001)], ids=str)
+def test_each_chain_has_the_ratio_of_its_own_law(shape, clip, clip_on):
+    operands, numbers = proposed(shape), own_numbers(shape[0], noise=(0.3, 0.7, 0.05))
+    for law in ({}, {"prior_precision": 0.0}, {"halves": None}):
+        law |= {"clip": clip, "clip_on": clip_on}
+        assert_same_bits(ratio_own(operands, "cpu", numbers, **law), ratio_own(operands, "reference", numbers, **law))
 
 
 def test_the_ratio_of_more_runs_than_one_fold_takes():

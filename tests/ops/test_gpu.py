@@ -2,11 +2,25 @@
 
 import pytest
 import torch
-from parity import LAWS, RATIOS, assert_same_bits, layouts, proposed, ratio, run
+from parity import (
+    LAWS,
+    ONES,
+    RATIOS,
+    assert_same_bits,
+    layouts,
+    own_numbers,
+    proposed,
+    ratio,
+    ratio_own,
+    run,
+    run_own,
+    signed_zeros,
+)
 
 import hatebm
 from hatebm.ops import reference
-from hatebm.ops.native.extension import unavailable
+from hatebm.ops.backend import module_for
+from hatebm.ops.native.extension import ADD, unavailable
 
 pytestmark = pytest.mark.gpu
 STEP = {"step_size": 0.1, "seed": 3, "step": 9}
@@ -26,6 +40,33 @@ def backend(request):
 def test_the_step_has_the_cpu_bits(shape, law, backend):
     x, grad = torch.randn(shape), torch.randn(shape)
     assert_same_bits(run(x.cuda(), grad.cuda(), backend, **law), run(x, grad, "cpu", **law))
+
+
+@pytest.mark.parametrize("clip_on", ["grad", "update"])
+@pytest.mark.parametrize("clip", [None, "value", "norm"])
+@pytest.mark.parametrize("add", ADD)
+@pytest.mark.parametrize("shape", [(5, 2), (128, 3, 32, 32), (300, 17, 19), (3, 9001), (2, 1_050_001)], ids=str)
+def test_each_chain_steps_by_its_own_law(shape, add, clip, clip_on, backend):
+    x, grad = signed_zeros(shape)
+    numbers, law = own_numbers(len(x)), {"add": add, "clip": clip, "clip_on": clip_on, "low": -1.5, "high": 2.0}
+    want = run_own(x, grad, "cpu", numbers, **law)
+    assert_same_bits(run_own(x.cuda(), grad.cuda(), backend, numbers.cuda(), **law), want)
+    law |= ONES | {"seed": 3, "step": 2**34 + 9, "numbers": numbers.cuda()}
+    streamed = x.cuda()
+    kernels = module_for("langevin_step_", backend, streamed.device)
+    kernels.langevin_step_(streamed, grad.cuda(), **law)
+    assert_same_bits({"x": streamed}, {"x": want["x"]})
+
+
+@pytest.mark.parametrize("clip_on", ["grad", "update"])
+@pytest.mark.parametrize("clip", [None, "value", "norm"])
+@pytest.mark.parametrize("shape", [(5, 2), (128, 3, 32, 32), (300, 17, 19), (3, 9001), (2, 1_050_001)], ids=str)
+def test_each_chain_has_the_ratio_of_its_own_law(shape, clip, clip_on, backend):
+    operands, numbers = proposed(shape), own_numbers(shape[0], noise=(0.3, 0.7, 0.05))
+    for law in ({}, {"prior_precision": 0.0}):
+        law |= {"clip": clip, "clip_on": clip_on}
+        got = ratio_own([v.cuda() for v in operands], backend, numbers.cuda(), **law)
+        assert_same_bits(got, ratio_own(operands, "cpu", numbers, **law))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, None], ids=str)
