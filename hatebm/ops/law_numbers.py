@@ -101,8 +101,8 @@ def checked_numbers_of_law(
 
     A ``ratio`` wants noise that is not 0, and its own two coefficients.
     """
-    plain = not (ratio or (type(clip) is tuple and isinstance(clip[-1], LawTensor)))
-    if plain and _are_plain(most, step_size, noise_std, temperature, prior_precision):
+    own_bound = isinstance(clip, tuple) and len(clip) == 2 and isinstance(clip[1], LawTensor)
+    if not (ratio or own_bound) and _are_plain(most, step_size, noise_std, temperature, prior_precision):
         kind, bound = checked_clip(op, clip, most) or (None, 0.0)
         return as_arguments(step_size, noise_std, 1.0 / temperature, prior_precision, float(bound)), kind
     end = in_range(most)
