@@ -12,8 +12,10 @@ struct Alike {
     const Chains& a;
     Law law;
 
-    Alike(const Chains& a, int64_t, int64_t) : a(a), law(a.law) {}
-    void read(int64_t i) { law = law_at(a.law, a.numbers, i, 0); }
+    Alike(const Chains& a, int64_t, int64_t) : a(a), law(law_at(a.law, a.numbers, 0, 0)) {}
+    void read(int64_t i) {
+        if (a.numbers.step != 0) law = law_at(a.law, a.numbers, i, 0);
+    }
 
     bool any_noise() const { return law.noise_std != 0; }
     bool all_noise() const { return law.noise_std != 0; }

@@ -191,6 +191,14 @@ struct Run {
         }
     }
 
+    // The law of step i, which is known to be without options.
+    auto plain_law(int64_t i) {
+        laws.read(i);
+        auto law = laws.template of<V>(0);
+        law.add = Add::sequential, law.clip = Clip::none, law.prior_precision = decltype(law.prior_precision)(0.0f);
+        return law;
+    }
+
     // The steps from i on while all have noise, of a law without options and chains of `small` elements (0: of any
     // number) that counters tell apart by one word. Returns where they end.
     template <int small>
@@ -198,11 +206,8 @@ struct Run {
         const int64_t d = small ? small : group.d;
         const WordsOf<V> chains = get_words<V>(chain);
         Doubt<V, Energy> beyond = doubt;
-        for (; i < a.n_steps; ++i) {
-            laws.read(i);
-            if (!laws.all_noise()) break;
-            auto law = laws.template of<V>(0);
-            law.add = Add::sequential, law.clip = Clip::none, law.prior_precision = decltype(law.prior_precision)(0.0f);
+        auto law = plain_law(i);
+        while (laws.all_noise()) {
             const Draw draw = draw_at(i);
             const uint32_t last = last_counter(draw, id[0]);
             if (a.first_bad && beyond.arose()) examine(draw.step);
@@ -223,6 +228,8 @@ struct Run {
                     put(&group.state[(e + k) * width], x[k]);
                 }
             });
+            if (++i == a.n_steps) break;
+            if (a.numbers.step != 0) law = plain_law(i);
         }
         doubt = beyond;
         return i;

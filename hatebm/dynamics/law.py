@@ -105,7 +105,15 @@ class Dynamics:
     @property
     def is_scheduled(self) -> bool:
         """Whether one block's numbers may be others at another step."""
-        return any(not _is_constant(value) for _, value in self.numbers())
+        steady = [
+            isinstance(v, CONSTANT) or (isinstance(v, LawTensor) and v.n_steps is None) for _, v in self.numbers()
+        ]
+        return False in steady
+
+    @property
+    def is_in_tensors(self) -> bool:
+        """Whether a number of one block lies in a tensor."""
+        return LawTensor in [type(value) for _, value in self.numbers()]
 
     def tensors(self) -> list[tuple[str, LawTensor]]:
         """Which numbers of one block lie in tensors, with the names of their fields."""
@@ -247,10 +255,6 @@ class Dynamics:
 def do_move(step_size: Number, noise_std: Number) -> bool:
     """Whether a block moves, as far as that is known without a look at tensors."""
     return isinstance(step_size, Tensor) or isinstance(noise_std, Tensor) or step_size != 0 or noise_std != 0
-
-
-def _is_constant(value: Schedule | None) -> bool:
-    return isinstance(value, CONSTANT) or (isinstance(value, LawTensor) and value.n_steps is None)
 
 
 def _hashable(value: Any) -> Any:

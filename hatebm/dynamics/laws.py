@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hatebm.dynamics.fields import number_at
 from hatebm.dynamics.law import Dynamics, Number, do_move
-from hatebm.dynamics.schedule import Schedule, schedule_of
+from hatebm.dynamics.schedule import Schedule, schedule_in_tensors, schedule_of
 from hatebm.ops.law_numbers import arguments_of, as_arguments, halves_of
 from hatebm.ops.scalars import largest
 
@@ -40,12 +40,18 @@ class Laws:
         for law, most in zip(self.each, self.most, strict=True):
             law.check_range(most)
         self.settings = [law.settings() for law in self.each]
-        self.constant = not any(law.is_scheduled for law in self.each)
-        self.flags = [law.flags() for law in self.each]
-        self.in_tensors = any(law.tensors() for law in self.each)
+        self.constant = True not in [law.is_scheduled for law in self.each]
+        self.in_tensors = True in [law.is_in_tensors for law in self.each]
+        self.like: list[Tensor] = []
         self.may_rest = [False] * len(state)
+        self._tables: dict[int, Schedule] = {}
         self._now: tuple[list[Now], list[list[int]]] | None = None
         self.begin(state)
+
+    @property
+    def flags(self) -> list[tuple[bool, bool]]:
+        """Of each block whether any noise, and any prior, may not be 0 at a step."""
+        return [law.flags() for law in self.each]
 
     def check(self, state: Sequence[Tensor]) -> None:
         """Raise unless the numbers in tensors are those of a state's chains, as they are now."""
@@ -54,7 +60,8 @@ class Laws:
 
     def begin(self, state: Sequence[Tensor]) -> None:
         """Read tensors anew for a run of this state: they may have changed since."""
-        self.like = [x.new_empty(len(x), 0) for x in state]
+        if not self.like or len(self.like[0]) != len(state[0]):
+            self.like = [x.new_empty(len(x), 0) for x in state]
         if not self.in_tensors:
             return
         self.check(state)
@@ -78,7 +85,15 @@ class Laws:
 
     def schedule(self, k: int, first: int, n_steps: int) -> Schedule:
         """The numbers of a block's steps from ``first`` on."""
-        return schedule_of(self.each[k], first, n_steps, self.most[k], self.like[k])
+        of_block = (self.most[k], self.like[k])
+        if self.each[k].is_in_tensors:
+            return schedule_in_tensors(self.each[k], first, n_steps, *of_block)
+        if not self.constant:
+            return schedule_of(self.each[k], first, n_steps, *of_block)
+        if k not in self._tables:
+            self._tables[k] = schedule_of(self.each[k], first, 1, *of_block)
+        table = self._tables[k]
+        return table._replace(numbers=table.numbers.expand(5, n_steps))
 
     def fixed(self, now: Sequence[Now], groups: list[list[int]]) -> "Laws":
         """These laws with the same numbers at every step."""

@@ -22,18 +22,16 @@ class Schedule(NamedTuple):
 
 def schedule_of(law: Dynamics, first: int, n_steps: int, most: float, like: Tensor) -> Schedule:
     """The numbers of steps from ``first`` on of a block ``like`` this, each at most ``most``."""
-    if law.tensors():
-        return _in_tensors(law, first, n_steps, most, like)
-    steps = range(first, first + (n_steps if law.is_scheduled else 1))
+    steps = range(first, first + n_steps)
     step_size, noise_std, temperature, prior, bound = zip(*(law.at(t, most) for t in steps), strict=True)
     numbers = array("f")
     for row in (step_size, noise_std, [1.0 / t for t in temperature], prior, bound):
         numbers += array("f", row)
-    table = torch.frombuffer(numbers, dtype=torch.float32).view(5, len(steps)).to(like.device, non_blocking=True)
-    return Schedule(table.expand(5, n_steps), any(noise_std), any(prior))
+    table = torch.frombuffer(numbers, dtype=torch.float32).view(5, n_steps).to(like.device, non_blocking=True)
+    return Schedule(table, any(noise_std), any(prior))
 
 
-def _in_tensors(law: Dynamics, first: int, n_steps: int, most: float, like: Tensor) -> Schedule:
+def schedule_in_tensors(law: Dynamics, first: int, n_steps: int, most: float, like: Tensor) -> Schedule:
     """The same where some numbers lie in tensors: all steps at once, in float64 as one number is computed."""
     end = first + n_steps
 
