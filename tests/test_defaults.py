@@ -114,6 +114,8 @@ def chains():
         "noise first": lambda: run(energy, eps=None, step_size=0.01, noise_std=0.1, noise_at="before", clamp=(-1, 1)),
         "fma": lambda: run(energy, add="fma", clip=("norm", 0.5), prior_precision=0.1, backend="reference"),
         "schedule": lambda: run(energy, dynamics=hatebm.Dynamics(eps=[0.1, 0.2, 0.3]), eps=None),
+        "each chain's": lambda: run(energy, eps=hatebm.per_chain([0.1, 0.2, 0.0, 0.3, 0.1, 0.2]), return_info=True),
+        "each chain's in a kernel": lambda: run(well, temperature=hatebm.per_chain([1, 2, 3, 4, 5, 6])),
         "mask": lambda: run(energy, mask=mask, reflect=(-1, 1), return_info=True),
         "a score": lambda: run(None, grad_fn=score, return_info=True),
         "mala": lambda: run(energy, correct="mala", return_info=True),

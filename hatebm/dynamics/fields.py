@@ -22,7 +22,7 @@ from hatebm.ops.scalars import (
 )
 
 Schedule = float | list[float] | Tensor | Callable[[int], float] | LawTensor
-SCHEDULED = ("step_size", "noise_std", "eps", "temperature", "prior_precision")  # and the bound of a clip
+NUMBERS = ("step_size", "noise_std", "eps", "temperature", "prior_precision")  # and the bound of a clip
 LARGEST = sys.float_info.max
 SCHEDULE = "a number, a list, a 1-D tensor or a callable of the step, or hatebm.per_chain(tensor) for a number a chain"
 WANTED = {
@@ -60,18 +60,13 @@ class TensorSchedule(list):
 
 def _checked_schedule(field: str, value: Any) -> Schedule | None:
     """A number, a list of numbers, numbers in a tensor or a callable; None where a field may be left out."""
-    if (value is None and field in ("step_size", "noise_std", "eps")) or callable(value):
+    if (value is None and field != "temperature") or callable(value):
         return value
-    wanted = WANTED[field] if field == "clip" else SCHEDULE
-    if isinstance(value, Tensor) and value.requires_grad:
-        require(value.dim() < 2, "Dynamics", field, wanted, value)
-        value = LawTensor(value, each=False)
-    if isinstance(value, LawTensor):
-        check_tensor(field, value)
-        return value
+    if (held := _held(field, value, 1)) is not None:
+        return held
     found = plain(value)
     numbers = [as_number(number) for number in found] if isinstance(found, list) else [as_number(found)]
-    require(None not in numbers, "Dynamics", field, wanted, value, TypeError)
+    require(None not in numbers, "Dynamics", field, SCHEDULE, value, TypeError)
     for number in numbers:
         check_number(field, number)
     if not isinstance(found, list):
@@ -79,8 +74,34 @@ def _checked_schedule(field: str, value: Any) -> Schedule | None:
     return numbers if isinstance(value, list) else TensorSchedule(numbers)
 
 
-def _checked_clip(field: str, value: Any) -> tuple[str, Schedule] | None:
-    return checked_clip("Dynamics", value, number=lambda name, bound, *_: _checked_schedule(name, bound))
+def _held(field: str, value: Any, dims: int) -> LawTensor | None:
+    """Numbers that stay in their tensor, of at most so many dimensions where they are learned."""
+    if isinstance(value, Tensor) and value.requires_grad and value.dim() <= dims:
+        value = LawTensor(value, each=False)
+    if not isinstance(value, LawTensor):
+        return None
+    check_tensor(field, value)
+    return value
+
+
+def _checked_number(field: str, value: Any, wanted: str, fits: Callable[[float], bool]) -> float | LawTensor:
+    """One number at all steps, or for each chain."""
+    if (held := _held(field, value, 0)) is not None:
+        return held
+    try:
+        return checked_number("Dynamics", field, value, wanted, fits)
+    except (TypeError, ValueError) as error:
+        if getattr(value, "shape", ()):
+            error.args = (f"{error}; a number for each chain is hatebm.per_chain(tensor)",)
+        raise
+
+
+def _checked_prior(field: str, value: Any) -> float | LawTensor:
+    return _checked_number(field, value, "a finite number", math.isfinite)
+
+
+def _checked_clip(field: str, value: Any) -> tuple[str, float | LawTensor] | None:
+    return checked_clip("Dynamics", value, number=_checked_number)
 
 
 def _checked_box(field: str, value: Any) -> tuple[float | None, float | None] | None:
@@ -106,7 +127,8 @@ def _checked_word(field: str, value: Any) -> str:
 
 
 CHECKS = {
-    **dict.fromkeys(SCHEDULED, _checked_schedule),
+    **dict.fromkeys(NUMBERS, _checked_schedule),
+    "prior_precision": _checked_prior,
     **dict.fromkeys(CHOICES, _checked_word),
     "clip": _checked_clip,
     "clamp": _checked_box,

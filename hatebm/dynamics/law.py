@@ -9,7 +9,7 @@ from torch import Tensor
 from hatebm.dynamics.fields import (
     CHECKS,
     LARGEST,
-    SCHEDULED,
+    NUMBERS,
     Schedule,
     TensorSchedule,
     check_free,
@@ -35,12 +35,13 @@ CONSTANT = (int, float, type(None))  # a tuple, which isinstance takes faster th
 class Dynamics:
     """The law x <- clamp(x - step_size * clip(grad E / temperature + prior_precision * x) + noise_std * eps).
 
-    A tuple gives one entry per block of the state. ``step_size``, ``noise_std``, ``eps``, ``temperature``,
-    ``prior_precision`` and the bound of a clip take a number; a schedule, that is a list, a 1-D tensor or a callable,
-    indexed by the absolute step; or :func:`hatebm.per_chain` of (n,) or (steps, n), a number for each chain. NumPy's
-    numbers and arrays and tensors are kept as Python's numbers and lists, but for tensors that ask for a gradient, ()
-    or (steps,): those and per_chain's stay as they are, and the steps that keep their graph send them theirs. Laws are
-    equal where all that they hold is equal. A block or a chain whose step and noise are 0 is frozen and not clamped.
+    A tuple gives one entry per block of the state. ``step_size``, ``noise_std``, ``eps`` and ``temperature`` take a
+    number or a schedule: a list, a 1-D tensor or a callable, each indexed by the absolute step. They,
+    ``prior_precision`` and the bound of a clip also take :func:`hatebm.per_chain` of (n,) or (steps, n), a number for
+    each chain, and a learned number, a tensor () that asks for a gradient; a schedule may be learned too, (steps,).
+    What is learned, and per_chain's, is kept as it is and read at each run; NumPy's numbers and arrays and other
+    tensors are kept as Python's numbers and lists. Laws are equal where all that they hold is. A block, or a chain,
+    whose step and noise are 0 is frozen and not clamped.
 
     Args:
         step_size: factor of the gradient; required, unless ``eps`` is given.
@@ -70,7 +71,7 @@ class Dynamics:
     noise_std: Schedule | tuple[Schedule | None, ...] | None = None
     eps: Schedule | tuple[Schedule, ...] | None = None
     temperature: Schedule | tuple[Schedule, ...] = 1.0
-    prior_precision: Schedule | tuple[Schedule, ...] = 0.0
+    prior_precision: float | LawTensor | Tensor | tuple[float | LawTensor | Tensor, ...] = 0.0
     noise_at: str | tuple[str, ...] = "after"
     add: str | tuple[str, ...] = "sequential"
     clip: Any = None
@@ -112,7 +113,7 @@ class Dynamics:
 
     def numbers(self) -> list[tuple[str, Schedule | None]]:
         """The fields of one block that are numbers, and the bound of its clip under the name of "clip"."""
-        numbers = [(name, getattr(self, name)) for name in SCHEDULED]
+        numbers = [(name, getattr(self, name)) for name in NUMBERS]
         return numbers if self.clip is None else [*numbers, ("clip", self.clip[1])]
 
     def for_blocks(self, count: int) -> tuple["Dynamics", ...]:

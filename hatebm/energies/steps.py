@@ -23,7 +23,7 @@ class Steps(NamedTuple):
     energy is not looked at.
     """
 
-    schedule: Tensor  # (5, n_steps) or (5, n_steps, n) float32 beside x, any strides: the law's five numbers at each step
+    schedule: Tensor  # (5, n_steps) or (5, n_steps, n) float32 beside x, any strides: the law's five numbers
     noisy: bool  # whether any noise_std may not be 0
     prior: bool  # whether any prior_precision may not be 0
     add: str  # "sequential", "increment" or "fma"

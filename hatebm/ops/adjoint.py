@@ -16,8 +16,8 @@ PLACE = ("block", "purpose", "chain_ids")
 class LangevinStep(torch.autograd.Function):
     """x' = clamp(x - D(h) + noise_std eps), h = grad / T + p x, D the clipped drift, in the bits of the fused step.
 
-    With u the gradient in x', zero where x' was clamped, and v = D'(h)' u, the gradient in x is u - p v and that in grad
-    -v / T. Each number of the law gets the sum over its chain's elements of -u dD (step size and bound), of u eps
+    With u the gradient in x', zero where x' was clamped, and v = D'(h)' u, the gradient in x is u - p v, and that in
+    grad -v / T. Each number of the law gets the sum over its chain's elements of -u dD (step size and bound), of u eps
     (noise_std), of -v grad (1 / T) and of -v x (p).
     """
 
@@ -51,8 +51,9 @@ class LangevinStep(torch.autograd.Function):
         v = _through(clip, law, u)
         if learned:
             step_size, bound = _along_clip(clip, h, law, settings)
-            along = along._replace(step_size=-u * step_size, inverse_temperature=-v * g, prior_precision=-v * x)
+            along = along._replace(step_size=-u * step_size, inverse_temperature=-v * g)
             along = along if bound is None else along._replace(bound=-u * bound)
+            along = along if settings["prior_precision"] == 0 else along._replace(prior_precision=-v * x)
         numbers_grad = _summed(along, numbers) if learned else None
         return u - law.prior_precision * v, (-law.inverse_temperature * v).to(grad.dtype), numbers_grad, None, None
 

@@ -115,7 +115,7 @@ def checked_numbers_of_law(
         free = number("step_size", step_size, "a number >= 0 when noise_std is left out", lambda v: 0 <= v < math.inf)
         noise_std = square_root(2 * free)
     else:
-        noise_std = number("noise_std", noise_std, least, lambda v: (0 < v if ratio else 0 <= v) and v <= most)
+        noise_std = number("noise_std", noise_std, least, lambda v: (v > 0 if ratio else v >= 0) and v <= most)
     number("temperature", temperature, f"a finite number > 0{end}", lambda v: 0 < v <= most)
     held = f"so large that 1 / temperature is finite{end}"
     inverse = 1.0 / number("temperature", temperature, held, lambda v: 1.0 / v <= most)

@@ -31,7 +31,7 @@ def per_chain(numbers: Any) -> "LawTensor":
     if not isinstance(numbers, Tensor):
         try:
             numbers = torch.tensor(plain(numbers), dtype=torch.float64, device="cpu")
-        except (TypeError, ValueError, RuntimeError):
+        except (TypeError, ValueError, RuntimeError, OverflowError):
             require(False, name, "numbers", f"a tensor of shape {SHAPES}", numbers, TypeError)
     check_dense(name, "numbers", numbers)
     real = not (numbers.is_complex() or numbers.dtype == torch.bool)

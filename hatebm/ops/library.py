@@ -24,8 +24,8 @@ LIBRARY.define("residual_add(Tensor gz, Tensor y, str? backend=None) -> Tensor")
 LIBRARY.define(
     "langevin_step_(Tensor(a!) x, Tensor? grad, *, float step_size, float noise_std, "
     f"{PLACE}, float inverse_temperature=1.0, float prior_precision=0.0, float bound=0.0, Tensor? numbers=None, "
-    'str add="sequential", str? clip=None, str clip_on="grad", float? low=None, float? high=None, Tensor? chain_ids=None, '
-    "Tensor? noise=None, Tensor? gz=None, Tensor(b!)? image=None, Tensor(c!)? grad_norm=None, "
+    'str add="sequential", str? clip=None, str clip_on="grad", float? low=None, float? high=None, '
+    "Tensor? chain_ids=None, Tensor? noise=None, Tensor? gz=None, Tensor(b!)? image=None, Tensor(c!)? grad_norm=None, "
     "Tensor(d!)? displacement=None, Tensor(e!)? diverged=None, str? backend=None) -> ()"
 )
 LIBRARY.define(
@@ -82,9 +82,7 @@ def _on_views(run: Callable[..., None]) -> Callable[..., None]:
     return step
 
 
-def ready_step(
-    x: Tensor, backend: str | None, **settings: Any
-) -> Callable[..., None] | None:
+def ready_step(x: Tensor, backend: str | None, **settings: Any) -> Callable[..., None] | None:
     """A step of x for a whole run, called with the gradient, the step and the numbers of its law.
 
     None where there is none: then each step is one of :func:`langevin_step_`.

@@ -39,8 +39,9 @@ from hatebm.sampling.door import (
     checked_saved,
     drawn_seed,
 )
+from hatebm.sampling.graphs import Graphs
 from hatebm.sampling.info import Info
-from hatebm.sampling.state import State, checked_state
+from hatebm.sampling.state import State, checked_state, copied
 
 _lock, _running = threading.Lock(), weakref.WeakSet()
 
@@ -138,7 +139,7 @@ class Chain:
     @property
     def state(self) -> State:
         """A copy of the state."""
-        return self._shaped(_copied(self._state))
+        return self._shaped(copied(self._state))
 
     def run(
         self,
@@ -181,36 +182,33 @@ class Chain:
         check_callback(callback)
         end = checked_end(self.step, n_steps, self._blocks.laws.each, len(self._state[0]))
         grad_steps = checked_grad_steps(grad_steps, n_steps, self._form)
-        keeps = checked_keep(keep, self._form)
+        graphs = Graphs(end - grad_steps, checked_keep(keep, self._form), self._returned)
         modules = modules_of(*self._reaching)
         with self._alone("run"), in_mode(modules, self._mode), self._engine.switches():
-            state = [x.clone() for x in self._state] if grad_steps == n_steps > 0 else _copied(self._state)
+            state = [x.clone() for x in self._state] if grad_steps == n_steps > 0 else copied(self._state)
             velocity = list(self._velocity)
             self._blocks.laws.begin(state)
             watch = Watch(len(state[0]), state[0].device, self._nan == "raise" and n_steps > 0, self._form.corrected)
             transition = transition_of(self._form, self._blocks, self._potential, watch, velocity)
             info = Info(transition, every, callback, return_info, self._shaped)
-            outputs: list[State] = []
             self._blocks.region.held = self._state
             settle(modules, self._potential, self.step, state)
             self._check_bounded(modules)
             self._engine.begin(self._potential, modules, self.step, state)
             parts = (self._form, self._blocks, self._potential, state, watch)
-            shortcuts = self._engine.shortcuts(*parts, stepwise=grad_steps > 0 or keeps)
-            t, linked = self.step, end - grad_steps
+            shortcuts = self._engine.shortcuts(*parts, stepwise=grad_steps > 0 or graphs.keeps)
+            t = self.step
             while t < end:
                 taken = shortcuts(t, info.stretch(t, end))
                 if not taken:
-                    self._potential.differentiable = t >= linked or (keeps and torch.is_grad_enabled())
+                    self._potential.differentiable = graphs.learning(t)
                     info.step(t, state)
+                    state = graphs.after(t, state)
                 t += taken or 1
-                if keeps:
-                    outputs.append(self._returned(state if self._potential.differentiable else _copied(state)))
-                    state = _copied(state) if self._potential.differentiable and t <= linked else state
             watch.check(end - 1, state, self._blocks.noise.chain_ids)
             self._engine.end(n_steps, shortcuts)
-            result = outputs if keeps else self._returned(state)
-            self._state, self._velocity, self.step = _copied(state), velocity, end
+            result = graphs.outputs if graphs.keeps else self._returned(state)
+            self._state, self._velocity, self.step = copied(state), velocity, end
             self._blocks.region.held = self._state
         return (result, info.gathered(self._state[0], self._form.corrected)) if return_info else result
 
@@ -278,7 +276,3 @@ class Chain:
 
     def _shaped(self, state: list[Tensor]) -> State:
         return state[0] if self._single else tuple(state)
-
-
-def _copied(state: Sequence[Tensor]) -> list[Tensor]:
-    return [x.detach().clone() for x in state]

@@ -23,7 +23,7 @@ def langevin(
     noise_std: Schedule | tuple[Schedule | None, ...] | None = None,
     eps: Schedule | tuple[Schedule, ...] | None = None,
     temperature: Schedule | tuple[Schedule, ...] = 1.0,
-    prior_precision: Schedule | tuple[Schedule, ...] = 0.0,
+    prior_precision: Any = 0.0,
     noise_at: str | tuple[str, ...] = "after",
     add: str | tuple[str, ...] = "sequential",
     clip: Any = None,
@@ -65,7 +65,8 @@ def langevin(
         n_steps: number of steps.
 
     Returns:
-        The state after the last step, or with ``keep="steps"`` the list of those after each; with ``return_info`` also the dict that :meth:`hatebm.Chain.run` describes.
+        The state after the last step, or with ``keep="steps"`` the list of those after each; with ``return_info`` also
+        the dict that :meth:`hatebm.Chain.run` describes.
 
     Raises:
         TypeError, ValueError: naming the argument, what was wanted and what came.

@@ -32,6 +32,11 @@ def checked_like(op: str, name: str, x: State, whose: str, own: Sequence[Tensor]
     return checked_state(op, name, tuple(block.detach().to(own[0].device) for block in blocks))
 
 
+def copied(state: Sequence[Tensor]) -> list[Tensor]:
+    """Copies of blocks, without a graph."""
+    return [x.detach().clone() for x in state]
+
+
 def _blocks(op: str, name: str, x: State) -> Sequence[Tensor]:
     blocks = (x,) if isinstance(x, Tensor) else x
     require(isinstance(blocks, tuple | list), op, name, WANTED, x, TypeError)

@@ -1,11 +1,14 @@
 """Training through the last steps of a chain: gradients against loops of torch and finite differences."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
 
 import hatebm
 from hatebm.ops.adjoint import LangevinStep
+from hatebm.ops.law_numbers import NUMBERS, as_arguments
 
 OPEN = {"clamp": None, "noise_at": "after", "clamp_at": "step", "reflect": None}
 
@@ -14,12 +17,14 @@ def drawn(shape, seed=77):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def step_settings(step_size=0.1, temperature=1.0, noise_std=0.3, noise=None, **law):
+def step_settings(step_size=0.1, noise_std=0.3, noise=None, **law):
     """The arguments of one fused step, as chains give them."""
     gathered = dict.fromkeys(("gz", "image", "grad_norm", "displacement", "diverged"))
     place = {"seed": 5, "step": 3, "block": 0, "purpose": 0, "chain_ids": None, "noise": noise}
-    numbers = {"step_size": step_size, "noise_std": noise_std, "inverse_temperature": 1 / temperature}
-    return hatebm.Dynamics(step_size=step_size, **law).settings() | place | gathered | numbers
+    law = hatebm.Dynamics(step_size=step_size, noise_std=noise_std, **law)
+    step_size, noise_std, temperature, prior_precision, bound = law.at(0)
+    numbers = as_arguments(step_size, noise_std, 1 / temperature, prior_precision, bound)
+    return law.settings() | place | gathered | numbers
 
 
 STEPS = {
@@ -42,28 +47,58 @@ STEPS = {
 def test_the_step_has_the_first_and_second_derivatives_of_its_formula(law):
     settings = step_settings(**law)
     x, grad = (drawn((3, 3), seed).double().requires_grad_() for seed in (1, 2))
-    step = lambda x, grad: LangevinStep.apply(x, grad, None, settings)  # noqa: E731
+    step = lambda x, grad: LangevinStep.apply(x, grad, None, None, settings)  # noqa: E731
     assert torch.autograd.gradcheck(step, (x, grad))
     assert torch.autograd.gradgradcheck(step, (x, grad))
+
+
+def numbers_of(settings, n):
+    """The law of each of n chains, a little apart, or one for all."""
+    column = torch.tensor([settings[name] for name in NUMBERS], dtype=torch.float64)[:, None]
+    return (column * (1 + 0.05 * torch.arange(n))).requires_grad_()
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["noise drawn", "noise given"])
+@pytest.mark.parametrize("columns", [3, 1], ids=["of each chain", "of all"])
+@pytest.mark.parametrize("law", STEPS.values(), ids=STEPS)
+def test_so_it_has_in_the_numbers_of_the_law(law, columns, given):
+    settings = step_settings(**law, noise=drawn((3, 3), 9).double() if given else None)
+    x, grad = (drawn((3, 3), seed).double().requires_grad_() for seed in (1, 2))
+    step = lambda *parts: LangevinStep.apply(*parts, None, settings)  # noqa: E731
+    assert torch.autograd.gradcheck(step, (x, grad, numbers_of(settings, columns)))
+    assert torch.autograd.gradgradcheck(step, (x, grad, numbers_of(settings, columns)))
 
 
 @pytest.mark.parametrize("law", [{}, {"clamp": (-0.6, 0.8)}], ids=str)
 def test_noise_alone_passes_the_gradient_on(law):
     settings = step_settings(**law)
     x = drawn((3, 4), 1).double().requires_grad_()
-    step = lambda x: LangevinStep.apply(x, None, None, settings)  # noqa: E731
-    assert torch.autograd.gradcheck(step, (x,))
-    assert torch.autograd.gradgradcheck(step, (x,))
+    for numbers in (None, numbers_of(settings, 3), numbers_of(settings, 1)):
+        step = lambda x, numbers: LangevinStep.apply(x, None, numbers, None, settings)  # noqa: E731
+        assert torch.autograd.gradcheck(step, (x, numbers))
+        assert torch.autograd.gradgradcheck(step, (x, numbers))
 
 
 @pytest.mark.parametrize("clip", [("norm", 1.0), ("value", 1.0)], ids=str)
 def test_a_gradient_of_0_is_below_every_cap(clip):
     x, grad, u = (torch.zeros(2, 3, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    out = LangevinStep.apply(x, grad, None, step_settings(clip=clip, prior_precision=0.5))
+    out = LangevinStep.apply(x, grad, None, None, step_settings(clip=clip, prior_precision=0.5))
     first = torch.autograd.grad(out, (x, grad), u + 1, create_graph=True)
     torch.testing.assert_close(first, (torch.full_like(x, 0.95), torch.full_like(x, -0.1)))
     second = torch.autograd.grad(sum(g.sum() for g in first), (x, grad, u), allow_unused=True, materialize_grads=True)
     torch.testing.assert_close(second, (torch.zeros_like(x), torch.zeros_like(x), torch.full_like(x, 0.85)))
+
+
+def test_numbers_that_are_0_or_infinite_make_no_nan_of_what_is():
+    """A step of 0 with a clip of the update, a bound that never binds: in the first derivatives and in the second."""
+    numbers = torch.tensor([[0.0, 0.1], [0.3, 0.3], [1.0, 1.0], [0.0, 0.5], [0.1, torch.inf]], dtype=torch.float64)
+    x, grad = (drawn((2, 3), seed).double().requires_grad_() for seed in (1, 2))
+    for kind, clip_on in itertools.product(("norm", "value"), ("grad", "update")):
+        own = numbers.clone().requires_grad_()
+        out = LangevinStep.apply(x, grad, own, None, step_settings(clip=(kind, 0.1), clip_on=clip_on))
+        first = torch.autograd.grad(out.square().sum(), (x, grad, own), create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), (x, grad, own))
+        assert all(part.isfinite().all() for part in (*first, *second))
 
 
 class Pair(nn.Module):

@@ -245,10 +245,10 @@ def test_the_steps_that_a_kernel_is_told():
     law = {"step_size": [0.1, 0.2, 0.3], "temperature": 0.3, "clamp": (-1, None), "clip": ("norm", 2.0)}
     chain = hatebm.Chain(DoubleWell(), torch.zeros(2, 1), seed=9, chain_ids=[4, 5], **law)
     steps = whole.steps_of(chain._blocks, 1, 2, True)
-    assert torch.equal(steps.step_size, torch.tensor([0.2, 0.3]))
-    assert torch.equal(steps.noise_std, torch.tensor([math.sqrt(0.4), math.sqrt(0.6)]))
-    assert torch.equal(steps.inverse_temperature, torch.tensor([1 / 0.3, 1 / 0.3]))
-    assert (steps.low, steps.high, steps.clip, steps.bound) == (-1.0, math.inf, "norm", 2.0)
+    noise = [math.sqrt(0.4), math.sqrt(0.6)]
+    assert torch.equal(steps.schedule, torch.tensor([[0.2, 0.3], noise, [1 / 0.3] * 2, [0.0] * 2, [2.0] * 2]))
+    assert (steps.noisy, steps.prior) == (True, False)
+    assert (steps.low, steps.high, steps.clip) == (-1.0, math.inf, "norm")
     assert (steps.seed, steps.first_step, steps.n_steps, steps.chain_ids.tolist()) == (9, 1, 2, [4, 5])
 
 

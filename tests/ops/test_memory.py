@@ -261,6 +261,8 @@ def test_kernels_refuse_numbers_of_another_type():
             call()
 
 
+ONE_LAW = (0.1, 0.1, 1.0, 0.0, 0.0, 0, 0, 0)  # five numbers, and none of each chain
+ONE_STEP = (1, 0, 0, 0, 0, True, False, 0, 0, False, 0.0, 0.0, False, False, 0, 0, 0, 0)
 NULLS = {
     "residual_add": ("out", (0, 0, 0, 5, 1)),
     "normal": ("out", (0, 4, 3, 0, 0, 0, 0, 0, 1)),
@@ -274,16 +276,16 @@ NULLS = {
     "mlp_look": ("weight", (0, 2, [(0, 0, 3, 1, 0, 0.0)], 0, 0, 1)),
     "langevin_step": (
         "x",
-        (0, 0, 1, 0, 0, 0, 2, 3, 0.1, 0.1, 1.0, 0.0, 0, 0, False, 0.0, 0.0, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, [], 1),
+        (0, 0, 1, 0, 0, 0, 2, 3, *ONE_LAW, 0, 0, False, 0.0, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, [], 1),
     ),
-    "langevin_ratio": ("x", (0, 0, 0, 0, 1, 2, 3, 0.1, 1.0, 0.0, 0, False, 0.0, 1.0, 0.0, 0, 1)),
+    "langevin_ratio": ("x", (0, 0, 0, 0, 1, 2, 3, 0.1, *ONE_LAW[2:], 0, False, 1.0, 0.0, 0, 0, 1)),
     "whole": (
         "where",
-        ((0, 3, 1, 0, 0, 0.0, 0.0), 0, 2, 1, 0, 0, 0, 0.0, 0, 0, False, 0.0, 0.0, 0.0, False, False, 0, 0, 0, 0, 1),
+        ((0, 3, 1, 0, 0, 0.0, 0.0), 0, 2, ONE_STEP, 1),
     ),
     "mlp_chains": (
         "weight",
-        (0, 2, [(0, 0, 3, 1, 0, 0.0)], 1, 0, 0, 0, 0.0, 0, 0, False, 0.0, 0.0, 0.0, False, False, 0, 0, 0, 0, 1),
+        (0, 2, [(0, 0, 3, 1, 0, 0.0)], ONE_STEP, 1),
     ),
 }
 

@@ -139,9 +139,10 @@ SEVERAL = [
     ({"step_size": torch.ones(3, 1, 1)}, f"Dynamics: step_size {SCHEDULE}"),
     ({"step_size": lambda t: torch.ones(4)}, "Dynamics: step_size must be a schedule of numbers, one a step"),
     ({"step_size": torch.ones(4), "n_steps": 9}, "step_size must be a schedule of at least 9 .* not by the chain"),
-    ({"step_size": torch.tensor(0.1, requires_grad=True)}, "step_size must be a number without a graph"),
-    ({"step_size": torch.full((3,), 0.1, requires_grad=True)}, "step_size must be a number without a graph"),
-    ({"prior_precision": torch.tensor(0.1, requires_grad=True)}, "prior_precision must be a number without a graph"),
+    ({"step_size": torch.full((2, 3), 0.1, requires_grad=True)}, f"step_size {SCHEDULE}"),
+    ({"prior_precision": torch.ones(4)}, "a number for each chain is hatebm.per_chain\\(tensor\\)"),
+    ({"prior_precision": torch.ones(4, requires_grad=True)}, "prior_precision must be a number without a graph"),
+    ({"clamp": torch.ones(2, requires_grad=True)}, "clamp must be a number without a graph"),
 ]
 
 

@@ -105,6 +105,7 @@ CALLS = {
         | {"temperature": 1.0, "std": 1.0, "box": None, "pilot": 0, "seed": 0, "chain_ids": None, "device": None}
         | {"energy_kwargs": None, "mode": "eval", "backend": None, "compile": "off", "precision": "float32"},
     ),
+    "per_chain": (hatebm.per_chain, {"numbers": [0.1, 0.2]}),
     "normal": (hatebm.normal, {"shape": (4, 3), "device": None} | PLACE),
     "philox": (
         hatebm.philox,
@@ -154,6 +155,8 @@ CALLS = {
     "autocorrelation": (hatebm.diagnostics.autocorrelation, {"draws": DRAWS}),
 }
 OF_ANY_SHAPE = {"x": ("5d", "meta", "learned schedule"), "draws": ("5d",), "path": ("word",), "means": ("5d",)}
+OF_ANY_SHAPE |= dict.fromkeys(("step_size", "noise_std", "eps", "temperature"), ("learned", "learned schedule"))
+OF_ANY_SHAPE |= {"prior_precision": ("learned",), "numbers": ("meta", "learned schedule", "beyond floats")}
 REFUSAL = re.compile(r"[A-Za-z_]+: (.+) must be .+, got .+")
 
 

@@ -16,7 +16,7 @@ class Overdamped:
 
     def __init__(self, blocks: Blocks, potential: Potential, watch: Watch) -> None:
         self.blocks, self.potential, self.watch = blocks, potential, watch
-        self._moves: list[Callable[..., None] | None] | None = None  # of this run's blocks in place, None where a step is more
+        self._moves: list[Callable[..., None] | None] | None = None  # of blocks in place, None where a step is more
 
     def __call__(self, t: int, state: list[Tensor], gather: bool) -> dict[str, Tensor]:
         """Step t; ``gather`` returns the energies and gradient norms where it took its gradients."""

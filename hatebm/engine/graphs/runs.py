@@ -52,8 +52,8 @@ class GraphRuns:
     """Takes runs of steps of a chain as replays of a graph, where there can be one.
 
     What a graph reads is where it was: weights updated in place are seen, and the numbers of the law are read from a
-    table, so that other numbers need no other graph. Everything else that the steps depend on is its key; a module whose every dependence can be told keeps its graphs, other callables get one for each run of
-    steps.
+    table, so that other numbers need no other graph. Everything else that the steps depend on is its key; a module
+    whose every dependence can be told keeps its graphs, other callables get one for each run of steps.
     """
 
     def __init__(
