@@ -5,7 +5,7 @@ import pytest
 import torch
 from perceptrons import LAWS, gradient_in_float64, network
 from torch import nn
-from whole_chains import OF_EACH, in_other_places, schedule_of_each, steps_by
+from whole_chains import OWN_LAWS, in_other_places, own_schedule, own_steps
 
 import hatebm
 from hatebm import kernels
@@ -88,46 +88,46 @@ def assert_same_bits(got, want):
     assert torch.equal(got.contiguous().view(torch.int32), want.contiguous().view(torch.int32))
 
 
-@pytest.mark.parametrize("said", OF_EACH.values(), ids=OF_EACH)
+@pytest.mark.parametrize("said", OWN_LAWS.values(), ids=OWN_LAWS)
 def test_each_chain_has_the_bits_of_itself_alone(said):
-    energy, x, schedule = network((6, 30, 17)), torch.randn(19, 6), schedule_of_each(4, 19)
+    energy, x, schedule = network((6, 30, 17)), torch.randn(19, 6), own_schedule(4, 19, still=1)
     schedule[[1, 3]] *= said.get("noisy", True)
     x[1, 0], x[4, 0] = torch.nan, -0.0
     said = said | {"chain_ids": torch.arange(19) * 2**33 + 3}
-    state, bad = moved(energy, x, steps_by(schedule, **said))
+    state, bad = moved(energy, x, own_steps(schedule, **said))
     assert_same_bits(state[1], x[1])
     assert bad.tolist() == [NEVER] * 19
     assert (state[2] != x[2]).any()
     for c in (0, 4, 18):
         alone = said | {"chain_ids": said["chain_ids"][c : c + 1]}
         for own in (schedule[..., c], schedule[..., c : c + 1]):
-            assert_same_bits(moved(energy, x[c : c + 1], steps_by(own, **alone))[0], state[c : c + 1])
+            assert_same_bits(moved(energy, x[c : c + 1], own_steps(own, **alone))[0], state[c : c + 1])
 
 
 def test_chains_with_numbers_of_their_own_stay_close_to_those_of_the_cpu():
-    energy, x, schedule = network((6, 30, 17)), torch.randn(19, 6), schedule_of_each(4, 19)
-    for said in OF_EACH.values():
+    energy, x, schedule = network((6, 30, 17)), torch.randn(19, 6), own_schedule(4, 19, still=1)
+    for said in OWN_LAWS.values():
         schedule[[1, 3]] *= said.get("noisy", True)
-        other, steps = x.clone(), steps_by(schedule, **said)
+        other, steps = x.clone(), own_steps(schedule, **said)
         native.perceptron_chains_(other, layers_of(energy.layers), steps)
         assert (moved(energy, x, steps)[0] - other).abs().max() <= 1e-5
 
 
 def test_schedules_in_any_place():
-    energy, x, schedule = network((6, 30, 17)), torch.randn(5, 6), schedule_of_each(3, 5)
-    want, _ = moved(energy, x, steps_by(schedule, clip="norm"))
+    energy, x, schedule = network((6, 30, 17)), torch.randn(5, 6), own_schedule(3, 5, still=1)
+    want, _ = moved(energy, x, own_steps(schedule, clip="norm"))
     for same in in_other_places(schedule):
-        assert_same_bits(moved(energy, x, steps_by(same, clip="norm"))[0], want)
+        assert_same_bits(moved(energy, x, own_steps(same, clip="norm"))[0], want)
     still = schedule[:, 2:, 2:3]
-    each, _ = moved(energy, x, steps_by(still.expand(5, 3, 5)))
+    each, _ = moved(energy, x, own_steps(still.expand(5, 3, 5)))
     for same in (still[..., 0].expand(5, 3), still[..., 0].expand(5, 3).contiguous(), still.expand(5, 3, 5).clone()):
-        assert_same_bits(moved(energy, x, steps_by(same))[0], each)
+        assert_same_bits(moved(energy, x, own_steps(same))[0], each)
 
 
 def test_a_chain_at_rest_is_not_looked_at():
-    energy, x, schedule = network((6, 30, 17)), torch.randn(5, 6), schedule_of_each(4, 5)
+    energy, x, schedule = network((6, 30, 17)), torch.randn(5, 6), own_schedule(4, 5, still=1)
     schedule[:2, :, 2:] = 0.01
     schedule[:2, :2, 2] = 0.0
     x[1:4] = torch.nan
-    _, bad = moved(energy, x, steps_by(schedule))
-    assert bad.tolist() == [NEVER, NEVER, 9, 7, NEVER]
+    _, bad = moved(energy, x, own_steps(schedule))
+    assert bad.tolist() == [NEVER, NEVER, 2**34 + 2, 2**34, NEVER]

@@ -4,7 +4,7 @@ import interpreter
 import pytest
 import torch
 from formula_energies import KINDS, of_kind
-from whole_chains import EVERY_LAW, OF_EACH, in_other_places, outcome, schedule_of_each, start, steps_by
+from whole_chains import EVERY_LAW, OWN_LAWS, in_other_places, outcome, own_schedule, own_steps, start
 
 from hatebm import kernels
 from hatebm.energies import Mixture
@@ -115,52 +115,52 @@ def moved(module, energy, x, steps):
     return x, first_bad
 
 
-@pytest.mark.parametrize("said", OF_EACH.values(), ids=OF_EACH)
+@pytest.mark.parametrize("said", OWN_LAWS.values(), ids=OWN_LAWS)
 @pytest.mark.parametrize("kind", ["well", "full"])
 def test_each_chain_has_the_bits_of_itself_alone(kind, said, assert_same):
-    energy, x, schedule = of_kind(kind, 3), start(kind, 37, 3), schedule_of_each(4, 37)
+    energy, x, schedule = of_kind(kind, 3), start(kind, 37, 3), own_schedule(4, 37, still=1)
     schedule[[1, 3]] *= said.get("noisy", True)
     x[1, 0], x[4, 0] = torch.nan, -0.0
     said = said | {"chain_ids": torch.arange(37) * 2**33 + 3}
-    state, bad = moved(kernels, energy, x, steps_by(schedule, **said))
-    for got, want in zip((state, bad), moved(native, energy, x, steps_by(schedule, **said)), strict=True):
+    state, bad = moved(kernels, energy, x, own_steps(schedule, **said))
+    for got, want in zip((state, bad), moved(native, energy, x, own_steps(schedule, **said)), strict=True):
         assert_same(got, want)
     assert torch.equal(state[1].view(torch.int32), x[1].view(torch.int32))
     assert bad.tolist() == [NEVER] * 37
     for c in (0, 1, 4, 36):
         alone = said | {"chain_ids": said["chain_ids"][c : c + 1]}
         for own in (schedule[..., c], schedule[..., c : c + 1]):
-            got, _ = moved(kernels, energy, x[c : c + 1], steps_by(own, **alone))
+            got, _ = moved(kernels, energy, x[c : c + 1], own_steps(own, **alone))
             assert torch.equal(got.view(torch.int32), state[c : c + 1].view(torch.int32))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_energy_by_schedules_in_any_place(kind, assert_same):
-    energy, x, schedule = of_kind(kind, 5), start(kind, 9, 5), schedule_of_each(3, 9)
-    want = moved(native, energy, x, steps_by(schedule, clip="norm", noise_at="before"))
+    energy, x, schedule = of_kind(kind, 5), start(kind, 9, 5), own_schedule(3, 9, still=1)
+    want = moved(native, energy, x, own_steps(schedule, clip="norm", noise_at="before"))
     for same in (schedule, *in_other_places(schedule)):
-        for a, b in zip(moved(kernels, energy, x, steps_by(same, clip="norm", noise_at="before")), want, strict=True):
+        for a, b in zip(moved(kernels, energy, x, own_steps(same, clip="norm", noise_at="before")), want, strict=True):
             assert_same(a, b)
     for law in (schedule[:, :1].expand(5, 3, 9), schedule[:, :1, 0].expand(5, 3)):
-        got, want = moved(kernels, energy, x, steps_by(law)), moved(native, energy, x, steps_by(law.clone()))
+        got, want = moved(kernels, energy, x, own_steps(law)), moved(native, energy, x, own_steps(law.clone()))
         for a, b in zip(got, want, strict=True):
             assert_same(a, b)
 
 
 @pytest.mark.parametrize("noise_at", ["after", "before"])
 def test_a_chain_at_rest_is_not_looked_at(noise_at, assert_same):
-    energy, x, schedule = of_kind("well", 3), start("well", 5, 3), schedule_of_each(4, 5)
+    energy, x, schedule = of_kind("well", 3), start("well", 5, 3), own_schedule(4, 5, still=1)
     schedule[:2, :, 2:] = 0.01
     schedule[:2, :2, 2] = 0.0
     x[1:4] = 3e38
     for module in (kernels, native):
-        _, bad = moved(module, energy, x, steps_by(schedule, noise_at=noise_at))
-        assert bad.tolist() == [NEVER, NEVER, 9, 7, NEVER]
+        _, bad = moved(module, energy, x, own_steps(schedule, noise_at=noise_at))
+        assert bad.tolist() == [NEVER, NEVER, 2**34 + 2, 2**34, NEVER]
 
 
 def test_a_schedule_of_others_is_refused():
     energy, x = of_kind("well", 3), start("well", 5, 3)
     with pytest.raises(ValueError, match="schedule"):
-        moved(kernels, energy, x, steps_by(schedule_of_each(4, 4)))
+        moved(kernels, energy, x, own_steps(own_schedule(4, 4, still=1)))
     with pytest.raises(TypeError, match="float32"):
-        moved(kernels, energy, x, steps_by(schedule_of_each(4, 5).double()))
+        moved(kernels, energy, x, own_steps(own_schedule(4, 5, still=1).double()))

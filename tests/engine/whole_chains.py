@@ -27,37 +27,6 @@ MORE = {
 }
 EVERY_LAW = LAWS | MORE
 
-OF_EACH = {  # what steps with a schedule of their own may say beside it
-    "plain": {},
-    "increment": {"add": "increment", "low": -0.7, "high": 0.9},
-    "value": {"clip": "value"},
-    "value update": {"clip": "value", "clip_on": "update", "add": "fma"},
-    "norm": {"clip": "norm", "low": -0.7},
-    "before": {"noise_at": "before", "clip": "norm", "clip_on": "update"},
-    "before, walls": {"noise_at": "before", "low": -0.7, "high": 0.9, "clamp_noise": True, "add": "fma"},
-    "nobody's": {"noisy": False, "prior": False},
-}
-
-
-def schedule_of_each(n_steps, n):
-    """Numbers of each step and chain, (5, n_steps, n): some without noise or a prior, some at rest or uphill."""
-    made = torch.Generator().manual_seed(n_steps * n)
-    step_size, noise_std, cold, prior, bound = torch.rand(5, n_steps, n, generator=made)
-    rests = torch.rand(2, n_steps, n, generator=made) < 0.3
-    rests[:, :, 1] = True  # a chain that stays where it is
-    rests[:, 1, :2] = True
-    schedule = torch.stack([0.02 * step_size - 0.002, 0.2 * noise_std, cold + 0.5, prior - 0.3, 0.1 + bound])
-    schedule[0][rests[0]], schedule[1][rests[1]] = 0.0, 0.0
-    schedule[3][prior < 0.3] = 0.0
-    return schedule
-
-
-def steps_by(schedule, **said):
-    """Steps with these numbers."""
-    said = {"noisy": True, "prior": True, "add": "sequential", "clip": None, "clip_on": "grad"} | said
-    said = {"low": -torch.inf, "high": torch.inf, "clamp_noise": False, "noise_at": "after", "seed": 5} | said
-    return Steps(schedule, **{"first_step": 7, "chain_ids": None, "watched": True, "backend": None} | said)
-
 
 def in_other_places(schedule):
     """The same numbers in other memory orders."""

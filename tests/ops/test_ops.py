@@ -210,12 +210,23 @@ SAMPLE = (torch.randn(3, 5), torch.randn(3, 5))
             {"step_size": 0.1, "noise_std": 0.2, "seed": 1, "step": 2, "gz": SAMPLE[1], "image": torch.empty(3, 5)}
             | {"grad_norm": torch.empty(3), "displacement": torch.empty(3), "seed_at": torch.tensor(4)},
         ),
+        (
+            "langevin_step_",
+            SAMPLE,
+            {"step_size": 1.0, "noise_std": 1.0, "seed": 1, "step": 2, "numbers": torch.rand(5, 3), "clip": "norm"},
+        ),
         ("langevin_ratio", SAMPLE + SAMPLE[::-1], {"step_size": 0.1, "noise_std": 0.2, "clip": "norm", "bound": 1.0}),
+        (
+            "langevin_ratio",
+            SAMPLE + SAMPLE[::-1],
+            {"step_size": 1.0, "noise_std": 1.0, "numbers": torch.rand(5, 3)}
+            | {"halves": torch.rand(2, 3, dtype=torch.float64)},
+        ),
         ("metropolis", (torch.randn(3, dtype=torch.float64),), {"seed": 1, "step": 2, "step_at": torch.tensor(4)}),
     ],
     ids=[
         *("philox", "normal", "residual_add", "langevin_step_", "langevin_step_ gathering"),
-        *("langevin_ratio", "metropolis"),
+        *("langevin_step_ of each chain", "langevin_ratio", "langevin_ratio of each chain", "metropolis"),
     ],
 )
 def test_opcheck(op, args, kwargs):

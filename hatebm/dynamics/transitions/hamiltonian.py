@@ -24,6 +24,7 @@ from hatebm.dynamics.transitions.adjusted import (
 )
 from hatebm.dynamics.transitions.overdamped import gathered_facts
 from hatebm.ops.law_numbers import arguments_of, halves_of
+from hatebm.ops.law_tensors import is_hidden
 from hatebm.ops.library import langevin_ratio
 
 
@@ -52,6 +53,7 @@ class Hamiltonian:
         self.velocity, self.leapfrog_steps, self.corrected = velocity, leapfrog_steps, corrected
         self.energies: Tensor | None = None
         self.grads: dict[int, Tensor] | None = None
+        self._shares: dict[int, tuple[Now, Number, Number]] = {}  # of a velocity that stays, and of noise that comes
 
     def __call__(self, t: int, state: list[Tensor], gather: bool) -> dict[str, Tensor]:
         """Step t; ``gather`` returns energies and gradient norms before it, and the share of accepted proposals."""
@@ -124,10 +126,14 @@ class Hamiltonian:
         return energies, dict(zip(moving, grads, strict=True))
 
     def _refreshed(self, t: int, k: int, x: Tensor, now: Now, noise: Tensor | None) -> Tensor:
-        check_noisy(now.noise_std, "> 0 where velocities move x")
         friction = self.blocks.laws.each[k].friction
-        keep, fresh = kept_and_fresh(math.inf if friction is None else friction, now.noise_std, self.leapfrog_steps)
-        v = torch.zeros_like(x) if friction in (None, math.inf) else self.velocity[k] * column(keep, x)
+        friction = math.inf if friction is None else friction
+        if self._shares.get(k, (None,))[0] is not now:  # the same one at every step of a constant law
+            check_noisy(now.noise_std, "> 0 where velocities move x")
+            self._shares[k] = now, *kept_and_fresh(friction, now.noise_std, self.leapfrog_steps)
+        _, keep, fresh = self._shares[k]
+        forgets = math.isinf(friction) or (not isinstance(keep, Tensor) and keep == 0)
+        v = torch.zeros_like(x) if forgets else self.velocity[k] * column(keep, x)
         return self.blocks.refresh(t, k, v, fresh, noise)
 
     def _half_square(self, old: Tensor, new: Tensor, precision: Number) -> Tensor:
@@ -139,6 +145,9 @@ class Hamiltonian:
 
 def kept_and_fresh(friction: float, length: Number, leapfrog_steps: int) -> tuple[Number, Number]:
     """What of a velocity stays after a way, exp(-friction * way), and how much noise comes, sqrt(1 - that squared)."""
+    if isinstance(length, Tensor) and is_hidden(length):
+        way = friction * length * leapfrog_steps
+        return torch.exp(-way), torch.sqrt(-torch.expm1(-2 * way))
     if isinstance(length, Tensor):
         pairs = [kept_and_fresh(friction, h, leapfrog_steps) for h in length.flatten().tolist()]
         keep, fresh = torch.tensor(pairs, dtype=length.dtype, device=length.device).view(-1, 2).unbind(1)
