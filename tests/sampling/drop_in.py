@@ -1,4 +1,4 @@
-"""The sampling loops of eleven public code bases, as one writes them in PyTorch, with their noise handed in.
+"""The sampling loops of thirteen public code bases, as one writes them in PyTorch, with their noise handed in.
 
 Each takes what it samples from, the start, and one tensor of standard normals a step.
 """
@@ -195,3 +195,37 @@ def ncsn(score, x, noise, sigmas, step_lr):
             noise_step = eps * math.sqrt(step_size * 2)
             x = x + step_size * score(x, labels) + noise_step
     return x
+
+
+def ramp(t, eps_max):
+    """Energy Matching's temperature of chains that begin at noise: 0 up to t = 0.8, then linear to eps_max at t = 1."""
+    return eps_max * min(max((t - 0.8) / 0.2, 0.0), 1.0)
+
+
+def energy_matching(potential, x, noise, from_data, dt, eps_max):
+    """m1balcerak/EnergyMatching, images: chains that begin at data have the temperature eps_max from the start."""
+    for k, xi in enumerate(noise):
+        x = x.detach().requires_grad_()
+        eps = torch.where(from_data, eps_max, ramp(k * dt, eps_max))
+        x = x - dt * gradient(potential, x) + (2 * dt * eps).sqrt().view(-1, 1, 1, 1) * xi
+    return x.detach().clamp(-1, 1)
+
+
+def energy_matching_proteins(energy, x, noise, weights, dt, eps):
+    """m1balcerak/EnergyMatching, proteins: one energy of all chains, a term of it weighted by the step."""
+    for weight, xi in zip(weights, noise, strict=True):
+        x = x.detach().requires_grad_()
+        grad = torch.autograd.grad(energy(x, weight), x)[0]
+        x = (x - dt * grad + math.sqrt(2 * dt * eps) * xi).clamp(-1, 1)
+    return x.detach()
+
+
+def refinement(energy, x, noise, alpha, noise_std, most, through):
+    """alexiglad/EBT: the output of every step, with the graph of its own step, or of all; alpha is one a chain."""
+    alpha, outputs = alpha.view(-1, 1, 1, 1), []
+    for xi in noise:
+        x = (x if through else x.detach()) + noise_std * xi
+        grad = torch.autograd.grad(energy(x).sum(), x, create_graph=True)[0]
+        x = x - alpha * torch.clamp(grad, -most / alpha, most / alpha)
+        outputs.append(x)
+    return outputs

@@ -1,8 +1,11 @@
-"""One call gives the bits of each of eleven public sampling loops, in float32 on the CPU, with the loop's own noise."""
+"""One call gives the bits of each of thirteen public loops, in float32 on the CPU, with the loop's own noise."""
 
 import pytest
 import torch
 from drop_in_rows import CAPPED, OTHER_ADD, ROWS, STEPS, difference, hat
+from drop_in_tensors import ROWS as ROWS_OF_TENSORS
+
+ROWS = ROWS | ROWS_OF_TENSORS
 
 
 @pytest.fixture
@@ -51,6 +54,14 @@ OTHER_CHAINS = [
     ("joint latent prior, prior chain", {"blocks": "sequential"}),
     ("latent-space-EBM-prior, prior chain", {"prior_precision": 0.0}),
     ("NCSN", {"energy_kwargs": lambda t: {"labels": torch.zeros(6, dtype=torch.int64)}}),
+    ("Energy Matching", {"noise_std": (2 * 0.01 * 0.1) ** 0.5}),
+    ("Energy Matching", {"clamp_at": "step"}),
+    ("Energy Matching, proteins", {"energy_kwargs": {"weight": 0.5}}),
+    ("Energy Matching, proteins", {"clamp": None}),
+    ("energy-based transformer", {"noise_at": "after"}),
+    ("energy-based transformer", {"clip": None}),
+    ("energy-based transformer", {"grad_steps": STEPS}),
+    ("energy-based transformer", {"step_size": 0.5}),
 ]
 
 
