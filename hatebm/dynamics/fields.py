@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from hatebm.ops.checks import checked_choice, require
-from hatebm.ops.law_tensors import LawTensor
+from hatebm.ops.law_tensors import LawTensor, check_listed
 from hatebm.ops.native.extension import ADD
 from hatebm.ops.scalars import (
     as_number,
@@ -64,6 +64,7 @@ def _checked_schedule(field: str, value: Any) -> Schedule | None:
         return value
     if (held := _held(field, value, 1)) is not None:
         return held
+    check_listed("Dynamics", field, value)
     found = plain(value)
     numbers = [as_number(number) for number in found] if isinstance(found, list) else [as_number(found)]
     require(None not in numbers, "Dynamics", field, SCHEDULE, value, TypeError)
@@ -187,7 +188,8 @@ def check_tensor(field: str, numbers: LawTensor, most: float = LARGEST) -> None:
 def _checked_entry(field: str, value: Any) -> float:
     check_unlearned("Dynamics", field, value)
     number = as_number(value)
-    require(number is not None, "Dynamics", field, "a schedule of numbers, one a step", value, TypeError)
+    wanted = "a schedule of numbers, one a step (of one a chain too: hatebm.per_chain of (steps, n))"
+    require(number is not None, "Dynamics", field, wanted, value, TypeError)
     return float(number)
 
 

@@ -41,7 +41,7 @@ class Dynamics:
     each chain, and a learned number, a tensor () that asks for a gradient; a schedule may be learned too, (steps,).
     What is learned, and per_chain's, is kept as it is and read at each run; NumPy's numbers and arrays and other
     tensors are kept as Python's numbers and lists. Laws are equal where all that they hold is. A block, or a chain,
-    whose step and noise are 0 is frozen and not clamped.
+    whose step and noise are 0 is frozen and not clamped, but in steps that learn those numbers.
 
     Args:
         step_size: factor of the gradient; required, unless ``eps`` is given.
@@ -189,11 +189,12 @@ class Dynamics:
         for name in ("clamp", "reflect"):
             checked_box("Dynamics", name, getattr(self, name), most)
 
-    def check_tensors(self, n: int, most: float) -> None:
-        """Raise unless what lies in tensors has numbers for n chains that are at most ``most``."""
+    def check_tensors(self, x: Tensor, most: float) -> None:
+        """Raise unless what lies in tensors has numbers for the chains of x that are at most ``most``."""
         for name, value in self.tensors():
-            fits = value.n in (None, n)
-            require(fits, "Dynamics", name, f"numbers for {n} chains, (n,) or (steps, n)", value.tensor)
+            wanted = f"numbers for {len(x)} chains, (n,) or (steps, n)"
+            require(value.n in (None, len(x)), "Dynamics", name, wanted, value.tensor)
+            require(x.is_meta or not value.tensor.is_meta, "Dynamics", name, "numbers that can be read", value.tensor)
             check_tensor(name, value, most)
         if isinstance(self.step_size, LawTensor) and self.noise_std is None:
             for number in self.step_size.ends() or ():
@@ -208,10 +209,12 @@ class Dynamics:
             known = value.n_steps if isinstance(value, LawTensor) else len(value) if isinstance(value, list) else None
             if known is None:
                 continue
-            wanted = f"a schedule of at least {end} entries: it is indexed by the absolute step, not by the chain"
-            wanted += f" (for a number a chain give hatebm.per_chain(tensor) of shape ({n},) or (steps, {n}))"
-            require(known >= end, "Dynamics", name, wanted, f"{known} entries")
-            doubtful = isinstance(value, TensorSchedule) and known == n > end
+            wanted = f"a schedule of at least {end} entries: it is indexed by the absolute step"
+            each = isinstance(value, LawTensor) and value.each
+            hint = f", not by the chain (a number a chain is hatebm.per_chain(tensor), ({n},) or (steps, {n}))"
+            require(known >= end, "Dynamics", name, wanted + ("" if each else hint), f"{known} entries")
+            bare = isinstance(value, TensorSchedule) or (isinstance(value, LawTensor) and not each)
+            doubtful = bare and known == n > end
             text = f"hatebm.per_chain(tensor) for a number a chain, or a list for one a step beyond step {end}"
             require(not doubtful, "Dynamics", name, text, f"a tensor of {n} entries for {n} chains")
 

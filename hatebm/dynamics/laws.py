@@ -55,8 +55,8 @@ class Laws:
 
     def check(self, state: Sequence[Tensor]) -> None:
         """Raise unless the numbers in tensors are those of a state's chains, as they are now."""
-        for law, most in zip(self.each, self.most, strict=True):
-            law.check_tensors(len(state[0]), most)
+        for law, most, x in zip(self.each, self.most, state, strict=True):
+            law.check_tensors(x, most)
 
     def begin(self, state: Sequence[Tensor]) -> None:
         """Read tensors anew for a run of this state: they may have changed since."""
@@ -65,7 +65,7 @@ class Laws:
         if not self.in_tensors:
             return
         self.check(state)
-        self.may_rest = [law.may_rest() for law in self.each]
+        self.may_rest = [law.is_in_tensors and law.may_rest() for law in self.each]
         self._now = None
 
     def at(self, t: int, learning: bool = False) -> tuple[list[Now], list[list[int]]]:
@@ -131,7 +131,7 @@ class Laws:
         step_size, noise_std, temperature, prior_precision, bound = found
         arguments = arguments_of((step_size, noise_std, 1.0 / temperature, prior_precision, bound), x)
         resting = None
-        if self.may_rest[k]:
-            columns = arguments["numbers"].detach().expand(5, len(x))
-            resting = (columns[0] == 0) & (columns[1] == 0)
+        numbers = arguments["numbers"]
+        if self.may_rest[k] and not numbers.requires_grad:  # one that is learned may leave 0
+            resting = ((numbers[0] == 0) & (numbers[1] == 0)).expand(len(x))
         return Now(*found, arguments, resting)

@@ -26,7 +26,12 @@ def arguments_of(values: tuple[float | Tensor, ...], x: Tensor) -> dict[str, Any
     if not tensors:
         return as_arguments(*values)
     columns = len(x) if any(value.dim() for value in tensors) else 1
-    numbers = torch.stack([as_column(value, columns, x.device) for value in values]).to(x.dtype)
+    if torch.compiler.is_compiling() or any(value.requires_grad for value in tensors):
+        numbers = torch.stack([as_column(value, columns, x.device) for value in values]).to(x.dtype)
+    else:
+        numbers = torch.empty(5, columns, dtype=x.dtype, device=x.device)
+        for row, value in zip(numbers.unbind(), values, strict=True):
+            row.copy_(value) if isinstance(value, Tensor) else row.fill_(value)
     return as_arguments(*[1.0 if isinstance(value, Tensor) else value for value in values], numbers)
 
 

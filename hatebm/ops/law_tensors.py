@@ -28,6 +28,7 @@ def per_chain(numbers: Any) -> "LawTensor":
         TypeError, ValueError: naming what was wanted and what came.
     """
     name = "per_chain"
+    check_listed(name, "numbers", numbers)
     if not isinstance(numbers, Tensor):
         try:
             numbers = torch.tensor(plain(numbers), dtype=torch.float64, device="cpu")
@@ -106,6 +107,13 @@ class LawTensor:
 
     def _kind(self) -> tuple:
         return self.each, tuple(self.tensor.shape), str(self.tensor.dtype), self.tensor.requires_grad
+
+
+def check_listed(op: str, name: str, values: Any) -> None:
+    """Raise where learned numbers come one by one: no gradient would reach them."""
+    listed = values if isinstance(values, list | tuple | torch.nn.ParameterList) else ()
+    learned = any(isinstance(value, Tensor) and value.requires_grad for value in listed)
+    require(not learned, op, name, "one tensor where numbers are learned, torch.stack of them", values)
 
 
 def is_hidden(tensor: Tensor) -> bool:

@@ -215,6 +215,19 @@ def test_a_step_holds_as_much_as_every_other_and_a_list_as_long_as_it_lives(link
     assert [ref() for ref in gone] == [None] * 3, "a chain holds no graph of its past"
 
 
+@pytest.mark.parametrize("each", [False, True], ids=["of all", "of each chain"])
+def test_a_number_that_begins_at_0_learns(each):
+    step = torch.zeros(3 if each else (), requires_grad=True, **F64)
+    law = {"step_size": hatebm.per_chain(step) if each else step, "noise_std": 0.0, "grad_steps": 1}
+    x = drawn(3, 2)
+    out = hatebm.langevin(energy, x, 1, **law)
+    assert torch.equal(out, x)
+    leaf = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(energy(leaf).sum(), leaf)
+    (got,) = torch.autograd.grad(out.sum(), step)
+    torch.testing.assert_close(got, -slope.sum(1) if each else -slope.sum())
+
+
 def test_without_a_graph_nothing_is_held():
     step = torch.tensor(0.1, requires_grad=True)
     law = {"step_size": step, "noise_std": 0.1, "seed": 0}

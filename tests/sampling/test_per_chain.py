@@ -171,6 +171,19 @@ def test_blocks_have_numbers_of_their_own():
         assert all(torch.equal(a[0], b[c]) for a, b in zip(one, together, strict=True))
 
 
+@pytest.mark.parametrize("how", [{}, {"correct": "mala"}])
+def test_a_block_of_floats_stays_beside_one_of_tensors(how):
+    """One that is frozen, at all steps or at some, by a float, a list or a function."""
+    energy = lambda z, y: quadratic(z) + quadratic(y) + z.sum(1) * y.sum(1)  # noqa: E731
+    z, y = drawn(N, 3), drawn(N, 4)
+    for still in (0.0, [0.2, 0.0, 0.2, 0.0, 0.2], lambda t: 0.2 * (t % 2)):
+        together = hatebm.langevin(energy, (z, y), STEPS, eps=(spread(0.1, 0.3), still), seed=0, **how)
+        for c in range(N):
+            here, law = (z[c : c + 1], y[c : c + 1]), alone(c)({"eps": (spread(0.1, 0.3), still)})
+            one = hatebm.langevin(energy, here, STEPS, **law, seed=0, chain_ids=[c], **how)
+            assert all(torch.equal(a[0], b[c]) for a, b in zip(one, together, strict=True))
+
+
 def test_a_part_of_the_chains_takes_a_part_of_the_law():
     """A batch in two halves is the batch, with the law of each half's chains."""
     law, x = hatebm.Dynamics(**LAWS["all"]), drawn(N, D)

@@ -35,7 +35,7 @@ REFUSED = {
     "rows of another": ({"eps": hatebm.per_chain(MANY[:, :3])}, r"eps must be numbers for 4 chains, \(n,\) or \(steps"),
     "a tensor of (n,)": (
         {"eps": torch.full((4,), 0.1), "steps": 5},
-        r"by the chain \(for a number a chain give hatebm",
+        r"not by the chain \(a number a chain is hatebm",
     ),
     "a longer one": (
         {"eps": torch.full((4,), 0.1)},
@@ -59,6 +59,16 @@ REFUSED = {
         {"eps": None, "step_size": hatebm.per_chain([0.1, -0.1, 0.1, 0.1])},
         "step_size must be a number >= 0 when noise_std is left out, got -0.1",
     ),
+    "a learned tensor of (n,)": (
+        {"eps": torch.full((4,), 0.1, requires_grad=True)},
+        r"eps must be hatebm.per_chain\(tensor\) for a number a chain",
+    ),
+    "one by one": (
+        {"eps": [torch.tensor(0.1, requires_grad=True)] * 3},
+        "eps must be one tensor where numbers are learn",
+    ),
+    "a function of the step": ({"eps": lambda t: hatebm.per_chain(EACH)}, r"hatebm.per_chain of \(steps, n\)"),
+    "without data": ({"eps": hatebm.per_chain(torch.ones(4, device="meta"))}, "eps must be numbers that can be read"),
     "where there is one": ({"friction": hatebm.per_chain(EACH)}, "friction must be a number"),
     "a box": ({"clamp": (hatebm.per_chain(EACH), 1)}, "clamp must be a number"),
 }
@@ -84,6 +94,7 @@ MADE = {
     "bools": (torch.ones(2, dtype=torch.bool), "per_chain: numbers must be real numbers"),
     "words": (["a"], "per_chain: numbers must be a tensor of shape"),
     "ragged": ([[0.1], [0.1, 0.2]], "per_chain: numbers must be a tensor of shape"),
+    "learned one by one": ([torch.tensor(0.1, requires_grad=True)], "per_chain: numbers must be one tensor where numb"),
     "sparse": (torch.eye(2).to_sparse(), "per_chain: numbers must be a dense tensor"),
 }
 
