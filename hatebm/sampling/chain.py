@@ -58,7 +58,8 @@ class Chain:
         x: the initial state, float32 (float64 runs on the reference), (n, \*sample), or a tuple or list of such blocks.
         dynamics: the law; or give its fields as keywords, see :class:`hatebm.Dynamics`.
         seed: 64-bit seed of the noise; None draws one from torch's generator.
-        chain_ids: (n,) ids of the chains in [0, 2^40); default 0..n-1.
+        chain_ids: (n,) ids of the chains in [0, 2^40); default 0..n-1. They name a chain's noise; its own numbers of
+            the law, :func:`hatebm.per_chain`, go by position.
         first_step: absolute index of the first step: schedules and noise go by it.
         energy_kwargs: keyword arguments of the energy, a dict or a callable of the step.
         grad_fn: the gradient itself (minus the score) in place of autograd: grad_fn(\*state, \*\*kwargs).
