@@ -10,8 +10,12 @@ from torch import Tensor
 from hatebm.dynamics.fields import number_at
 from hatebm.dynamics.law import Dynamics, Number, do_move
 from hatebm.dynamics.schedule import Schedule, schedule_in_tensors, schedule_of
+from hatebm.ops.checks import STEPS
 from hatebm.ops.law_numbers import arguments_of, as_arguments, halves_of
 from hatebm.ops.scalars import largest
+
+
+FEWEST, ROOM = 16, 1 << 20  # steps of a table, and numbers of one field in it
 
 
 class Now(NamedTuple):
@@ -82,6 +86,13 @@ class Laws:
     def groups_at(self, t: int) -> list[list[int]]:
         """The groups of blocks that move together at step t."""
         return self._grouped([law.moves_at(t, most) for law, most in zip(self.each, self.most, strict=True)])
+
+    @property
+    def longest(self) -> int:
+        """Of how many steps a table should hold the numbers: it grows with the chains where theirs differ."""
+        if self.constant or not any(law.tells_chains_apart for law in self.each):
+            return STEPS
+        return max(FEWEST, ROOM // max(len(self.like[0]), 1))
 
     def schedule(self, k: int, first: int, n_steps: int) -> Schedule:
         """The numbers of a block's steps from ``first`` on."""

@@ -32,7 +32,7 @@ def schedule_of(law: Dynamics, first: int, n_steps: int, most: float, like: Tens
 
 
 def schedule_in_tensors(law: Dynamics, first: int, n_steps: int, most: float, like: Tensor) -> Schedule:
-    """The same where some numbers lie in tensors: all steps at once, in float64 as one number is computed."""
+    """The same where some numbers lie in tensors: all steps at once, in float64 as one step's are computed."""
     end = first + n_steps
 
     def rows(field: str, value: Numbers, *_: float) -> Tensor:
@@ -46,6 +46,10 @@ def schedule_in_tensors(law: Dynamics, first: int, n_steps: int, most: float, li
 
     step_size, noise_std, temperature, prior, bound = law.at(first, most, rows)
     bound = bound if isinstance(bound, Tensor) else torch.zeros_like(prior)
-    numbers = torch.broadcast_tensors(step_size, noise_std, 1.0 / temperature, prior, bound)
-    table = torch.stack(numbers).float().expand(5, n_steps, -1)
+    numbers = (step_size, noise_std, 1.0 / temperature, prior, bound)
+    shape = torch.broadcast_shapes(*(rows.shape for rows in numbers))
+    table = torch.empty(5, *shape, dtype=torch.float32, device=like.device)
+    for row, values in zip(table, numbers, strict=True):
+        row.copy_(values)
+    table = table.expand(5, n_steps, -1)
     return Schedule(table if law.tells_chains_apart else table[:, :, 0], *law.flags())

@@ -61,7 +61,8 @@ class WholeRuns:
         """Advance the state by at most ``n_steps`` from step t; returns by how many, 0 where a step is a step."""
         if self.energy is None or n_steps == 0:
             return 0
-        steps = steps_of(self.blocks, t, min(n_steps, self.longest), self.watch.wanted)
+        longest = min(self.longest, self.blocks.laws.longest)
+        steps = steps_of(self.blocks, t, min(n_steps, longest), self.watch.wanted)
         if reason := self.energy.can_advance(self.state[0], steps):
             self.energy, self.refusal = None, reason
             return 0

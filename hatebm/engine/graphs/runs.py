@@ -74,7 +74,7 @@ class GraphRuns:
         """Advance the state by at most ``n_steps`` from step t; returns by how many, 0 where a step is a step."""
         if self.refused or n_steps < 2:
             return 0
-        n_steps = alike(self.blocks.laws, t, min(n_steps, longest(self.blocks, len(self.state[0]))))
+        n_steps = alike(self.blocks.laws, t, min(n_steps, longest(self.blocks.laws)))
         key = self._key(t) if n_steps > 1 else None
         graphs = {} if key is None else _kept.setdefault(self.function, {})
         graph = graphs.get(key)
@@ -142,7 +142,7 @@ class GraphRuns:
         ]
         given = (blocks.noise.chain_ids is None, *(mask is None for mask in blocks.region.masks), self.watch.wanted)
         here = tuple((x.shape, x.stride(), x.device) for x in self.state)
-        numbers = (table_shapes(blocks, len(self.state[0])), blocks.laws.flags, blocks.laws.may_rest)
+        numbers = (table_shapes(blocks.laws), blocks.laws.flags, blocks.laws.may_rest)
         moving = tuple(map(tuple, blocks.laws.groups_at(t)))
         law = (blocks.laws.joint, blocks.backend, moving, *map(tuple, numbers), tuple(laws))
         return found, storage_key(self.function), here, law, given, self.precision, settings_of_torch()

@@ -9,7 +9,7 @@ from torch import Tensor
 from hatebm.dynamics.blocks import Blocks
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
-from hatebm.dynamics.laws import Now
+from hatebm.dynamics.laws import Laws, Now
 from hatebm.dynamics.noise import Noise
 from hatebm.dynamics.region import Region
 from hatebm.dynamics.transitions import Overdamped
@@ -19,7 +19,7 @@ from hatebm.ops.checks import GRAD_DTYPES, STEPS
 from hatebm.ops.law_numbers import NUMBERS
 from hatebm.ops.native.chains import NEVER
 
-MOST, FEWEST, ROOM = 256, 16, 1 << 22  # steps of a schedule in buffers, and numbers of one field where chains differ
+MOST = 256  # steps of a schedule in buffers
 
 
 class StaticBuffers:
@@ -41,7 +41,7 @@ class StaticBuffers:
         masks = blocks.region.masks
         self.masks = [_cloned(mask) for mask in masks]
         self.held = [None if mask is None else x.clone() for mask, x in zip(masks, state, strict=True)]
-        self.schedules = [torch.zeros(shape, dtype=torch.float32, device=device) for shape in table_shapes(blocks, n)]
+        self.schedules = [torch.zeros(shape, dtype=torch.float32, device=device) for shape in table_shapes(blocks.laws)]
 
     def load(self, blocks: Blocks, state: list[Tensor], t: int, n_steps: int) -> None:
         """Take over a chain at step t, for at most :func:`longest` steps."""
@@ -118,17 +118,15 @@ class Step:
             torch.logical_and(numbers[0] == 0, numbers[1] == 0, out=now.resting)
 
 
-def longest(blocks: Blocks, n: int) -> int:
+def longest(laws: Laws) -> int:
     """Of how many steps buffers hold the numbers; of any number where all have the same."""
-    if blocks.laws.constant:
-        return STEPS
-    return max(FEWEST, min(MOST, ROOM // n)) if blocks.laws.in_tensors else MOST
+    return STEPS if laws.constant else min(MOST, laws.longest)
 
 
-def table_shapes(blocks: Blocks, n: int) -> list[tuple[int, int, int]]:
+def table_shapes(laws: Laws) -> list[tuple[int, int, int]]:
     """Rows, steps and columns of each block's schedule."""
-    steps = 1 if blocks.laws.constant else longest(blocks, n)
-    return [(5, steps, n if law.tells_chains_apart else 1) for law in blocks.laws.each]
+    steps, n = 1 if laws.constant else longest(laws), len(laws.like[0])
+    return [(5, steps, n if law.tells_chains_apart else 1) for law in laws.each]
 
 
 def _now_of(blocks: Blocks, k: int, table: Tensor) -> Now:
