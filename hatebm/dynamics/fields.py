@@ -154,8 +154,7 @@ def is_zero(value: Schedule) -> bool:
 def may_be_zero(value: Schedule) -> bool:
     """Whether the number of a field may be 0 at a step, for a chain."""
     if isinstance(value, LawTensor):
-        ends = value.ends()
-        return ends is None or bool((value.tensor == 0).any())
+        return value.has_zero()
     return callable(value) or 0 in numbers_of(value)
 
 

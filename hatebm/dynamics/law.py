@@ -135,6 +135,10 @@ class Dynamics:
         """The law of some chains of a state, named as an index of the state names them."""
         return self._mapped(lambda value: value.of_chains(rows) if isinstance(value, LawTensor) else value)
 
+    def of_steps(self, first: int, end: int) -> "Dynamics":
+        """This law with no more rows in tensors than those of some steps: what a run is about to read."""
+        return self._mapped(lambda value: value.of_steps(first, end) if isinstance(value, LawTensor) else value)
+
     def at(self, t: int, most: float = LARGEST, number: Reading = number_at) -> tuple[Any, ...]:
         """step_size, noise_std, temperature, prior_precision and the clip's bound of one block at step t.
 

@@ -14,7 +14,6 @@ from hatebm.ops.checks import STEPS
 from hatebm.ops.law_numbers import arguments_of, as_arguments, halves_of
 from hatebm.ops.scalars import largest
 
-
 FEWEST, ROOM = 16, 1 << 20  # steps of a table, and numbers of one field in it
 
 
@@ -50,7 +49,7 @@ class Laws:
         self.may_rest = [False] * len(state)
         self._tables: dict[int, Schedule] = {}
         self._now: tuple[list[Now], list[list[int]]] | None = None
-        self.begin(state)
+        self._read(state, self.each)
 
     @property
     def flags(self) -> list[tuple[bool, bool]]:
@@ -59,18 +58,23 @@ class Laws:
 
     def check(self, state: Sequence[Tensor]) -> None:
         """Raise unless the numbers in tensors are those of a state's chains, as they are now."""
-        for law, most, x in zip(self.each, self.most, state, strict=True):
-            law.check_tensors(x, most)
+        self._check(state, self.each)
 
-    def begin(self, state: Sequence[Tensor]) -> None:
-        """Read tensors anew for a run of this state: they may have changed since."""
+    def begin(self, state: Sequence[Tensor], first: int, end: int) -> None:
+        """Read tensors anew for a run of this state from step ``first`` to before ``end``: they may have changed."""
+        self._read(state, [law.of_steps(first, end) for law in self.each] if self.in_tensors else ())
+
+    def _read(self, state: Sequence[Tensor], laws: Sequence[Dynamics]) -> None:
         if not self.like or len(self.like[0]) != len(state[0]):
             self.like = [x.new_empty(len(x), 0) for x in state]
-        if not self.in_tensors:
-            return
-        self.check(state)
-        self.may_rest = [law.is_in_tensors and law.may_rest() for law in self.each]
-        self._now = None
+        if self.in_tensors:
+            self._check(state, laws)
+            self.may_rest = [law.is_in_tensors and law.may_rest() for law in laws]
+            self._now = None
+
+    def _check(self, state: Sequence[Tensor], laws: Sequence[Dynamics]) -> None:
+        for law, most, x in zip(laws, self.most, state, strict=True):
+            law.check_tensors(x, most)
 
     def at(self, t: int, learning: bool = False) -> tuple[list[Now], list[list[int]]]:
         """The numbers of every block at step t, and the groups of blocks that move together.

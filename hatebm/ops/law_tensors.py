@@ -69,6 +69,10 @@ class LawTensor:
         rows = self.tensor[None] if self.n_steps is None else self.tensor[first:end]
         return rows if self.each else rows[:, None]
 
+    def of_steps(self, first: int, end: int) -> "LawTensor":
+        """The numbers of some steps."""
+        return self if self.n_steps is None else LawTensor(self.tensor[first:end], self.each)
+
     def of_chains(self, rows: Any) -> "LawTensor":
         """The numbers of some chains, named as an index of their state names them."""
         return LawTensor(self.tensor[..., rows], True) if self.each else self
@@ -77,8 +81,13 @@ class LawTensor:
         """The smallest and the largest number, NaN where one is; None where nobody can look at them."""
         if is_hidden(self.tensor) or not self.tensor.numel():
             return None
-        low, high = self.tensor.detach().double().aminmax()
-        return float(low), float(high)
+        low, high = self._distinct().aminmax()
+        return low.item(), high.item()
+
+    def has_zero(self) -> bool:
+        """Whether one of them is 0, or nobody can tell."""
+        ends = self.ends()
+        return ends is None or (ends[0] <= 0 <= ends[1] and bool((self._distinct() == 0).any()))
 
     def check(self, op: str, name: str, wanted: str, fits: Callable[[float], bool]) -> None:
         """Raise unless ``fits``, which holds on an interval, holds for every number."""
@@ -104,6 +113,13 @@ class LawTensor:
         ends = self.ends()
         spread = "" if ends is None else f" from {ends[0]:.6g} to {ends[1]:.6g}"
         return f"{'per_chain' if self.each else 'learned'}({describe(self.tensor)}{spread})"
+
+    def _distinct(self) -> Tensor:
+        """The numbers once each where a tensor was expanded, which reductions would write out."""
+        tensor = self.tensor.detach()
+        for dim in range(tensor.dim()):
+            tensor = tensor.narrow(dim, 0, 1) if tensor.stride(dim) == 0 else tensor
+        return tensor
 
     def _kind(self) -> tuple:
         return self.each, tuple(self.tensor.shape), str(self.tensor.dtype), self.tensor.requires_grad

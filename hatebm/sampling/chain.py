@@ -188,7 +188,7 @@ class Chain:
         with self._alone("run"), in_mode(modules, self._mode), self._engine.switches():
             state = [x.clone() for x in self._state] if grad_steps == n_steps > 0 else copied(self._state)
             velocity = list(self._velocity)
-            self._blocks.laws.begin(state)
+            self._blocks.laws.begin(state, self.step, end)
             watch = Watch(len(state[0]), state[0].device, self._nan == "raise" and n_steps > 0, self._form.corrected)
             transition = transition_of(self._form, self._blocks, self._potential, watch, velocity)
             info = Info(transition, every, callback, return_info, self._shaped)
