@@ -22,7 +22,7 @@ def exchanged(
         return []
     energies = replicas.energies(t)
     shares = torch.full_like(energies[1:], math.nan)
-    rows = torch.arange(energies.numel(), device=energies.device).view_as(energies)
+    rows = torch.arange(energies.numel(), dtype=torch.int64, device=energies.device).view_as(energies)
     place = {"seed": seed, "step": t, "purpose": Purpose.SWAP, "chain_ids": ids}
     for i in pairs:
         log_ratio = (1 / ladder[i] - 1 / ladder[i + 1]) * (energies[i] - energies[i + 1])

@@ -54,7 +54,7 @@ def as_one(laws: Sequence[Dynamics], n: int) -> Dynamics | None:
     fields = {name: [getattr(law, name) for law in laws] for name in ("temperature", *HEATED)}
     if any(callable(entry) for values in fields.values() for entry in _entries(values[0])):
         return None
-    everyone = laws[0].for_chains(torch.arange(n).repeat(len(laws)))
+    everyone = laws[0].for_chains(torch.arange(n, dtype=torch.int64, device="cpu").repeat(len(laws)))
     return dataclasses.replace(everyone, **{name: _as_one(values, n) for name, values in fields.items()})
 
 

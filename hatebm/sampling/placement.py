@@ -24,44 +24,43 @@ ALIKE = 1e-4  # of the largest: another place in a batch rounds otherwise by les
 def replicas_of(cold: Chain, starts: Sequence[State], laws: Sequence[Dynamics], settings: dict[str, Any]) -> Replicas:
     """The replicas whose first is this chain, with settings as it has them."""
     saved, count = cold.state_dict(), len(laws)
-    seed, n = saved["seed"], len(saved["chain_ids"])
+    seed, state, n = saved["seed"], blocks_of(saved["state"]), len(saved["chain_ids"])
     ids = [saved["chain_ids"] + i * CHAINS for i in range(count)]
-    state = blocks_of(saved["state"])
-    functions = [bare(settings["energy"]), bare(settings["grad_fn"]), settings["energy_kwargs"]]
-    potential = Potential(*functions, [None] * len(state))
+    functions = bare(settings["energy"]), bare(settings["grad_fn"]), settings["energy_kwargs"]
+    potential, modules = Potential(*functions, [None] * len(state)), modules_of(*functions)
     law = as_one(laws, n) if _are_alike(starts) else None
-    if law is not None and allows_one_chain(
-        potential, modules_of(*functions), settings["mode"], cold.step, state, count
-    ):
-        whole = settings | {"mask": _repeated(settings["mask"], state, count)}
-        chains = [Chain(x=joined(starts), dynamics=law, seed=seed, chain_ids=torch.cat(ids), **whole)]
-    else:
+    if law is None or not allows_one_chain(potential, modules, settings["mode"], cold.step, state, count):
         hot = list(zip(starts, laws, ids, strict=True))[1:]
-        chains = [cold, *(Chain(x=x, dynamics=law, seed=seed, chain_ids=own, **settings) for x, law, own in hot)]
-    return Replicas(chains, n, potential)
+        chains = [Chain(x=x, dynamics=law, seed=seed, chain_ids=own, **settings) for x, law, own in hot]
+        return Replicas([cold, *chains], n, potential)
+    whole = settings | {"mask": _repeated(settings["mask"], state, count)}
+    chain = Chain(x=joined(starts), dynamics=law, seed=seed, chain_ids=torch.cat(ids), **whole)
+    return Replicas([chain], n, potential)
 
 
 def allows_one_chain(
     potential: Potential, modules: Sequence[nn.Module], mode: str, t: int, state: Sequence[Tensor], count: int
 ) -> bool:
-    """Whether ``count`` replicas of these n chains may be rows of one batch.
+    """Whether ``count`` replicas of the n chains of a state may be rows of one batch.
 
-    What says that they may not: modules that train, keyword arguments that are made for each step or may have a row for
-    each chain; and one look at copies of the chains, whose energies (and gradients, where a function gives them) must
-    be one for each row, and the same in each copy.
+    What says that they may not: modules that train; keyword arguments that are made for each step, or may have a row
+    for each chain; and one look at copies of the chains in a batch: there is to be an energy for each row, and a
+    gradient where a function gives it, and each copy is to have the same.
     """
     trains = mode == "train" or (mode == "keep" and any(getattr(part, "training", False) for part in modules))
-    if trains or potential.changes or _has_rows(potential.kwargs(t), len(state[0])):
+    if trains or potential.changes:
         return False
     try:
+        if _has_rows(potential.kwargs(t), len(state[0])):
+            return False
         with in_mode(modules, mode):
             settle(modules, potential, t, state)
             copies = [x.repeat(count, *[1] * (x.dim() - 1)) for x in state]
             found = [potential.energies(t, copies)]
             found += [] if potential.grad_fn is None else potential.gradient(t, copies, range(len(copies)))[1]
+            return all(_repeats(rows, count) for rows in found)
     except Exception:  # an energy may raise anything; if it raises for its n rows as well, the chains will tell
         return False
-    return all(_repeats(rows, count) for rows in found)
 
 
 def _are_alike(starts: Sequence[Any]) -> bool:
@@ -88,7 +87,7 @@ def _has_rows(value: Any, n: int) -> bool:
     if isinstance(value, list | tuple):
         return len(value) == n or any(_has_rows(entry, n) for entry in value)
     shape = getattr(value, "shape", ())
-    return len(shape) > 0 and shape[0] == n
+    return isinstance(shape, tuple) and len(shape) > 0 and shape[0] == n
 
 
 def _repeated(mask: Any, state: Sequence[Tensor], count: int) -> tuple[Tensor | None, ...] | None:
