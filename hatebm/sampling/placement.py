@@ -24,18 +24,18 @@ ALIKE = 1e-4  # of the largest: another place in a batch rounds otherwise by les
 def replicas_of(cold: Chain, starts: Sequence[State], laws: Sequence[Dynamics], settings: dict[str, Any]) -> Replicas:
     """The replicas whose first is this chain, with settings as it has them."""
     saved, count = cold.state_dict(), len(laws)
-    seed, state, n = saved["seed"], blocks_of(saved["state"]), len(saved["chain_ids"])
+    seed, state = saved["seed"], blocks_of(saved["state"])
     ids = [saved["chain_ids"] + i * CHAINS for i in range(count)]
     functions = bare(settings["energy"]), bare(settings["grad_fn"]), settings["energy_kwargs"]
     potential, modules = Potential(*functions, [None] * len(state)), modules_of(*functions)
-    law = as_one(laws, n) if _are_alike(starts) else None
+    law = as_one(laws, len(state[0])) if _are_alike(starts) else None
     if law is None or not allows_one_chain(potential, modules, settings["mode"], cold.step, state, count):
         hot = list(zip(starts, laws, ids, strict=True))[1:]
         chains = [Chain(x=x, dynamics=law, seed=seed, chain_ids=own, **settings) for x, law, own in hot]
-        return Replicas([cold, *chains], n, potential)
+        return Replicas([cold, *chains], count, potential)
     whole = settings | {"mask": _repeated(settings["mask"], state, count)}
     chain = Chain(x=joined(starts), dynamics=law, seed=seed, chain_ids=torch.cat(ids), **whole)
-    return Replicas([chain], n, potential)
+    return Replicas([chain], count, potential)
 
 
 def allows_one_chain(

@@ -61,6 +61,8 @@ def joined(states: Sequence[State]) -> State:
     return each_block(lambda *blocks: torch.cat(blocks), *states)
 
 
-def parted(state: State, n: int) -> list[State]:
-    """States of n chains each, copies, of what :func:`joined` made of them."""
-    return [each_block(lambda x, i=i: x[i : i + n].clone(), state) for i in range(0, len(blocks_of(state)[0]), n)]
+def parted(state: State, count: int) -> list[State]:
+    """So many states, copies, of as many chains each: what :func:`joined` makes one of."""
+    blocks = [x.tensor_split(count) for x in blocks_of(state)]
+    states = [tuple(x.clone() for x in parts) for parts in zip(*blocks, strict=True)]
+    return [parts[0] for parts in states] if isinstance(state, Tensor) else states

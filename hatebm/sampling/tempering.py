@@ -13,7 +13,7 @@ from hatebm.energies.modes import bare, in_mode
 from hatebm.ops.checks import STEPS, in_the_name_of, require
 from hatebm.ops.scalars import checked_flag, checked_whole
 from hatebm.sampling.chain import Chain, State
-from hatebm.sampling.door import checked_end
+from hatebm.sampling.door import check_callback, checked_end
 from hatebm.sampling.exchange import exchanged
 from hatebm.sampling.ladder import NAME, checked_ladder, checked_law, heated
 from hatebm.sampling.placement import CHAINS, replicas_of
@@ -88,6 +88,7 @@ def tempering(
     require(callable(energy), NAME, "energy", "a callable: an exchange compares energies", energy, TypeError)
     n_steps = checked_whole(NAME, "n_steps", n_steps, "an integer >= 0, to end below step 2^40", 0, STEPS)
     return_info = checked_flag(NAME, "return_info", return_info)
+    check_callback(callback)
     swap_every = checked_whole(NAME, "swap_every", swap_every, "an integer > 0", 1)
     starts = x if isinstance(x, list) else [x] * len(ladder)
     require(len(starts) == len(ladder), NAME, "x", f"a state, or a list of {len(ladder)}, one a temperature", x)

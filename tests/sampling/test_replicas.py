@@ -84,7 +84,6 @@ ALIKE = {
     "numbers per chain": (wells, X, {"eps": PER(DRAWS[0] / 10), "prior_precision": PER(DRAWS)}),
     "bounds per chain": (wells, X, {"eps": PER(DRAWS / 10), "clip": ("value", PER(DRAWS[1] + 0.1))}),
     "learned numbers": (wells, X, {"step_size": torch.full((18,), 0.01, requires_grad=True), "noise_std": 0.1}),
-    "a prior called": (wells, X, {"eps": 0.1, "prior_precision": lambda t: t / 10}),
     "a mask": (wells, X, {"eps": 0.1, "mask": torch.tensor([True, False, True])}),
     "a mask of rows": (wells, X, {"eps": 0.1, "mask": ROWS, "correct": "mala"}),
     "float64": (wells, X.double(), {"eps": 0.1, "correct": "mala"}),
