@@ -11,12 +11,14 @@ from hatebm.dynamics.law import Dynamics
 from hatebm.dynamics.lazy import settle
 from hatebm.energies.closure import modules_of
 from hatebm.energies.modes import bare, in_mode
+from hatebm.energies.perceptron import perceptron_of
 from hatebm.ops.checks import is_dense
 from hatebm.sampling.chain import Chain
 from hatebm.sampling.ladder import as_one
 from hatebm.sampling.replicas import Replicas
 from hatebm.sampling.state import State, blocks_of, joined
 
+CACHED = 1 << 16  # elements of a batch whose networks and functions work within a processor's caches
 CHAINS = 1 << 32  # ids of one replica's chains; the next replica's follow
 ALIKE = 1e-4  # of the largest: another place in a batch rounds otherwise by less, another energy differs by more
 
@@ -43,12 +45,13 @@ def allows_one_chain(
 ) -> bool:
     """Whether ``count`` replicas of the n chains of a state may be rows of one batch.
 
-    What says that they may not: modules that train; keyword arguments that are made for each step, or may have a row
-    for each chain; and one look at copies of the chains in a batch: there is to be an energy for each row, and a
-    gradient where a function gives it, and each copy is to have the same.
+    What says that they may not: a batch so large that the processor would be slower; modules that train; keyword
+    arguments that are made for each step, or may have a row for each chain; and one look at copies of the chains in a
+    batch: there is to be an energy for each row, and a gradient where a function gives it, and each copy is to have
+    the same.
     """
     trains = mode == "train" or (mode == "keep" and any(getattr(part, "training", False) for part in modules))
-    if trains or potential.changes:
+    if trains or potential.changes or _outgrows_caches(potential.energy, state, count):
         return False
     try:
         if _has_rows(potential.kwargs(t), len(state[0])):
@@ -71,6 +74,12 @@ def _are_alike(starts: Sequence[Any]) -> bool:
     kinds = {tuple((x.shape, x.dtype, x.device) for x in parts) for parts in blocks}
     alone = {isinstance(start, Tensor) for start in starts}
     return len(starts) > 1 and len(kinds) == len(alone) == 1 and len(blocks[0][0]) > 0
+
+
+def _outgrows_caches(energy: Any, state: Sequence[Tensor], count: int) -> bool:
+    """Whether a processor takes so large a batch slower than its parts; a kernel of its own takes it row by row."""
+    own_kernel = hasattr(energy, "advance_") or perceptron_of(energy) is not None
+    return state[0].is_cpu and not own_kernel and count * sum(x.numel() for x in state) > CACHED
 
 
 def _repeats(rows: Tensor, count: int) -> bool:

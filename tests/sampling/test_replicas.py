@@ -190,6 +190,15 @@ def test_modules_that_do_not_train_are_kept_in_one_chain(run):
     assert run(network().eval(), mode="keep", eps=0.1)[0] == 1
 
 
+def test_a_batch_beyond_the_caches_is_left_in_parts(run):
+    x = torch.zeros(N, 3000)
+    assert run(wells, x, steps=1, eps=0.1)[0] == len(LADDER)
+    assert run(wells, x[:, :2000], steps=1, eps=0.1)[0] == 1
+    assert run(DoubleWell(), x, steps=1, eps=0.1)[0] == 1
+    perceptron = nn.Sequential(nn.Linear(3000, 2), nn.SiLU(), nn.Linear(2, 1))
+    assert run(perceptron, x, steps=1, eps=0.1)[0] == 1
+
+
 def test_one_look_and_no_trace():
     net, seen = network(), []
     net.register_forward_hook(lambda m, i, o: seen.append((len(o), m.training, o.requires_grad)))
