@@ -1,4 +1,7 @@
-"""Where the replicas of a ladder live: in one chain where the energy allows it, else in a chain each."""
+"""Where the replicas of a ladder live: in one chain where the energy allows it, else in a chain each.
+
+A batch of all outgrows a processor's caches beyond CACHED elements: then functions and networks take its parts faster.
+"""
 
 from collections.abc import Sequence
 from typing import Any

@@ -57,6 +57,12 @@ def tempering(
     times noise_std or eps, so that the drift along grad E is the cold chain's and only the noise grows. One
     temperature is :func:`hatebm.langevin`, bit for bit, and chain c is the same chain alone and in any batch.
 
+    All replicas are rows of one chain, with a temperature for each row, where the energy takes any number of rows. They
+    are a chain each, to the same bits (a network's to rounding), where one look at copies of ``x`` finds that it does
+    not; in training modules; with ``energy_kwargs`` that are a callable or hold anything with n rows; where step_size,
+    noise_std or eps is a callable; and on the CPU where a batch of all would outgrow the caches, see
+    :mod:`hatebm.sampling.placement`.
+
     Args:
         energy: callable or module, (n, \*sample) to (n,), low = likely.
         x: the initial state of every replica, (n, \*sample) or a tuple of blocks; or a list of such, one a replica.
@@ -70,7 +76,7 @@ def tempering(
             "swap_energy" (swaps, replicas, n), the energies before each exchange; "swap_accept" (replicas - 1, n), the
             share of accepted exchanges between neighbours, NaN where there were none; "replicas", a list of all last
             states: given as ``x`` beside ``first_step`` it goes on, without friction bit for bit; and "report", the
-            text of :meth:`hatebm.Chain.report` for the cold replica.
+            text of :meth:`hatebm.Chain.report` for the chain with the cold replica.
         seed, first_step, energy_kwargs, grad_fn, mode, every, nan, correct, leapfrog_steps, mask, backend, compile,
             precision: as in :class:`hatebm.Chain` and :meth:`hatebm.Chain.run`; exchanges compare energies in float32.
 
@@ -79,7 +85,8 @@ def tempering(
 
     Raises:
         TypeError, ValueError: naming the argument, what was wanted and what came.
-        ChainDiverged: a NaN or Inf in any replica, with the step and the ids that its noise is drawn from.
+        ChainDiverged: a NaN or Inf in any replica, with the step and the ids that its noise is drawn from; of one chain
+            the rows that broke first.
 
     Source: Swendsen and Wang, "Replica Monte Carlo simulation of spin-glasses" (1986); Geyer, "Markov chain Monte Carlo
     maximum likelihood" (1991).
