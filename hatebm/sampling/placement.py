@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.law import Dynamics
-from hatebm.dynamics.lazy import settle
 from hatebm.energies.closure import modules_of
 from hatebm.energies.modes import bare, in_mode
 from hatebm.energies.perceptron import perceptron_of
@@ -60,7 +59,6 @@ def allows_one_chain(
         if _has_rows(potential.kwargs(t), len(state[0])):
             return False
         with in_mode(modules, mode):
-            settle(modules, potential, t, state)
             copies = [x.repeat(count, *[1] * (x.dim() - 1)) for x in state]
             found = [potential.energies(t, copies)]
             found += [] if potential.grad_fn is None else potential.gradient(t, copies, range(len(copies)))[1]
@@ -76,7 +74,7 @@ def _are_alike(starts: Sequence[Any]) -> bool:
         return False
     kinds = {tuple((x.shape, x.dtype, x.device) for x in parts) for parts in blocks}
     alone = {isinstance(start, Tensor) for start in starts}
-    return len(starts) > 1 and len(kinds) == len(alone) == 1 and len(blocks[0][0]) > 0
+    return len(starts) > 1 and len(kinds) == len(alone) == 1
 
 
 def _outgrows_caches(energy: Any, state: Sequence[Tensor], count: int) -> bool:

@@ -81,6 +81,8 @@ ALIKE = {
     "a clip": (wells, X, {"step_size": 2.0, "noise_std": 0.01, "clip": ("norm", 0.1), "clamp": (-1, 1)}),
     "noise first": (wells, X, {"step_size": 0.01, "noise_std": 0.1, "noise_at": "before", "clamp": (-1, 1)}),
     "a box at the end": (wells, X, {"eps": 0.1, "clamp": (-0.5, 0.5), "clamp_at": "final"}),
+    "numbers of 0": (wells, X, {"step_size": 0.01, "noise_std": PER(torch.zeros(N))}),
+    "no chain": (wells, X[:0], {"eps": 0.1}),
     "numbers per chain": (wells, X, {"eps": PER(DRAWS[0] / 10), "prior_precision": PER(DRAWS)}),
     "bounds per chain": (wells, X, {"eps": PER(DRAWS / 10), "clip": ("value", PER(DRAWS[1] + 0.1))}),
     "learned numbers": (wells, X, {"step_size": torch.full((18,), 0.01, requires_grad=True), "noise_std": 0.1}),
@@ -114,12 +116,14 @@ ALIKE = {
 @pytest.mark.parametrize(("energy", "x", "law"), ALIKE.values(), ids=ALIKE)
 def test_one_chain_has_the_bits_of_a_chain_for_each(run, energy, x, law):
     count, one = run(energy, x, **law)
-    assert count == 1
+    assert count == (1 if len(x) else len(LADDER))
     count, each = run(energy, x, allows=apart, **law)
     assert count == len(LADDER)
     assert_same(one, each)
     shares = one[-1]
-    assert 0 < shares.nanmean() <= 1
+    assert 0 < shares.nanmean() <= 1 or shares.shape[1] == 0
+    cold = one[0] if isinstance(one[0], tuple) else (one[0],)
+    assert all(block.untyped_storage().nbytes() == block.nbytes for block in cold)
 
 
 def network():
@@ -180,6 +184,30 @@ def test_what_needs_a_chain_for_each(run, energy, law):
     count, got = seeded(None)
     assert count == len(LADDER)
     assert_same(got, seeded(apart)[1])
+
+
+@pytest.mark.parametrize("at", [LABELS[:N], [[LABELS[:N]]], [0.1] * N, [0.1, {"rows": DRAWS[0]}]], ids=range(4))
+def test_rows_in_arguments_need_no_look(at):
+    seen = []
+    call = {"temperatures": LADDER, "eps": 0.1, "seed": 0, "energy_kwargs": {"at": at}}
+    hatebm.tempering(lambda x, at: seen.append(len(x)) or wells(x), X, 2, **call)
+    assert seen == [N] * 2 * len(LADDER)
+
+
+def test_one_temperature_needs_no_look():
+    seen = []
+    hatebm.tempering(lambda x: seen.append(len(x)) or wells(x), X, 2, temperatures=[1], eps=0.1, seed=0, compile="off")
+    assert seen == [N, N]
+
+
+@pytest.mark.parametrize(("odd", "error"), [(X.to_sparse(), "x must be a dense tensor"), (None, "x must be a tensor")])
+def test_a_start_that_is_no_state_is_named(odd, error):
+    with pytest.raises(TypeError, match=f"^tempering: {error}"):
+        hatebm.tempering(wells, [X, odd], 3, temperatures=(1, 2), eps=0.1, seed=0)
+
+
+def test_a_start_may_be_a_block_alone(run):
+    assert run(wells, [X, (X,), X, X], steps=3, eps=0.1)[0] == len(LADDER)
 
 
 def test_an_energy_of_the_batch_runs_without_exchanges(run):
@@ -251,6 +279,8 @@ def test_the_law_of_all_rows_holds_the_numbers_of_each():
     law = hatebm.Dynamics(step_size=[0.01, 0.03], noise_std=PER(DRAWS[0]), prior_precision=PER(DRAWS[:2]))
     laws = heated(law, list(LADDER))
     whole = as_one(laws, N)
+    heat = math.sqrt(LADDER[-1] / LADDER[0])
+    assert torch.equal(laws[-1].noise_std.tensor, DRAWS[0].double() * heat)
     for t in (0, 1):
         for name in ("step_size", "noise_std", "temperature", "prior_precision"):
             rows = getattr(whole, name).at(t).view(len(LADDER), N)
