@@ -1,6 +1,6 @@
 """The state of a chain at the door: a tensor, or several as blocks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -44,3 +44,25 @@ def _blocks(op: str, name: str, x: State) -> Sequence[Tensor]:
     for block in blocks:
         require(isinstance(block, Tensor), op, name, WANTED, block, TypeError)
     return blocks
+
+
+def blocks_of(state: State) -> tuple[Tensor, ...]:
+    """The blocks of a state that was given as one or several."""
+    return (state,) if isinstance(state, Tensor) else tuple(state)
+
+
+def each_block(function: Callable[..., Tensor], *states: State) -> State:
+    """A function of the same block of each state, block by block."""
+    return function(*states) if isinstance(states[0], Tensor) else tuple(map(function, *states))
+
+
+def joined(states: Sequence[State]) -> State:
+    """The chains of several states, one state after the other."""
+    return each_block(lambda *blocks: torch.cat(blocks), *states)
+
+
+def parted(state: State, count: int) -> list[State]:
+    """So many states, copies, of as many chains each: what :func:`joined` makes one of."""
+    blocks = [x.tensor_split(count) for x in blocks_of(state)]
+    states = [tuple(x.clone() for x in parts) for parts in zip(*blocks, strict=True)]
+    return [parts[0] for parts in states] if isinstance(state, Tensor) else states
