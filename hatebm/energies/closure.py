@@ -49,6 +49,14 @@ def modules_of(*functions: Any) -> list[nn.Module]:
     return list(dict.fromkeys(part for root in roots for part in nn.Module.modules(root)))
 
 
+def tensors_of(*functions: Any) -> list[Tensor]:
+    """The tensors that callables can reach, but for those that their modules have registered."""
+    things = (thing for function in functions for thing in _reached(function))
+    return [
+        value for thing in things for space in _spaces(thing) for value in space.values() if isinstance(value, Tensor)
+    ]
+
+
 def snapshot(function: Callable[..., Any]) -> Snapshot:
     """Each name that ``function`` can reach with what stands there: objects, sizes of containers, tensors' versions."""
     spaces = (space for thing in _reached(function) for space in (*_spaces(thing), *_registered(thing)))

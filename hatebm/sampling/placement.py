@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.law import Dynamics
-from hatebm.energies.closure import modules_of
+from hatebm.energies.closure import modules_of, tensors_of
 from hatebm.energies.modes import bare, in_mode
 from hatebm.energies.perceptron import perceptron_of
 from hatebm.ops.checks import is_dense
@@ -48,9 +48,9 @@ def allows_one_chain(
     """Whether ``count`` replicas of the n chains of a state may be rows of one batch.
 
     What says that they may not: a batch so large that the processor would be slower; modules that train; keyword
-    arguments that are made for each step, or may have a row for each chain; and one look at copies of the chains in a
-    batch: there is to be an energy for each row, and a gradient where a function gives it, and each copy is to have
-    the same.
+    arguments that are made for each step, or may have a row for each chain; on a GPU, where an index out of range ends
+    the process, a function that holds a table of n rows; and one look at copies of the chains in a batch: there is to
+    be an energy for each row, and a gradient where a function gives it, and each copy is to have the same.
     """
     trains = mode == "train" or (mode == "keep" and any(getattr(part, "training", False) for part in modules))
     if trains or potential.changes or _outgrows_caches(potential.energy, state, count):
@@ -58,7 +58,10 @@ def allows_one_chain(
     try:
         if _has_rows(potential.kwargs(t), len(state[0])):
             return False
-        with in_mode(modules, mode):
+        here = [] if state[0].is_cpu else [state[0].device]
+        if here and _has_rows(tensors_of(potential.energy, potential.grad_fn), len(state[0])):
+            return False
+        with in_mode(modules, mode), torch.random.fork_rng(here):
             copies = [x.repeat(count, *[1] * (x.dim() - 1)) for x in state]
             found = [potential.energies(t, copies)]
             found += [] if potential.grad_fn is None else potential.gradient(t, copies, range(len(copies)))[1]
