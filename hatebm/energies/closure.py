@@ -51,10 +51,8 @@ def modules_of(*functions: Any) -> list[nn.Module]:
 
 def tensors_of(*functions: Any) -> list[Tensor]:
     """The tensors that callables can reach, but for those that their modules have registered."""
-    things = (thing for function in functions for thing in _reached(function))
-    return [
-        value for thing in things for space in _spaces(thing) for value in space.values() if isinstance(value, Tensor)
-    ]
+    spaces = (space for function in functions for thing in _reached(function) for space in _spaces(thing))
+    return [value for space in spaces for value in space.values() if isinstance(value, Tensor)]
 
 
 def snapshot(function: Callable[..., Any]) -> Snapshot:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import hatebm
-from hatebm.energies.closure import modules_of
+from hatebm.energies.closure import modules_of, tensors_of
 
 D = 4
 NET = nn.Identity()  # what the functions below name as a global
@@ -348,3 +348,9 @@ def test_what_is_reached_is_asked_for_nothing(make):
 def test_the_parts_of_a_module_are_no_crowd():
     crowd, net = nn.Sequential(*(nn.Identity() for _ in range(5000))), drops()
     assert set(net.modules()) <= set(modules_of(lambda x, nets=(crowd, [{"a": [net]}]): nets))
+
+
+def test_the_tensors_that_a_function_can_reach():
+    table, net, hidden = torch.ones(4), nn.Linear(3, 4), {"rows": [torch.zeros(5)]}
+    found = tensors_of(lambda x: table[x] + net(x) + hidden["rows"][0], None)
+    assert {id(v) for v in found} == {id(table), id(hidden["rows"][0])}
