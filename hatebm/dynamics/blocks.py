@@ -17,7 +17,7 @@ from hatebm.ops.noise import Purpose
 from hatebm.ops.scalars import OPEN
 
 NOTHING = {"gz": None, "image": None, "grad_norm": None, "displacement": None, "diverged": None}
-STILL = dict.fromkeys(NUMBERS, 0.0) | {"inverse_temperature": 1.0}
+STILL = dict.fromkeys(NUMBERS, 0.0) | {"inverse_temperature": 1.0, "numbers": None}
 UNCLIPPED = {"clip": None, "clip_on": "grad"}
 
 
@@ -75,7 +75,12 @@ class Blocks:
         numbers = {"inverse_temperature": 1.0 / now.temperature, "bound": now.bound}
         numbers["step_size"] = divided(halves * now.step_size, now.noise_std)
         clip_on = self.laws.settings[k]["clip_on"]
-        if now.arguments["prior_precision"] != 0:
+        if isinstance(now.prior_precision, Tensor):  # the bits of a chain alone, which may have none
+            free = now.prior_precision == 0
+            inverse = torch.as_tensor(numbers["inverse_temperature"], dtype=torch.float64, device=x.device)
+            numbers["inverse_temperature"] = torch.where(free, inverse, 1.0)
+            grad = torch.where(beside(free, x), grad.to(x.dtype), self.force(k, x, grad, now))
+        elif now.prior_precision != 0:
             numbers["inverse_temperature"], grad = 1.0, self.force(k, x, grad, now)
         if clip_on == "update":
             clip_on, numbers["bound"] = "grad", divided(now.bound, abs(now.step_size))
@@ -117,9 +122,10 @@ class Blocks:
     def _still(self, t: int, k: int, x: Tensor, **numbers: Number) -> dict[str, Any]:
         """A step's settings, with neither gradient nor noise but for what is given of either."""
         values = STILL | numbers
-        arguments = arguments_of(tuple(values[name] for name in NUMBERS), x)
+        if any([isinstance(value, Tensor) for value in numbers.values()]):
+            values = arguments_of(tuple(values[name] for name in NUMBERS), x)
         place = self.noise.place(k) | {"step": t, "noise": None}
-        return self.laws.settings[k] | place | NOTHING | arguments
+        return self.laws.settings[k] | place | NOTHING | values
 
 
 def column(value: Number, x: Tensor) -> Tensor:

@@ -89,6 +89,7 @@ def _checked_number(field: str, value: Any, wanted: str, fits: Callable[[float],
     """One number at all steps, or for each chain."""
     if (held := _held(field, value, 0)) is not None:
         return held
+    value = value.detach() if isinstance(value, Tensor) and value.dim() else value  # refused for its shape
     try:
         return checked_number("Dynamics", field, value, wanted, fits)
     except (TypeError, ValueError) as error:
@@ -98,6 +99,8 @@ def _checked_number(field: str, value: Any, wanted: str, fits: Callable[[float],
 
 
 def _checked_prior(field: str, value: Any) -> float | LawTensor:
+    if type(value) is float and math.isfinite(value):
+        return value
     return _checked_number(field, value, "a finite number", math.isfinite)
 
 

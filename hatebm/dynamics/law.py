@@ -40,8 +40,8 @@ class Dynamics:
     ``prior_precision`` and the bound of a clip also take :func:`hatebm.per_chain` of (n,) or (steps, n), a number for
     each chain, and a learned number, a tensor () that asks for a gradient; a schedule may be learned too, (steps,).
     What is learned, and per_chain's, is kept as it is and read at each run; NumPy's numbers and arrays and other
-    tensors are kept as Python's numbers and lists. Laws are equal where all that they hold is. A block, or a chain,
-    whose step and noise are 0 is frozen and not clamped, but in steps that learn those numbers.
+    tensors are kept as Python's numbers and lists. Laws are equal where all that they hold is, tensors where they are
+    the same. A block, or a chain, whose step and noise are 0 is frozen and not clamped, but in steps that learn them.
 
     Args:
         step_size: factor of the gradient; required, unless ``eps`` is given.
@@ -132,7 +132,12 @@ class Dynamics:
         return tuple(self._entry(k) for k in range(count)) if per_block else (self,) * count
 
     def for_chains(self, rows: slice | Tensor) -> "Dynamics":
-        """The law of some chains of a state, named as an index of the state names them."""
+        """The law of some chains of a state, named as an index of the state names them.
+
+        Raises:
+            TypeError: rows that are neither a slice nor a tensor, and leave no chain dimension.
+        """
+        require(isinstance(rows, slice | Tensor), "for_chains", "rows", "a slice or a tensor", rows, TypeError)
         return self._mapped(lambda value: value.of_chains(rows) if isinstance(value, LawTensor) else value)
 
     def of_steps(self, first: int, end: int) -> "Dynamics":
@@ -145,8 +150,10 @@ class Dynamics:
         Each is at most ``most``, and made of what ``number`` reads of a field.
         """
         bound = 0.0 if self.clip is None else number("clip", self.clip[1], t, most)
-        temperature = number("temperature", self.temperature, t, most)
-        prior_precision = number("prior_precision", self.prior_precision, t, most)
+        temperature, prior_precision = self.temperature, self.prior_precision
+        if number is not number_at or type(temperature) is not float or type(prior_precision) is not float:
+            temperature = number("temperature", temperature, t, most)
+            prior_precision = number("prior_precision", prior_precision, t, most)
         if self.eps is not None:
             eps = number("eps", self.eps, t, most)
             return eps * eps / 2, eps, temperature, prior_precision, bound

@@ -11,7 +11,7 @@ from hatebm.dynamics.fields import number_at
 from hatebm.dynamics.law import Dynamics, Number, do_move
 from hatebm.dynamics.schedule import Schedule, schedule_in_tensors, schedule_of
 from hatebm.ops.checks import STEPS
-from hatebm.ops.law_numbers import arguments_of, as_arguments, halves_of
+from hatebm.ops.law_numbers import arguments_of, as_arguments, as_column, halves_of
 from hatebm.ops.scalars import largest
 
 FEWEST, ROOM = 16, 1 << 20  # steps of a table, and numbers of one field in it
@@ -70,7 +70,7 @@ class Laws:
         if self.in_tensors:
             self._check(state, laws)
             self.may_rest = [law.is_in_tensors and law.may_rest() for law in laws]
-            self._now = None
+            self._now = self._at(0, False) if self.constant else None
 
     def _check(self, state: Sequence[Tensor], laws: Sequence[Dynamics]) -> None:
         for law, most, x in zip(laws, self.most, state, strict=True):
@@ -101,6 +101,10 @@ class Laws:
     def schedule(self, k: int, first: int, n_steps: int) -> Schedule:
         """The numbers of a block's steps from ``first`` on."""
         of_block = (self.most[k], self.like[k])
+        if self.each[k].is_in_tensors and self.constant:  # what the steps take that go one by one
+            numbers = self.at(first)[0][k].arguments["numbers"].float()
+            numbers = numbers if self.each[k].tells_chains_apart else numbers[:, 0]
+            return Schedule(numbers[:, None].expand(5, n_steps, *numbers.shape[1:]), *self.each[k].flags())
         if self.each[k].is_in_tensors:
             return schedule_in_tensors(self.each[k], first, n_steps, *of_block)
         if not self.constant:
@@ -146,7 +150,7 @@ class Laws:
         step_size, noise_std, temperature, prior_precision, bound = found
         arguments = arguments_of((step_size, noise_std, 1.0 / temperature, prior_precision, bound), x)
         resting = None
-        numbers = arguments["numbers"]
-        if self.may_rest[k] and not numbers.requires_grad:  # one that is learned may leave 0
-            resting = ((numbers[0] == 0) & (numbers[1] == 0)).expand(len(x))
+        learned = any(isinstance(v, Tensor) and v.requires_grad for v in (step_size, noise_std))
+        if self.may_rest[k] and not learned:  # a number that is learned may leave 0
+            resting = (as_column(step_size, len(x), x.device) == 0) & (as_column(noise_std, len(x), x.device) == 0)
         return Now(*found, arguments, resting)

@@ -42,4 +42,4 @@ class Steps(NamedTuple):
     @property
     def n_steps(self) -> int:
         """How many steps these are."""
-        return self.schedule.shape[1]
+        return self.schedule.shape[1] if self.schedule.dim() > 1 else 0

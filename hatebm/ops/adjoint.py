@@ -126,4 +126,4 @@ def _summed(along: Numbers, numbers: Tensor) -> Tensor:
     columns = numbers.shape[1]
     none = numbers.new_zeros(columns)
     rows = [part if part is None else part.reshape(len(part), part[:1].numel()).sum(1) for part in along]
-    return torch.stack([none if row is None else row if columns > 1 else row.sum().view(1) for row in rows])
+    return torch.stack([none if row is None else row if columns != 1 else row.sum().view(1) for row in rows])

@@ -180,6 +180,15 @@ def check_numbers(op: str, numbers: Tensor | None, x: Tensor) -> None:
     require(fits, op, "numbers", wanted, numbers)
 
 
+def check_halves(op: str, halves: Tensor | None, x: Tensor) -> None:
+    """Raise unless these may be the two coefficients of each chain's ratio."""
+    if halves is None:
+        return
+    fits = isinstance(halves, Tensor) and halves.shape == (2, len(x)) and halves.dtype == torch.float64
+    fits = fits and halves.device == x.device and halves.is_contiguous() and not halves.is_neg()
+    require(fits, op, "halves", f"a contiguous float64 tensor of shape (2, {len(x)}) on {x.device}", halves)
+
+
 def overlaps(x: Tensor) -> bool:
     reach = 0
     for stride, size in sorted((x.stride(k), x.shape[k]) for k in range(x.dim()) if x.shape[k] != 1):

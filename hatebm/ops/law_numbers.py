@@ -13,6 +13,7 @@ from hatebm.ops.reference import ratio_coefficients
 from hatebm.ops.scalars import LEARNED, checked_clip, checked_number, in_range
 
 NUMBERS = ("step_size", "noise_std", "inverse_temperature", "prior_precision", "bound")  # in the order of the kernels
+FLOATS = (float,) * 4
 Number = float | LawTensor
 
 
@@ -107,9 +108,17 @@ def checked_numbers_of_law(
     A ``ratio`` wants noise that is not 0, and its own two coefficients.
     """
     own_bound = isinstance(clip, tuple) and len(clip) == 2 and isinstance(clip[1], LawTensor)
-    if not (ratio or own_bound) and _are_plain(most, step_size, noise_std, temperature, prior_precision):
+    if (
+        not own_bound
+        and _are_plain(most, step_size, noise_std, temperature, prior_precision)
+        and not (ratio and noise_std == 0)
+    ):
+        noise_std = math.sqrt(2 * step_size) if noise_std is None else noise_std
         kind, bound = checked_clip(op, clip, most) or (None, 0.0)
-        return as_arguments(step_size, noise_std, 1.0 / temperature, prior_precision, float(bound)), kind
+        plain = as_arguments(
+            float(step_size), float(noise_std), 1.0 / temperature, float(prior_precision), float(bound)
+        )
+        return plain | ({"halves": None} if ratio else {}), kind
     end = in_range(most)
 
     def number(name: str, value: Any, wanted: str, fits: Callable[[float], bool]) -> float | Tensor:
@@ -132,11 +141,12 @@ def checked_numbers_of_law(
 
 
 def _are_plain(most: float, step_size: Any, noise_std: Any, temperature: Any, prior_precision: Any) -> bool:
-    """Whether these are floats in their ranges, as they mostly are."""
+    """Whether these are Python's numbers in their ranges, as they mostly are."""
+    kinds = (type(step_size), type(temperature), type(prior_precision), float if noise_std is None else type(noise_std))
     return (
-        type(step_size) is type(noise_std) is type(temperature) is type(prior_precision) is float
+        (kinds == FLOATS or all([kind is float or kind is int for kind in kinds]))
         and -most <= step_size <= most
-        and 0 <= noise_std <= most
+        and (0 <= noise_std <= most if noise_std is not None else step_size >= 0)
         and 0 < temperature <= most
         and 1.0 / temperature <= most
         and -most <= prior_precision <= most

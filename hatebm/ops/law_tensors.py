@@ -22,7 +22,8 @@ def per_chain(numbers: Any) -> "LawTensor":
 
     Args:
         numbers: a tensor, an array or a list of real numbers. A tensor is read when a run begins, so that a number
-            changed in place is seen; one that asks for a gradient gets it from the steps that keep their graph.
+            changed in place between runs is seen (not one that a callback changes); one that asks for a gradient gets
+            it from the steps that keep their graph.
 
     Raises:
         TypeError, ValueError: naming what was wanted and what came.
@@ -31,7 +32,8 @@ def per_chain(numbers: Any) -> "LawTensor":
     check_listed(name, "numbers", numbers)
     if not isinstance(numbers, Tensor):
         try:
-            numbers = torch.tensor(plain(numbers), dtype=torch.float64, device="cpu")
+            kind = torch.as_tensor(plain(numbers), device="cpu").dtype
+            numbers = torch.tensor(plain(numbers), dtype=kind if kind == torch.bool else torch.float64, device="cpu")
         except (TypeError, ValueError, RuntimeError, OverflowError):
             require(False, name, "numbers", f"a tensor of shape {SHAPES}", numbers, TypeError)
     check_dense(name, "numbers", numbers)
@@ -44,7 +46,8 @@ def per_chain(numbers: Any) -> "LawTensor":
 class LawTensor:
     """Numbers of a law in a tensor, kept as it is: (n,) or (steps, n) of ``each`` chain, () or (steps,) of all.
 
-    Two are equal where all that they hold is; what changes in place changes no hash.
+    Two are equal where they are the same numbers in the same memory: what a learner or a caller changes in place stays
+    equal to itself, and is never taken for another's.
     """
 
     def __init__(self, tensor: Tensor, each: bool) -> None:
@@ -73,7 +76,7 @@ class LawTensor:
         """The numbers of some steps."""
         return self if self.n_steps is None else LawTensor(self.tensor[first:end], self.each)
 
-    def of_chains(self, rows: Any) -> "LawTensor":
+    def of_chains(self, rows: slice | Tensor) -> "LawTensor":
         """The numbers of some chains, named as an index of their state names them."""
         return LawTensor(self.tensor[..., rows], True) if self.each else self
 
@@ -101,13 +104,10 @@ class LawTensor:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LawTensor):
             return NotImplemented
-        a, b = self.tensor, other.tensor
-        if self._kind() != other._kind():
-            return False
-        return a is b or torch.equal(a.detach().cpu(), b.detach().cpu())
+        return self.each == other.each and _are_one(self.tensor, other.tensor)
 
     def __hash__(self) -> int:
-        return hash(self._kind())
+        return hash((self.each, tuple(self.tensor.shape)))
 
     def __repr__(self) -> str:
         ends = self.ends()
@@ -121,8 +121,15 @@ class LawTensor:
             tensor = tensor.narrow(dim, 0, 1) if tensor.stride(dim) == 0 else tensor
         return tensor
 
-    def _kind(self) -> tuple:
-        return self.each, tuple(self.tensor.shape), str(self.tensor.dtype), self.tensor.requires_grad
+
+def _are_one(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same numbers in the same memory, learned by both or by neither."""
+    if a is b:
+        return True
+    if is_hidden(a) or is_hidden(b) or a.device != b.device:
+        return False
+    views = [(v.data_ptr(), v.shape, v.stride(), v.dtype, v.is_neg(), v.requires_grad) for v in (a, b)]
+    return views[0] == views[1]
 
 
 def check_listed(op: str, name: str, values: Any) -> None:

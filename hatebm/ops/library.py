@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hatebm.ops import native
 from hatebm.ops.backend import module_for
-from hatebm.ops.checks import GRAD_DTYPES, check_like, check_numbers, check_written
+from hatebm.ops.checks import GRAD_DTYPES, check_halves, check_like, check_numbers, check_written
 
 LIBRARY = torch.library.Library("hatebm", "DEF")
 OPERANDS = ("noise", "gz", "image")  # of a step, shaped like x
@@ -137,6 +137,7 @@ def _langevin_ratio(x, grad, proposal, proposal_grad, *, backend=None, **setting
     for name, v, like in (("proposal", proposal, x), ("proposal_grad", proposal_grad, grad)):
         check_like("langevin_ratio", name, v, x, (like.dtype,))
     check_numbers("langevin_ratio", settings.get("numbers"), x)
+    check_halves("langevin_ratio", settings.get("halves"), x)
     return langevin_ratio(x, grad, proposal, proposal_grad, backend, **settings)
 
 

@@ -192,7 +192,7 @@ class Chain:
             watch = Watch(len(state[0]), state[0].device, self._nan == "raise" and n_steps > 0, self._form.corrected)
             transition = transition_of(self._form, self._blocks, self._potential, watch, velocity)
             info = Info(transition, every, callback, return_info, self._shaped)
-            self._blocks.region.held = self._state
+            self._blocks.region.held = self._state if grad_steps == n_steps > 0 else [x.detach() for x in self._state]
             settle(modules, self._potential, self.step, state)
             self._check_bounded(modules)
             self._engine.begin(self._potential, modules, self.step, state)

@@ -228,6 +228,29 @@ def test_a_number_that_begins_at_0_learns(each):
     torch.testing.assert_close(got, -slope.sum(1) if each else -slope.sum())
 
 
+def test_a_chain_that_rests_does_so_beside_another_number_that_learns():
+    still, x = hatebm.per_chain([0.0, 0.1]), torch.full((2, D), 5.0, **F64)
+    temperature = torch.tensor(1.0, requires_grad=True)
+    law = {"step_size": still, "noise_std": still, "temperature": temperature, "clamp": (-1, 1), "seed": 0}
+    out = hatebm.langevin(energy, x, 3, **law, grad_steps=3)
+    assert torch.equal(out[0], x[0])
+    assert out[1].abs().max() <= 1
+
+
+def test_no_chains_learn_nothing():
+    step = torch.ones(0, requires_grad=True)
+    out = hatebm.langevin(energy, torch.zeros(0, D), 2, step_size=hatebm.per_chain(step), noise_std=0.1, grad_steps=2)
+    out.sum().backward()
+    assert step.grad.shape == (0,)
+
+
+def test_what_a_mask_holds_leads_no_graph_back_to_the_start():
+    x, step = drawn(N, D, seed=3).requires_grad_(), torch.tensor(0.1, requires_grad=True)
+    states = run({"step_size": step, "noise_std": 0.1}, x, keep="steps", mask=torch.tensor([True, False]))
+    assert [torch.autograd.grad(s.sum(), x, retain_graph=True, allow_unused=True)[0] for s in states] == [None] * STEPS
+    assert all(torch.equal(s[:, 1], x[:, 1]) for s in states)
+
+
 def test_without_a_graph_nothing_is_held():
     step = torch.tensor(0.1, requires_grad=True)
     law = {"step_size": step, "noise_std": 0.1, "seed": 0}

@@ -141,7 +141,7 @@ SEVERAL = [
     ({"step_size": torch.ones(4), "n_steps": 9}, "step_size must be a schedule of at least 9 .* not by the chain"),
     ({"step_size": torch.full((2, 3), 0.1, requires_grad=True)}, f"step_size {SCHEDULE}"),
     ({"prior_precision": torch.ones(4)}, "a number for each chain is hatebm.per_chain\\(tensor\\)"),
-    ({"prior_precision": torch.ones(4, requires_grad=True)}, "prior_precision must be a number without a graph"),
+    ({"prior_precision": torch.ones(4, requires_grad=True)}, "a number for each chain is hatebm.per_chain\\(tensor\\)"),
     ({"clamp": torch.ones(2, requires_grad=True)}, "clamp must be a number without a graph"),
 ]
 

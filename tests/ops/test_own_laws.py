@@ -88,3 +88,7 @@ def test_numbers_of_another_count_or_type_are_refused_before_memory_is_read():
             run_own(x, x, "cpu", wrong)
         with pytest.raises((TypeError, ValueError), match="numbers must be a float32 tensor of shape"):
             torch.ops.hatebm.langevin_step_(x, x, **ONES, seed=0, step=0, numbers=wrong)
+    operands = (x,) * 4
+    for halves in (torch.ones(1, 1).double().expand(2, 4), torch.rand(4, 2).double().T, torch.rand(8).double()):
+        with pytest.raises((TypeError, ValueError), match="halves must be a contiguous float64 tensor"):
+            torch.ops.hatebm.langevin_ratio(*operands, **ONES, numbers=own_numbers(4), halves=halves)

@@ -148,6 +148,7 @@ OF_MOVES = {
         "prior_precision": spread(0.1, 1.0, zeros=2),
         "clip": ("norm", spread(0.5, 3.0)),
     },
+    "some without a prior": {"eps": 0.2, "temperature": 0.7, "prior_precision": spread(0.1, 1.0, zeros=2)},
     "clip of the update": {"eps": spread(0.1, 0.5), "clip": ("value", spread(0.01, 0.2)), "clip_on": "update"},
 }
 

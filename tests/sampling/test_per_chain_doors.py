@@ -95,6 +95,7 @@ MADE = {
     "words": (["a"], "per_chain: numbers must be a tensor of shape"),
     "ragged": ([[0.1], [0.1, 0.2]], "per_chain: numbers must be a tensor of shape"),
     "learned one by one": ([torch.tensor(0.1, requires_grad=True)], "per_chain: numbers must be one tensor where numb"),
+    "bools in a list": ([True, False], "per_chain: numbers must be real numbers"),
     "sparse": (torch.eye(2).to_sparse(), "per_chain: numbers must be a dense tensor"),
 }
 
@@ -129,6 +130,20 @@ def test_a_step_alone_takes_one_number_a_chain(law, message):
         hatebm.ops.langevin_step_(X.clone(), X, **{"step_size": 0.1, "seed": 0, "step": 0} | law)
 
 
+def test_a_part_of_the_chains_is_a_part():
+    with pytest.raises(TypeError, match="rows must be a slice or a tensor, got 2"):
+        hatebm.Dynamics(eps=hatebm.per_chain(EACH)).for_chains(2)
+
+
+@pytest.mark.parametrize("compile", ["auto", "off"])
+def test_a_number_that_a_callback_changes_is_that_of_the_run(compile):
+    each = torch.full((4,), 0.1)
+    law = {"eps": hatebm.per_chain(each), "seed": 0, "compile": compile}
+    changes = {"callback": lambda t, state: each.fill_(0.2), "every": 5}
+    got = hatebm.langevin(hatebm.energies.DoubleWell(), X, 10, **law, **changes)
+    assert torch.equal(got, hatebm.langevin(hatebm.energies.DoubleWell(), X, 10, eps=0.1, seed=0))
+
+
 def test_a_saved_chain_of_another_number_does_not_fit_the_law():
     chain = hatebm.Chain(quadratic, X, eps=hatebm.per_chain(EACH), seed=0)
     other = hatebm.Chain(quadratic, X[:3], eps=0.1, seed=0).state_dict()
@@ -156,19 +171,27 @@ def test_a_number_changed_in_place_is_read_by_the_next_run():
 
 
 def test_a_law_with_tensors_is_a_value():
+    """Equal where it holds the same tensors, whatever becomes of their numbers, and its hash stays."""
     each = torch.tensor(EACH)
     make = lambda **law: hatebm.Dynamics(**{"eps": hatebm.per_chain(each)} | law)  # noqa: E731
-    law = make(clip=("norm", hatebm.per_chain(each)))
-    assert law == make(clip=("norm", hatebm.per_chain(each.clone())))
-    assert hash(law) == hash(make(clip=("norm", hatebm.per_chain(each.clone()))))
-    others = [make(), make(eps=hatebm.per_chain(each.double())), make(eps=hatebm.per_chain(each + 0.1)), make(eps=0.1)]
+    law, same = (make(clip=("norm", hatebm.per_chain(each))) for _ in range(2))
+    told = {law: 1}
+    assert law == same
+    assert told[same] == 1
+    others = [make(), make(eps=hatebm.per_chain(each.clone())), make(eps=hatebm.per_chain(each.flip(0))), make(eps=0.1)]
     others += [make(eps=hatebm.per_chain(each[None])), make(eps=[0.1] * 4), make(eps=each.clone().requires_grad_())]
+    others += [make(eps=hatebm.per_chain(torch.ones(4, device="meta"))), make(eps=hatebm.per_chain(each.double()))]
     assert all(law != other for other in others)
     assert len({*others, law}) == len(others) + 1
-    assert "per_chain(a float32 tensor of shape (4,) on cpu from 0.1 to 0.4)" in repr(law)
+    each.fill_(0.3)
+    assert law == same
+    assert told[same] == 1
+    assert "per_chain(a float32 tensor of shape (4,) on cpu from 0.3 to 0.3)" in repr(law)
     assert "learned(a float32 tensor of shape (4,)" in repr(make(eps=each.clone().requires_grad_()))
-    for copied in (pickle.loads(pickle.dumps(law)), copy.deepcopy(law), dataclasses.replace(law)):
-        assert copied == law
+    assert dataclasses.replace(law) == law
+    for copied in (pickle.loads(pickle.dumps(law)), copy.deepcopy(law)):
+        assert torch.equal(copied.eps.tensor, each)
+        assert copied != law
     with pytest.raises(TypeError, match="LawTensor is not JSON serializable"):
         json.dumps(dataclasses.asdict(law))
 

@@ -158,7 +158,7 @@ def run_of(steps: Any, n: int, here: torch.device, first_bad: Tensor | None) -> 
 def schedule_at(steps: Any, n: int, here: torch.device) -> tuple[int, int, int, int]:
     """Where the schedule of n chains lies, and how far apart the numbers of its fields, steps and chains."""
     schedule, several = steps.schedule, steps.schedule.dim() == 3
-    fits = schedule.shape[:2] == (5, steps.n_steps) and (not several or schedule.shape[2] == n)
+    fits = schedule.shape in ((5, steps.n_steps), (5, steps.n_steps, n)) and not schedule.is_neg()
     require(fits, "hatebm", "schedule", f"of shape (5, {steps.n_steps}) or (5, {steps.n_steps}, {n})", schedule)
     apart = schedule.stride() if several else (*schedule.stride(), 0)
     return address(schedule, schedule.numel(), here), *apart
