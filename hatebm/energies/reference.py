@@ -7,7 +7,8 @@ a gradient needs are taken in ascending order; energies sum in float64, in the o
 import torch
 from torch import Tensor
 
-from hatebm.ops.reference import LOG, MINUS_2_LN2, TWO_THIRDS_BITS, fma, tree_sum
+from hatebm.ops.reference import fma, tree_sum
+from hatebm.ops.reference_noise import LOG, MINUS_2_LN2, TWO_THIRDS_BITS
 
 EXP = (
     1.0, 1.0, 0.5, 0.1666666567325592, 0.04166579619050026, 0.008333452045917511, 0.001398199936375022,
