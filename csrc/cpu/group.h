@@ -6,6 +6,8 @@
 #include <type_traits>
 
 #include "cpu/lanes.h"
+#include "cpu/normal.h"
+#include "cpu/parallel.h"
 #include "formulas/energies.h"
 #include "formulas/tree.h"
 
@@ -86,6 +88,20 @@ template <int count, class V>
 HATEBM_HD void get_quad(const float* p, V* x) {
     HATEBM_UNROLL(4)
     for (int k = 0; k < count; ++k) x[k] = get<V>(p + k * width_of<V>);
+}
+
+// body(group size, first chain, chains) for all chains: groups of two registers where there are chains enough.
+template <class Body>
+void for_groups(int64_t n, int threads, Body body) {
+    constexpr int wide = width_of<Wide>;
+    const int64_t paired = n > static_cast<int64_t>(lanes) * threads ? n / wide + (n % wide > lanes) : 0;
+    const int64_t left = n - paired * wide > 0 ? (n - paired * wide + lanes - 1) / lanes : 0;
+    for_each(paired + left, threads, [&](int64_t g) {
+        const int64_t first = g < paired ? g * wide : paired * wide + (g - paired) * lanes;
+        const int64_t most = g < paired ? wide : lanes, count = first + most <= n ? most : n - first;
+        if (g < paired) body(Wide(), first, count);
+        else body(Float(), first, count);
+    });
 }
 
 }  // namespace

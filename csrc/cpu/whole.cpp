@@ -182,6 +182,7 @@ struct Run {
     }
 
     int64_t plain_steps_from(int64_t i) {
+        if constexpr (!std::is_same_v<Laws, Alike>) return plain_steps<0>(i);
         switch (group.d) {
             case 1: return plain_steps<1>(i);
             case 2: return plain_steps<2>(i);
@@ -235,20 +236,6 @@ struct Run {
         return i;
     }
 };
-
-// body(group size, first chain, chains) for all chains: groups of two registers where there are chains enough.
-template <class Body>
-void for_groups(int64_t n, int threads, Body body) {
-    constexpr int wide = width_of<Wide>;
-    const int64_t paired = n > static_cast<int64_t>(lanes) * threads ? n / wide + (n % wide > lanes) : 0;
-    const int64_t left = n - paired * wide > 0 ? (n - paired * wide + lanes - 1) / lanes : 0;
-    for_each(paired + left, threads, [&](int64_t g) {
-        const int64_t first = g < paired ? g * wide : paired * wide + (g - paired) * lanes;
-        const int64_t most = g < paired ? wide : lanes, count = first + most <= n ? most : n - first;
-        if (g < paired) body(Wide(), first, count);
-        else body(Float(), first, count);
-    });
-}
 
 template <class Energy>
 void run_all(const WholeArgs& a) {

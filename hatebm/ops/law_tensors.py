@@ -32,8 +32,7 @@ def per_chain(numbers: Any) -> "LawTensor":
     check_listed(name, "numbers", numbers)
     if not isinstance(numbers, Tensor):
         try:
-            kind = torch.as_tensor(plain(numbers), device="cpu").dtype
-            numbers = torch.tensor(plain(numbers), dtype=kind if kind == torch.bool else torch.float64, device="cpu")
+            numbers = torch.tensor(plain(numbers), dtype=torch.float64, device="cpu")
         except (TypeError, ValueError, RuntimeError, OverflowError):
             require(False, name, "numbers", f"a tensor of shape {SHAPES}", numbers, TypeError)
     check_dense(name, "numbers", numbers)

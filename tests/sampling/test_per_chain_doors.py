@@ -95,7 +95,6 @@ MADE = {
     "words": (["a"], "per_chain: numbers must be a tensor of shape"),
     "ragged": ([[0.1], [0.1, 0.2]], "per_chain: numbers must be a tensor of shape"),
     "learned one by one": ([torch.tensor(0.1, requires_grad=True)], "per_chain: numbers must be one tensor where numb"),
-    "bools in a list": ([True, False], "per_chain: numbers must be real numbers"),
     "sparse": (torch.eye(2).to_sparse(), "per_chain: numbers must be a dense tensor"),
 }
 
