@@ -78,7 +78,7 @@ struct Apart {
     template <class V>
     HATEBM_HD V unless_resting(int64_t lane, V x, V moved) const {
         const V way = abs_of(get<V>(numbers[0] + lane)) + abs_of(get<V>(numbers[1] + lane));
-        return unless_zero(way, moved, x);
+        return where_greater(way, V(0.0f), moved, x);
     }
 };
 
