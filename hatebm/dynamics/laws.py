@@ -28,11 +28,6 @@ class Now(NamedTuple):
     arguments: dict[str, Any]  # the same as a step of the ops takes them
     resting: Tensor | None = None  # (n,) which chains stay where they are; None where surely none does
 
-    @property
-    def moves(self) -> bool:
-        """Whether the block moves at all."""
-        return do_move(self.step_size, self.noise_std)
-
 
 class Laws:
     """A law for each block of a state like this one; ``settings`` are what of it is one for all steps and chains."""
@@ -127,7 +122,7 @@ class Laws:
 
     def _at(self, t: int, learning: bool) -> tuple[list[Now], list[list[int]]]:
         now = [self._now_of(k, t, learning) for k in range(len(self.each))]
-        return now, self._grouped([block.moves for block in now])
+        return now, self._grouped([do_move(block.step_size, block.noise_std) for block in now])
 
     def _grouped(self, moves: Sequence[bool]) -> list[list[int]]:
         moving = [k for k, one in enumerate(moves) if one]

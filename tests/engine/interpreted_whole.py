@@ -12,6 +12,7 @@ from hatebm.ops import native
 from hatebm.ops.native.chains import NEVER
 
 pytestmark = interpreter.MARKS
+FEW = {name: OWN_LAWS[name] for name in ("increment", "value update", "norm", "before, walls", "no noise", "no prior")}
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def moved(module, energy, x, steps):
     return x, first_bad
 
 
-@pytest.mark.parametrize("said", OWN_LAWS.values(), ids=OWN_LAWS)
+@pytest.mark.parametrize("said", FEW.values(), ids=FEW)
 @pytest.mark.parametrize("kind", ["well", "full"])
 def test_each_chain_has_the_bits_of_itself_alone(kind, said, assert_same):
     energy, x, schedule = of_kind(kind, 3), start(kind, 37, 3), own_schedule(4, 37, still=1)
