@@ -92,7 +92,8 @@ def check_noisy(noise_std: Number, wanted: str) -> None:
 
 def energy_difference(here: Tensor, there: Tensor, temperature: Number) -> Tensor:
     """(E(here) - E(there)) / T of each chain, in float64."""
-    return (here.double() - there.double()) / as_column(temperature, len(here), here.device)
+    own = isinstance(temperature, Tensor) or not here.is_cpu  # a GPU would multiply by the reciprocal of a float
+    return (here.double() - there.double()) / (as_column(temperature, len(here), here.device) if own else temperature)
 
 
 Here = tuple[Tensor, dict[int, Tensor]]  # energies, and the gradient of each moving block
