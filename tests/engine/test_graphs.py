@@ -221,6 +221,7 @@ OTHER = {
         "clamp_at": "noise+step",
     },
     "learned": {"eps": torch.tensor(0.2, requires_grad=True)},
+    "learned, with rests": {"eps": torch.tensor([0.3, 0.0, 0.2, 0.0, 0.1, 0.2], requires_grad=True), "clamp": (-1, 1)},
 }
 
 

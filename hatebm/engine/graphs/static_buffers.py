@@ -115,7 +115,7 @@ class Step:
         if table.shape[1] > 1:
             numbers.copy_(table.index_select(1, self.buffers.row)[:, 0])
         if now.resting is not None:
-            torch.logical_and(numbers[0] == 0, numbers[1] == 0, out=now.resting)
+            now.resting.copy_((numbers[0] == 0) & (numbers[1] == 0))
 
 
 def longest(laws: Laws) -> int:
