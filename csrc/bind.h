@@ -91,9 +91,9 @@ auto taking_numbers(void (*langevin_ratio)(const Ratio&, Where...)) {
 }
 
 // An energy as it crosses: its kind, d and components, the addresses of `where` and `weight`, and its reaches.
-using Told = std::tuple<int, int64_t, int64_t, uintptr_t, uintptr_t, float, float>;
+using EnergyTold = std::tuple<int, int64_t, int64_t, uintptr_t, uintptr_t, float, float>;
 
-inline Formula formula_of(const Told& told) {
+inline Formula formula_of(const EnergyTold& told) {
     const auto [kind, d, components, where, weight, reach, first_reach] = told;
     const bool weighted = static_cast<Kind>(kind) < Kind::double_well;
     return {static_cast<Kind>(kind), d, components, held<float>(where, d, "where"),
@@ -102,23 +102,27 @@ inline Formula formula_of(const Told& told) {
 
 // A run of steps as it crosses: how many; where their numbers lie, and how far apart those of fields, steps and chains;
 // whether any noise or prior may not be 0; add, clip, clip_on_update, low, high, noise_first, clamp_noise; seed, first
-// step, and the addresses of chain_ids and first_bad.
+// step, and the addresses of chain_ids and first_bad; the address of a mask, and whether walls reflect; of how many steps
+// one is told of, 0 for none, and the addresses of what is told.
+using Told = std::tuple<int64_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t>;
 using Run = std::tuple<int64_t, uintptr_t, int64_t, int64_t, int64_t, bool, bool, int, int, bool, float, float, bool, bool,
-                       uint64_t, uint64_t, uintptr_t, uintptr_t>;
+                       uint64_t, uint64_t, uintptr_t, uintptr_t, uintptr_t, bool, Told>;
 
 inline Chains chains_of(const Run& run, float* x, int64_t n) {
     const auto [n_steps, numbers, field, step, chain, noisy, prior, add, clip, clip_on_update, low, high, noise_first,
-                clamp_noise, seed, first_step, chain_ids, first_bad] = run;
+                clamp_noise, seed, first_step, chain_ids, first_bad, mask, reflect, told] = run;
+    const auto [every, energy, grad_norm, grad_norm_energy, displacement] = told;
     const Law law{0, noisy ? 1.0f : 0.0f, 1, prior ? 1.0f : 0.0f, static_cast<Add>(add), static_cast<Clip>(clip),
                   clip_on_update, 0, low, high};
     return {x, n, n_steps, {held<float>(numbers, n_steps, "schedule"), field, step, chain}, law, noise_first, clamp_noise,
-            {seed, first_step, 0, 0}, at<int64_t>(chain_ids), at<int64_t>(first_bad)};
+            {seed, first_step, 0, 0}, at<int64_t>(chain_ids), at<int64_t>(first_bad), at<bool>(mask), reflect,
+            {every, at<float>(energy), at<float>(grad_norm), at<float>(grad_norm_energy), at<float>(displacement)}};
 }
 
 // The same for whole chains in an energy with a formula, and for one look at it.
 template <class... Where>
 auto taking_numbers(void (*whole)(const Whole&, Where...)) {
-    return [whole](const Told& energy, uintptr_t x, int64_t n, const Run& run, Where... where) {
+    return [whole](const EnergyTold& energy, uintptr_t x, int64_t n, const Run& run, Where... where) {
         const Formula formula = formula_of(energy);
         const Whole args{chains_of(run, held<float>(x, n * formula.d, "x"), n), formula};
         py::gil_scoped_release release;
@@ -128,7 +132,7 @@ auto taking_numbers(void (*whole)(const Whole&, Where...)) {
 
 template <class... Where>
 auto taking_numbers(void (*look)(const Look&, Where...)) {
-    return [look](const Told& energy, uintptr_t x, int64_t n, uintptr_t energies, uintptr_t gradients, Where... where) {
+    return [look](const EnergyTold& energy, uintptr_t x, int64_t n, uintptr_t energies, uintptr_t gradients, Where... where) {
         const Formula formula = formula_of(energy);
         const Look args{formula, held<float>(x, n * formula.d, "x"), n, held<float>(energies, n, "energies"),
                         held<float>(gradients, n * formula.d, "gradients")};

@@ -16,6 +16,12 @@ struct Formula {
     float reach, first_reach;  // up to which |x| energy and gradient are known to be finite; the same for element 0
 };
 
+// Where a run puts what is told of each step that `every` divides: rows of n numbers; 0 of them: nothing is told.
+struct Facts {
+    int64_t every;
+    float *energy, *grad_norm, *grad_norm_energy, *displacement;
+};
+
 // Step i of the run is step draw.step + i of the chains. Where a chain's step_size and noise_std are both 0, it stays as
 // it is: no clamp, and nobody looks at its energy.
 struct Chains {
@@ -27,6 +33,9 @@ struct Chains {
     Draw draw;
     const int64_t* chain_ids;  // (n,), or null: 0..n-1
     int64_t* first_bad;        // (n,) or null: receives the first step whose energy or gradient was not finite
+    const bool* mask;          // (n, d), or null: where the state may move
+    bool reflect;              // whether the box's sides fold a move back, in place of a clamp
+    Facts facts;
 };
 
 struct Whole : Chains {

@@ -13,6 +13,16 @@ from typing import NamedTuple
 from torch import Tensor
 
 
+class Facts(NamedTuple):
+    """Where a run puts what is told of each step that ``every`` divides: a row of each, (kept, n) float32 beside x."""
+
+    every: int
+    energy: Tensor  # where the step took its gradient
+    grad_norm: Tensor  # |grad E / T + prior_precision * x| there
+    grad_norm_energy: Tensor  # |grad E / T| there
+    displacement: Tensor  # |x' - x| over the whole step
+
+
 class Steps(NamedTuple):
     """The law of a run of steps of block 0, as kernels take it, see :func:`hatebm.ops.langevin_step_`.
 
@@ -20,7 +30,7 @@ class Steps(NamedTuple):
     it first adds noise_std * eps, and clamps to (low, high) too where ``clamp_noise``. Then x <- clamp(x - step_size *
     clip(grad E * inverse_temperature + prior_precision * x) + noise_std * eps), the noise there only with
     noise_at="after". Where a chain's step_size and noise_std are both 0, nothing happens to it: no clamp, and its
-    energy is not looked at.
+    energy is not looked at. What ``mask`` leaves out keeps its bits: no gradient and no prior pulls there.
     """
 
     schedule: Tensor  # (5, n_steps) or (5, n_steps, n) float32 beside x, any strides: the law's five numbers
@@ -38,6 +48,9 @@ class Steps(NamedTuple):
     chain_ids: Tensor | None  # (n,) int64; None: 0..n-1
     watched: bool  # whether anybody wants to know the first bad steps
     backend: str | None  # whose kernel: one of hatebm.backends(); None: the fastest that can run
+    mask: Tensor | None = None  # (n, d) bool beside x, row by row: where the state may move
+    reflect: bool = False  # whether low and high are walls that fold a move back, in place of a clamp
+    facts: Facts | None = None
 
     @property
     def n_steps(self) -> int:

@@ -24,7 +24,7 @@ def steps_on_gpu(cuda):
         layers = layers_of(getattr(energy, "layers", energy))
         rows, first = x.clone(), torch.full((len(x),), NEVER)
         numbers = chains._packed(layers)
-        run = chains.run_of(steps, len(x), x.device, first if steps.watched else None)
+        run = chains.run_of(steps, len(x), layers[0].weight.shape[1], x.device, first if steps.watched else None)
         cuda.mlp_chains(rows.data_ptr(), len(x), *chains._places(layers, numbers), run, 0, 0)
         return rows, first
 

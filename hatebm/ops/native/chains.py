@@ -45,7 +45,7 @@ def whole_chains_(formula: Any, reach: tuple[float, ...], x: Tensor, steps: Any)
     """
     rows, n, here = readable(x), x.shape[0], x.device
     first_bad = x.new_empty(n, dtype=torch.int64)
-    run = run_of(steps, n, here, first_bad)
+    run = run_of(steps, n, formula.d, here, first_bad)
     arguments = (_numbers(formula, here, reach), address(rows, n * formula.d, here), n, run)
     if x.device.type == "cpu":
         _C.whole(*arguments, torch.get_num_threads())
@@ -83,8 +83,9 @@ def perceptron_chains_(x: Tensor, layers: Sequence[Any], steps: Any) -> Tensor:
     """
     rows, n, here = readable(x), len(x), x.device
     first = torch.full((n,), NEVER, dtype=torch.int64, device=here)
-    run = run_of(steps, n, here, first if steps.watched else None)
-    start = address(rows, n * layers[0].weight.shape[1], here)
+    d = layers[0].weight.shape[1]
+    run = run_of(steps, n, d, here, first if steps.watched else None)
+    start = address(rows, n * d, here)
     if here.type == "cpu":
         _C.mlp_chains(start, n, _layers(layers), run, torch.get_num_threads())
     else:
@@ -145,14 +146,24 @@ def _layers(layers: Sequence[Any]) -> list[tuple]:
     return told
 
 
-def run_of(steps: Any, n: int, here: torch.device, first_bad: Tensor | None) -> tuple:
-    """A run of steps of n chains as it crosses."""
+def run_of(steps: Any, n: int, d: int, here: torch.device, first_bad: Tensor | None) -> tuple:
+    """A run of steps of n chains of d elements as it crosses."""
     return (
         *(steps.n_steps, *schedule_at(steps, n, here), steps.noisy, steps.prior),
         *(ADD[steps.add], CLIP[steps.clip], steps.clip_on == "update", steps.low, steps.high),
         *(steps.noise_at == "before", steps.clamp_noise, steps.seed & MASK64, steps.first_step),
         *(address(v, n, here, torch.int64) for v in (steps.chain_ids, first_bad)),
+        *(address(steps.mask, n * d, here, torch.bool), steps.reflect, told_of(steps, n, here)),
     )
+
+
+def told_of(steps: Any, n: int, here: torch.device) -> tuple[int, int, int, int, int]:
+    """Where what is told of a run's steps is to lie."""
+    if steps.facts is None:
+        return 0, 0, 0, 0, 0
+    every, *rows = steps.facts
+    kept = len(range(-steps.first_step % every, steps.n_steps, every))
+    return every, *(address(row, kept * n, here) for row in rows)
 
 
 def schedule_at(steps: Any, n: int, here: torch.device) -> tuple[int, int, int, int]:
