@@ -17,7 +17,7 @@ class Potential:
     """The energy of every chain and its gradient: autograd's, or a given one; 0 where a mask holds the state.
 
     ``differentiable`` keeps the graph of the gradient; ``changes`` says that the energy is another one at each step;
-    ``prepared`` is the energy in a form that serves first derivatives alone, without keyword arguments; ``within``
+    ``prepared`` is the energy in a form that serves first derivatives alone; ``within``
     opens the context in which the gradient is to be taken, and then energies that decide are taken within
     ``deciding``; ``kept`` is where hat energies keep what they made within a run.
     """
@@ -46,7 +46,7 @@ class Potential:
         """The energies where they come along, (n,) or a scalar, and the gradient in the blocks ``wanted``."""
         kwargs = self.kwargs(t)
         if self.grad_fn is None:
-            asked = (self._energy(kwargs), state, wanted, kwargs)
+            asked = (self._energy(), state, wanted, kwargs)
             with self._remembering(), self.within():
                 energies, grads = energy_and_gradient(*asked, self.differentiable, self._ones)
         else:
@@ -68,7 +68,7 @@ class Potential:
         """One energy a chain, (n,), alone."""
         kwargs = self.kwargs(t)
         with self._remembering(), self.deciding():
-            energies = _energies_alone(self._energy(kwargs), state, kwargs).clone()
+            energies = _energies_alone(self._energy(), state, kwargs).clone()
         return _one_each(energies, len(state[0]))
 
     def _remembering(self) -> AbstractContextManager[None]:
@@ -76,9 +76,8 @@ class Potential:
             return nullcontext()
         return remembering(None if self.differentiable else self.kept)
 
-    def _energy(self, kwargs: dict[str, Any]) -> Callable[..., Tensor]:
-        plain = self.prepared is None or self.differentiable or kwargs
-        return self.energy if plain else self.prepared
+    def _energy(self) -> Callable[..., Tensor]:
+        return self.energy if self.prepared is None or self.differentiable else self.prepared
 
 
 def energy_and_gradient(

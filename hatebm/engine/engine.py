@@ -14,7 +14,7 @@ from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.transitions.form import Form
 from hatebm.engine.graphs.runs import GraphRuns
-from hatebm.engine.prepare import prepare
+from hatebm.engine.prepare import Fitted, prepare
 from hatebm.engine.prepare.precision import as_set, check_precision, gradient_error, reduced
 from hatebm.engine.prepare.twin import twin
 from hatebm.engine.whole import WholeRuns
@@ -103,11 +103,11 @@ class Engine:
             return None, (f"the energy as it is: compile={self.compile!r}",)
         if potential.grad_fn is not None:
             return None, ("the gradient as it is: grad_fn was given",)
-        if potential.changes or potential.kwargs(t):
-            return None, ("the energy as it is: it takes keyword arguments",)
         if hasattr(potential.energy, "advance_"):
             return None, (f"{type(potential.energy).__name__} has a kernel of its own",)
-        found = prepare(potential.energy, state)
+        found = prepare(potential.energy, state, kwargs := potential.kwargs(t))
+        if potential.changes:
+            return Fitted(potential.energy, state, kwargs, found.energy), found.notes
         return (None if found.energy is potential.energy else found.energy), found.notes
 
 

@@ -3,7 +3,7 @@
 import random
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hatebm.nets.energy
+from hatebm.energies.closure import first_difference, snapshot
+from hatebm.energies.named import named_by
 from hatebm.engine.prepare.twin import twin
 from hatebm.nets.layers import conv_then_pool
 
@@ -25,16 +27,21 @@ class Refused(Exception):  # noqa: N818 (no error: a reason)
 
 
 class BlockTracer(fx.Tracer):
-    """Calls a forward with one placeholder per block of the state, all its other arguments at their defaults.
+    """Calls a forward with a placeholder for each block of the state and each input, and the constants that are given.
 
     torch.fx changes how modules are called for every thread: what other threads call meanwhile is left as it is.
     """
 
     proxy_buffer_attributes = True  # else a number read from a buffer would stay as it was
 
-    def __init__(self, n_blocks: int) -> None:
+    def __init__(self, n_blocks: int, inputs: Iterable[str] = (), constants: dict[str, Any] | None = None) -> None:
         super().__init__(autowrap_modules=(hatebm.nets.energy,), autowrap_functions=(conv_then_pool,))
-        self.n_blocks, self.thread = n_blocks, threading.get_ident()
+        self.n_blocks, self.inputs, self.constants = n_blocks, tuple(inputs), constants or {}
+        self.thread = threading.get_ident()
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """A part that is not looked into: PyTorch's own, and an energy with a kernel."""
+        return hasattr(type(m), "advance_") or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
         """A part that is called."""
@@ -47,13 +54,23 @@ class BlockTracer(fx.Tracer):
         return super().getattr(attr, attr_val, parameter_proxy_cache) if mine else attr_val
 
     def create_args_for_root(self, root_fn: Callable, is_module: bool, concrete_args: Any = None) -> tuple:
-        """The module itself and its placeholders."""
+        """The forward with its constants, the module itself and the placeholders."""
         blocks = [self.create_proxy("placeholder", f"block{k}", (), {}) for k in range(self.n_blocks)]
-        return root_fn, [self.root, *blocks]
+        inputs = [self.create_proxy("placeholder", f"input_{name}", (), {}) for name in self.inputs]
+
+        def forward(root: nn.Module, *given: fx.Proxy) -> Any:
+            named = dict(zip(self.inputs, given[self.n_blocks :], strict=True))
+            return root_fn(root, *given[: self.n_blocks], **named, **self.constants)
+
+        return forward, [self.root, *blocks, *inputs]
 
 
-def traced(module: nn.Module, n_blocks: int) -> fx.Graph:
+def traced(
+    module: nn.Module, n_blocks: int, inputs: Iterable[str] = (), constants: dict[str, Any] | None = None
+) -> fx.Graph:
     """The graph of a module's forward; names only, so that every weight is looked up when it is used.
+
+    Its placeholders are the blocks, then the ``inputs``; the ``constants`` are as given.
 
     Raises:
         Refused: a forward that torch.fx cannot follow, or that does more than compute.
@@ -63,8 +80,10 @@ def traced(module: nn.Module, n_blocks: int) -> fx.Graph:
     try:
         root = twin(module, lambda tensor: tensor)
         before = [_shallow(part) for part in root.modules()]
+        called = _check_apart(root, module) if "reach" in vars(module) else None
+        seen = snapshot(called) if called else []
         with NothingDrawn():
-            graph = BlockTracer(n_blocks).trace(root)
+            graph = BlockTracer(n_blocks, inputs, constants).trace(root)
     except Refused:
         raise
     except Exception as error:
@@ -75,7 +94,17 @@ def traced(module: nn.Module, n_blocks: int) -> fx.Graph:
         raise Refused("its forward draws random numbers")
     if any(_is_changed(vars(part), old) for part, old in zip(root.modules(), before, strict=True)):
         raise Refused("its forward writes to the module, or makes tensors of its own")
+    if called and (name := first_difference(seen, snapshot(called))):
+        raise Refused(f"it writes to what it reads ({name})")
     return graph
+
+
+def _check_apart(root: nn.Module, module: nn.Module) -> Callable[..., Any]:
+    """What the twin of a callable's module calls, which may lead to no part of the callable's own."""
+    own = {id(part) for part in module.modules()}
+    if any(id(part) in own for part in named_by(root.function).modules):
+        raise Refused("it reaches a network through what cannot be copied")
+    return root.function
 
 
 class NothingDrawn(TorchDispatchMode):
@@ -112,9 +141,10 @@ def signature(module: nn.Module) -> Any:
         forward = getattr(type(part).forward, "__code__", None)
         outside = getattr(type(part).forward, "__globals__", {})
         read = [plain(outside[key]) for key in forward.co_names if isinstance(outside.get(key), (int, float, str))]
-        own = [(key, plain(value)) for key, value in vars(part).items() if key not in REGISTERED]
+        named = type(part).told(part) if "reach" in vars(part) else None  # a callable
+        own = named or [(key, plain(value)) for key, value in vars(part).items() if key not in REGISTERED]
         parts.append((name, type(part), part.training, tuple(read), tuple(own)))
-        if any(value is OPAQUE for _, value in own):
+        if named is None and any(value is OPAQUE for _, value in own):
             return None
     return tuple(parts)
 
