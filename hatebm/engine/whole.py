@@ -10,8 +10,8 @@ from hatebm.dynamics.blocks import Blocks
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.transitions.form import Form
-from hatebm.energies.perceptron import perceptron_of
 from hatebm.energies.steps import Steps
+from hatebm.engine.prepare.recognition import kernel_of
 from hatebm.ops.backend import kernels_for
 from hatebm.ops.scalars import OPEN
 
@@ -43,8 +43,8 @@ class WholeRuns:
 
     def __init__(self, form: Form, blocks: Blocks, potential: Potential, state: list[Tensor], watch: Watch) -> None:
         self.blocks, self.state, self.watch = blocks, state, watch
-        given = potential.energy
-        energy = given if hasattr(given, "advance_") else perceptron_of(given)
+        plain = not (potential.changes or potential.kwargs(0))
+        energy = kernel_of(potential.energy, state) if plain else None
         self.taken, self.refusal = 0, "" if energy is None else _obstacle(form, blocks, potential, state)
         self.energy = None if self.refusal else energy
         has_twin = hasattr(type(self.energy), "in_kernel")  # a module takes its time to miss an attribute

@@ -21,7 +21,9 @@ class Called(nn.Module):
         super().__init__()
         modules, tensors, self.reach = named_by(function)
         self.training, self.function = False, function
-        self.tensors = {f"tensor{k}": tensor for k, tensor in enumerate(tensors)}
+        self.tensors = {  # under names that no keyword has
+            f"tensor.{k}": tensor for k, tensor in enumerate(tensors)
+        }
         for k, part in enumerate(modules):
             self.add_module(f"part{k}", part)
 

@@ -40,8 +40,8 @@ class BlockTracer(fx.Tracer):
         self.thread = threading.get_ident()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """A part that is not looked into: PyTorch's own, and an energy with a kernel."""
-        return hasattr(type(m), "advance_") or super().is_leaf_module(m, module_qualified_name)
+        """A part that is not looked into: PyTorch's own, and an energy with a formula."""
+        return hasattr(type(m), "formula") or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
         """A part that is called."""
@@ -56,7 +56,7 @@ class BlockTracer(fx.Tracer):
     def create_args_for_root(self, root_fn: Callable, is_module: bool, concrete_args: Any = None) -> tuple:
         """The forward with its constants, the module itself and the placeholders."""
         blocks = [self.create_proxy("placeholder", f"block{k}", (), {}) for k in range(self.n_blocks)]
-        inputs = [self.create_proxy("placeholder", f"input_{name}", (), {}) for name in self.inputs]
+        inputs = [self.create_proxy("placeholder", f"input{k}", (), {}) for k in range(len(self.inputs))]
 
         def forward(root: nn.Module, *given: fx.Proxy) -> Any:
             named = dict(zip(self.inputs, given[self.n_blocks :], strict=True))
