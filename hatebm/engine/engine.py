@@ -15,7 +15,10 @@ from hatebm.dynamics.health import Watch
 from hatebm.dynamics.transitions.form import Form
 from hatebm.engine.graphs.runs import GraphRuns
 from hatebm.engine.prepare import Fitted, prepare
+from hatebm.engine.prepare.callables import as_module
 from hatebm.engine.prepare.precision import as_set, check_precision, gradient_error, reduced
+from hatebm.engine.prepare.recognition import kernel_of
+from hatebm.engine.prepare.rewritten import described
 from hatebm.engine.prepare.twin import twin
 from hatebm.engine.whole import WholeRuns
 from hatebm.ops.library import is_traced
@@ -49,11 +52,13 @@ class Engine:
         self._error: float | None = None
         self._began, self._speed = 0.0, ""
         self._graphed: tuple[str, ...] = ()
+        self._kernel: Any | None = None
 
     def begin(self, potential: Potential, modules: Sequence[nn.Module], t: int, state: list[Tensor]) -> None:
         """Give the potential its prepared form, in the mode and with the weights of the run."""
         if torch.compiler.is_compiling():
             return
+        self._kernel = None
         potential.prepared, self._notes = self._prepared(potential, t, state)
         if self.precision != "float32":
             potential.within = functools.partial(reduced, self.precision, self.device)
@@ -74,7 +79,7 @@ class Engine:
         """What takes stretches of steps of this run at once; nothing where it is to go step by step."""
         if stepwise or self.compile != "auto" or is_traced(state[0]):
             return Shortcuts(None, None)
-        kernel = WholeRuns(form, blocks, potential, state, watch)
+        kernel = WholeRuns(form, blocks, potential, state, watch, self._kernel)
         on_cuda = self.device.type == "cuda"
         return Shortcuts(kernel, GraphRuns(form, blocks, potential, state, watch, self.precision) if on_cuda else None)
 
@@ -103,12 +108,14 @@ class Engine:
             return None, (f"the energy as it is: compile={self.compile!r}",)
         if potential.grad_fn is not None:
             return None, ("the gradient as it is: grad_fn was given",)
-        if hasattr(potential.energy, "advance_"):
-            return None, (f"{type(potential.energy).__name__} has a kernel of its own",)
-        found = prepare(potential.energy, state, kwargs := potential.kwargs(t))
+        energy, kwargs = as_module(potential.energy), potential.kwargs(t)
+        self._kernel = None if kwargs or potential.changes else kernel_of(energy, state)
+        if self._kernel is not None:
+            return None, (f"{described(energy)} has a kernel of its own",)
+        found = prepare(energy, state, kwargs)
         if potential.changes:
-            return Fitted(potential.energy, state, kwargs, found.energy), found.notes
-        return (None if found.energy is potential.energy else found.energy), found.notes
+            return Fitted(energy, state, kwargs, found.energy), found.notes
+        return (None if found.energy is energy else found.energy), found.notes
 
 
 class Shortcuts:

@@ -11,7 +11,6 @@ from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.transitions.form import Form
 from hatebm.energies.steps import Steps
-from hatebm.engine.prepare.recognition import kernel_of
 from hatebm.ops.backend import kernels_for
 from hatebm.ops.scalars import OPEN
 
@@ -41,10 +40,16 @@ def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> St
 class WholeRuns:
     """Takes runs of steps of a chain in the energy's own kernel, where it has one that can."""
 
-    def __init__(self, form: Form, blocks: Blocks, potential: Potential, state: list[Tensor], watch: Watch) -> None:
+    def __init__(
+        self,
+        form: Form,
+        blocks: Blocks,
+        potential: Potential,
+        state: list[Tensor],
+        watch: Watch,
+        energy: Any | None,
+    ) -> None:
         self.blocks, self.state, self.watch = blocks, state, watch
-        plain = not (potential.changes or potential.kwargs(0))
-        energy = kernel_of(potential.energy, state) if plain else None
         self.taken, self.refusal = 0, "" if energy is None else _obstacle(form, blocks, potential, state)
         self.energy = None if self.refusal else energy
         has_twin = hasattr(type(self.energy), "in_kernel")  # a module takes its time to miss an attribute

@@ -6,6 +6,7 @@ checks the outcome once against the network itself (``probe``). What it cannot f
 network is prepared once for each kind of state.
 """
 
+import collections
 import copy
 import math
 import threading
@@ -20,7 +21,7 @@ from hatebm.energies.composition import Composition, Mixture, Negate, Product
 from hatebm.energies.hat import HatEnergy
 from hatebm.engine.prepare import rules
 from hatebm.engine.prepare.arguments import Arguments, arguments_of, kinds_of, like, of_chains
-from hatebm.engine.prepare.callables import Called, anchor_of
+from hatebm.engine.prepare.callables import Called, anchor_of, as_module, code_of
 from hatebm.engine.prepare.placement import BEGUN, FILTERED
 from hatebm.engine.prepare.probe import COARSE, TOLERANCE, Outcome, copied, joined, outcome, probe_state, same
 from hatebm.engine.prepare.rewrites import KEPT, rewrite
@@ -32,6 +33,7 @@ Energy = Callable[..., Tensor]
 KINDS_KEPT = 8  # of state and mode, for each network
 _lock = threading.RLock()  # one thread at a time rewrites, and tracing is for one alone
 _cache: weakref.WeakKeyDictionary[nn.Module, dict[Any, Rewritten]] = weakref.WeakKeyDictionary()
+_followed_before: weakref.WeakKeyDictionary[nn.Module, collections.Counter] = weakref.WeakKeyDictionary()
 
 
 class Prepared(NamedTuple):
@@ -79,11 +81,8 @@ def _prepared(energy: Energy, state: Sequence[Tensor], kwargs: dict[str, Any]) -
         return _hat(energy, state, kwargs)
     if type(energy) in (Product, Mixture, Negate):
         return _composition(energy, state, kwargs)
-    name = described(energy)
-    if not isinstance(energy, nn.Module):
-        energy = Called(energy)
-        kwargs = kwargs | energy.tensors
-    given = arguments_of(kwargs)
+    name, energy = described(energy), as_module(energy)
+    given = arguments_of(kwargs | energy.tensors if type(energy) is Called else kwargs)
     if any(isinstance(part, torch.jit.ScriptModule) for part in energy.modules()):
         raise Refused("TorchScript is compiled")
     pixels = [len(x) * math.prod(x.shape[2:]) for x in state if x.dim() == 4]
@@ -94,6 +93,7 @@ def _prepared(energy: Energy, state: Sequence[Tensor], kwargs: dict[str, Any]) -
     key = _key(energy, state, given)
     kinds = _cache.setdefault(anchor_of(energy), {})
     if key not in kinds:
+        _check_settled(energy, key[1:])
         kinds[key] = _rewritten_or_why_not(energy, state, given)
         for old in list(kinds)[:-KINDS_KEPT]:
             del kinds[old]
@@ -121,6 +121,15 @@ def _key(energy: nn.Module, state: Sequence[Tensor], given: Arguments) -> Any:
         leaves = [(name, type(part), repr(part), part.training, is_hooked(part)) for name, part in named]
         found = (graph.python_code("self").src, tuple(leaves))
     return found, tuple((x.shape, x.device) for x in state), given.key()
+
+
+def _check_settled(energy: nn.Module, given: Any) -> None:
+    """Refuse a callable that names other constants run after run: each would be followed anew."""
+    if type(energy) is Called:
+        seen = _followed_before.setdefault(anchor_of(energy), collections.Counter())
+        seen[called := (code_of(energy.function), given)] += 1
+        if seen[called] > KINDS_KEPT:
+            raise Refused("the numbers that it names change from run to run; as tensors they may")
 
 
 def _rewritten_or_why_not(energy: nn.Module, state: Sequence[Tensor], given: Arguments) -> Rewritten:

@@ -1,5 +1,6 @@
 """A callable as a module, so that it is followed like one: a function, a method, a partial, an object that is called."""
 
+import functools
 import types
 from collections.abc import Callable
 from typing import Any
@@ -46,9 +47,21 @@ class Called(nn.Module):
         return tuple((places[thing][1:], name, _told(name, value, places)) for thing, name, value in held)
 
 
+def as_module(energy: Callable[..., Any]) -> nn.Module:
+    """A module as it is, another callable as :class:`Called`."""
+    return energy if isinstance(energy, nn.Module) else Called(energy)
+
+
 def anchor_of(energy: nn.Module) -> nn.Module:
     """What outlives a callable that is made anew for each run: the first module that it names."""
     return next(iter(energy._modules.values()), energy) if type(energy) is Called else energy
+
+
+def code_of(function: Callable[..., Any]) -> Any:
+    """What is the same of a callable that is made anew for each run: its code, or its class."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__code__", None) or type(function)
 
 
 def _kind(thing: Any) -> Any:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from hatebm.energies.perceptron import Layer, Perceptron, activation_of, layers_made_of, perceptron_of
-from hatebm.engine.prepare.callables import Called, anchor_of
+from hatebm.engine.prepare.callables import anchor_of
 from hatebm.engine.prepare.probe import copied, probe_state
 from hatebm.engine.prepare.rewrites import fold_swish
 from hatebm.engine.prepare.rules import Work
@@ -75,17 +75,17 @@ class Recognised(Perceptron):
         return None if name is None else reduce(getattr, name.split("."), self.module)
 
 
-def kernel_of(energy: Callable[..., Tensor] | None, state: Sequence[Tensor]) -> Any | None:
+def kernel_of(energy: nn.Module, state: Sequence[Tensor]) -> Any | None:
     """What takes whole runs in the energy, see :mod:`hatebm.energies.steps`; None where nothing can."""
-    if energy is None or hasattr(energy, "advance_"):
+    if hasattr(type(energy), "advance_"):
         return energy
     if type(energy) is nn.Sequential and (found := perceptron_of(energy)):
         return found
-    if torch.compiler.is_compiling() or len(state) > 1 or not len(state[0]):
+    if len(state) > 1 or not len(state[0]) or state[0].dtype != torch.float32:
         return None
     try:
         with _lock:
-            return _recognised(energy if isinstance(energy, nn.Module) else Called(energy), state)
+            return _recognised(energy, state)
     except Refused:
         return None
 

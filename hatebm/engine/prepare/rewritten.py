@@ -95,5 +95,6 @@ class _ChannelsLast(torch.autograd.Function):
 
 def described(function: Callable[..., Any]) -> str:
     """What a callable is called in a report."""
+    function = function.function if type(function) is Called else function
     kind = isinstance(function, types.FunctionType | types.MethodType)
     return function.__qualname__ if kind else type(function).__name__

@@ -1,9 +1,11 @@
 """Following a module's forward with torch.fx, without a trace left on it."""
 
 import random
+import sys
 import threading
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import hatebm.nets.energy
 from hatebm.energies.closure import first_difference, snapshot
 from hatebm.energies.named import named_by
-from hatebm.engine.prepare.twin import twin
+from hatebm.engine.prepare.twin import is_plain, twin
 from hatebm.nets.layers import conv_then_pool
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -76,22 +78,18 @@ def traced(
         Refused: a forward that torch.fx cannot follow, or that does more than compute.
     """
     _refuse_strangers(module)
-    python_state = random.getstate()
     try:
         root = twin(module, lambda tensor: tensor)
         before = [_shallow(part) for part in root.modules()]
         called = _check_apart(root, module) if "reach" in vars(module) else None
         seen = snapshot(called) if called else []
-        with NothingDrawn():
+        with NothingDrawn(), _nothing_drawn_in_python():
             graph = BlockTracer(n_blocks, inputs, constants).trace(root)
     except Refused:
         raise
     except Exception as error:
         first_line = next(iter(str(error).splitlines()), "")
         raise Refused(f"torch.fx cannot follow its forward ({type(error).__name__}: {first_line})") from error
-    if random.getstate() != python_state:
-        random.setstate(python_state)
-        raise Refused("its forward draws random numbers")
     if any(_is_changed(vars(part), old) for part, old in zip(root.modules(), before, strict=True)):
         raise Refused("its forward writes to the module, or makes tensors of its own")
     if called and (name := first_difference(seen, snapshot(called))):
@@ -99,12 +97,34 @@ def traced(
     return graph
 
 
+@contextmanager
+def _nothing_drawn_in_python() -> Iterator[None]:
+    """The same for Python's own random numbers and NumPy's: they are put back where they were."""
+    numpy = sys.modules.get("numpy")
+    before, states = random.getstate(), numpy and numpy.random.get_state()
+    yield
+    drawn = random.getstate() != before
+    random.setstate(before)
+    if numpy:
+        now = numpy.random.get_state()
+        drawn = drawn or now[2:] != states[2:] or bool((now[1] != states[1]).any())
+        numpy.random.set_state(states)
+    if drawn:
+        raise Refused("its forward draws random numbers")
+
+
 def _check_apart(root: nn.Module, module: nn.Module) -> Callable[..., Any]:
-    """What the twin of a callable's module calls, which may lead to no part of the callable's own."""
-    own = {id(part) for part in module.modules()}
-    if any(id(part) in own for part in named_by(root.function).modules):
-        raise Refused("it reaches a network through what cannot be copied")
+    """What the twin of a callable's module calls, which may lead to nothing of the callable's own that can be written."""
+    named = named_by(root.function)
+    own = {id(part) for part in module.modules()} | {id(thing) for thing in module.reach if not _is_fixed(thing)}
+    if shared := [thing for thing in (*named.modules, *named.reach) if id(thing) in own]:
+        raise Refused(f"it names what cannot be copied, of type {type(shared[0]).__name__}")
     return root.function
+
+
+def _is_fixed(thing: Any) -> bool:
+    """Whether a call can hardly write to a thing."""
+    return issubclass(type(thing), type | tuple | frozenset | types.FunctionType | types.MappingProxyType)
 
 
 class NothingDrawn(TorchDispatchMode):
@@ -167,7 +187,15 @@ def plain(value: Any, within: tuple[Any, ...] = ()) -> Any:
         return value.__code__
     if kind is types.BuiltinFunctionType and not isinstance(value.__self__, Tensor | nn.Module):
         return value
-    return OPAQUE
+    return _settings(value, within)
+
+
+def _settings(value: Any, within: tuple[Any, ...]) -> Any:
+    """An object that holds constants, as settings are held."""
+    if not is_plain(type(value)) or any(value is outer for outer in within):
+        return OPAQUE
+    found = plain(object.__getattribute__(value, "__dict__"), (*within, value))
+    return OPAQUE if found is OPAQUE else (type(value), found)
 
 
 def _refuse_strangers(module: nn.Module) -> None:

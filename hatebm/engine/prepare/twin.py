@@ -2,6 +2,7 @@
 
 import functools
 import types
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,12 @@ def with_others(function: Callable[..., Any], others: dict[int, Any]) -> Callabl
     return _Twins({}, others, set(map(id, named_by(function).reach))).of(function)
 
 
+def is_plain(kind: type) -> bool:
+    """Whether all that an object of this type holds lies in its attributes."""
+    made_plainly = kind.__new__ in (object.__new__, types.SimpleNamespace.__new__) and not issubclass(kind, type)
+    return made_plainly and bool(kind.__dictoffset__) and not any("__slots__" in vars(base) for base in kind.__mro__)
+
+
 class _Twins:
     """What stands for each thing in a twin."""
 
@@ -45,7 +52,7 @@ class _Twins:
             if id(value) in known:
                 return known[id(value)]
         kind = type(value)
-        if kind in (list, set) or issubclass(kind, dict):
+        if kind in (list, set, deque) or issubclass(kind, dict):
             return self._filled(value)
         if kind is tuple:
             return tuple(map(self.of, value))
@@ -57,8 +64,7 @@ class _Twins:
             return functools.partial(self.of(value.func), *map(self.of, value.args), **self._filled(value.keywords))
         if kind is types.FunctionType:
             return self._rebound(value)
-        plain = hasattr(value, "__dict__") and not issubclass(kind, type) and kind.__new__ is object.__new__
-        return self._object(value) if plain else value
+        return self._object(value) if is_plain(kind) else value
 
     def _filled(self, value: Any) -> Any:
         new = self.met[id(value)] = value.copy()  # before its items, which may lead back to it
@@ -67,11 +73,11 @@ class _Twins:
                 dict.__setitem__(new, key, self.of(value[key]))
         else:
             new.clear()
-            (new.extend if isinstance(value, list) else new.update)(map(self.of, value))
+            (new.update if isinstance(value, set) else new.extend)(map(self.of, value))
         return new
 
     def _object(self, value: Any) -> Any:
-        new = self.met[id(value)] = object.__new__(type(value))
+        new = self.met[id(value)] = type(value).__new__(type(value))
         vars(new).update((name, self.of(held)) for name, held in vars(value).items())
         return new
 
