@@ -28,7 +28,7 @@ def product(*energies: Energy) -> "Product":
 
     Args:
         energies: modules, functions, methods of modules or partials of these, (n, \*sample) to (n,), (n, 1) or a
-            scalar, the sum over chains, which makes the result a scalar too.
+            scalar, the sum over chains, which makes the result a scalar too; a dict of (n,) parts is its sum.
 
     Returns:
         A module that owns the experts' parameters; tensors held by a partial stay where they are.
