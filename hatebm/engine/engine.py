@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from hatebm.dynamics.blocks import Blocks
+from hatebm.dynamics.facts import Gathering
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.transitions.form import Form
 from hatebm.engine.graphs.runs import GraphRuns
 from hatebm.engine.prepare import Fitted, prepare
-from hatebm.engine.prepare.callables import as_module
+from hatebm.engine.prepare.callables import as_module, standing
 from hatebm.engine.prepare.precision import as_set, check_precision, gradient_error, reduced
 from hatebm.engine.prepare.recognition import kernel_of
 from hatebm.engine.prepare.rewritten import described
@@ -53,13 +54,21 @@ class Engine:
         self._began, self._speed = 0.0, ""
         self._graphed: tuple[str, ...] = ()
         self._kernel: Any | None = None
+        self._followed: nn.Module | None = None  # the energy as a module, where it was followed
+        self._standing: Any = None  # of it at the last look
 
-    def begin(self, potential: Potential, modules: Sequence[nn.Module], t: int, state: list[Tensor]) -> None:
-        """Give the potential its prepared form, in the mode and with the weights of the run."""
+    def begin(
+        self, potential: Potential, modules: Sequence[nn.Module], t: int, state: list[Tensor], called_back: bool
+    ) -> None:
+        """Give the potential its prepared form, in the mode and with the weights of the run.
+
+        ``called_back`` says that somebody may change what the energy names while the run goes on.
+        """
         if torch.compiler.is_compiling():
             return
-        self._kernel = None
+        self._kernel = self._followed = None
         potential.prepared, self._notes = self._prepared(potential, t, state)
+        self._standing = standing(self._followed) if called_back and self._followed is not None else None
         if self.precision != "float32":
             potential.within = functools.partial(reduced, self.precision, self.device)
             potential.deciding = functools.partial(as_set, self.device)
@@ -68,20 +77,37 @@ class Engine:
                 self._error = gradient_error(potential, self.precision, t, state)
         self._began = time.perf_counter()
 
+    def go_on(self, potential: Potential, t: int, state: list[Tensor], shortcuts: "Shortcuts") -> None:
+        """Prepare the energy again before step t where a callback has changed what it names."""
+        if self._standing is None or self._standing == (now := standing(as_module(potential.energy))):
+            return
+        potential.prepared, self._notes = self._prepared(potential, t, state)
+        self._standing = now
+        if shortcuts.kernel is not None:
+            shortcuts.kernel.renew(self._kernel)
+
     def switches(self) -> AbstractContextManager[None]:
         """What a run keeps other threads from switching, whose gradients come in the precision as it is."""
         as_is = self.device.type != "cuda" or self.precision == "tf32" or torch.compiler.is_compiling()
         return nullcontext() if as_is else as_set(self.device)
 
     def shortcuts(
-        self, form: Form, blocks: Blocks, potential: Potential, state: list[Tensor], watch: Watch, stepwise: bool
+        self,
+        form: Form,
+        blocks: Blocks,
+        potential: Potential,
+        state: list[Tensor],
+        watch: Watch,
+        gathering: Gathering,
+        stepwise: bool,
     ) -> "Shortcuts":
         """What takes stretches of steps of this run at once; nothing where it is to go step by step."""
         if stepwise or self.compile != "auto" or is_traced(state[0]):
-            return Shortcuts(None, None)
-        kernel = WholeRuns(form, blocks, potential, state, watch, self._kernel)
+            return Shortcuts(None, None, gathering)
+        kernel = WholeRuns(form, blocks, potential, state, watch, gathering, self._kernel)
         on_cuda = self.device.type == "cuda"
-        return Shortcuts(kernel, GraphRuns(form, blocks, potential, state, watch, self.precision) if on_cuda else None)
+        graphs = GraphRuns(form, blocks, potential, state, watch, self.precision) if on_cuda else None
+        return Shortcuts(kernel, graphs, gathering)
 
     def end(self, n_steps: int, shortcuts: "Shortcuts") -> None:
         """Note the speed of a run, how many of its steps went in the energy's own kernel or why none, and graphs."""
@@ -109,6 +135,7 @@ class Engine:
         if potential.grad_fn is not None:
             return None, ("the gradient as it is: grad_fn was given",)
         energy, kwargs = as_module(potential.energy), potential.kwargs(t)
+        self._followed = energy
         self._kernel = None if kwargs or potential.changes else kernel_of(energy, state)
         if self._kernel is not None:
             return None, (f"{described(energy)} has a kernel of its own",)
@@ -121,13 +148,13 @@ class Engine:
 class Shortcuts:
     """What takes stretches of steps of one run at once: the energy's own kernel, CUDA graphs."""
 
-    def __init__(self, kernel: WholeRuns | None, graphs: GraphRuns | None) -> None:
-        self.kernel, self.graphs = kernel, graphs
+    def __init__(self, kernel: WholeRuns | None, graphs: GraphRuns | None, gathering: Gathering) -> None:
+        self.kernel, self.graphs, self.gathering = kernel, graphs, gathering
         self._takers = [taker for taker in (kernel, graphs) if taker is not None and not taker.refused]
 
     def __call__(self, t: int, n_steps: int) -> int:
         """Advance the state by at most ``n_steps`` from step t; returns by how many, 0 where a step is a step."""
         for take in self._takers:
-            if taken := take(t, n_steps):
+            if taken := take(t, n_steps if take is self.kernel else self.gathering.untold(t, n_steps)):
                 return taken
         return 0

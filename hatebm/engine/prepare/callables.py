@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hatebm.energies.closure import FOREIGN, is_from
 from hatebm.energies.named import held_under_names, named_by
-from hatebm.engine.prepare.tracing import CONSTANTS, OPAQUE, Refused, plain
+from hatebm.engine.prepare.tracing import CONSTANTS, OPAQUE, Refused, plain, signature
 from hatebm.engine.prepare.twin import with_others
 
 STANDING = (types.ModuleType, type, types.BuiltinFunctionType, types.MethodDescriptorType)
@@ -55,6 +55,16 @@ def as_module(energy: Callable[..., Any]) -> nn.Module:
 def anchor_of(energy: nn.Module) -> nn.Module:
     """What outlives a callable that is made anew for each run: the first module that it names."""
     return next(iter(energy._modules.values()), energy) if type(energy) is Called else energy
+
+
+def standing(energy: nn.Module) -> Any:
+    """All that a prepared form of the energy was made from, to be compared with a later look; None if that is unknown."""
+    try:
+        found = signature(energy)
+    except Refused:
+        found = None
+    tensors = energy.tensors.values() if type(energy) is Called else ()
+    return found and (found, *(id(part) for part in energy.modules() if type(part) is not Called), *map(id, tensors))
 
 
 def code_of(function: Callable[..., Any]) -> Any:

@@ -50,7 +50,7 @@ class Recognised(Perceptron):
 
     def __init__(self, module: nn.Module, recipe: Recipe) -> None:
         super().__init__(module)
-        self.recipe = recipe
+        self.recipe, self.total = recipe, recipe.total
 
     def layers(self) -> list[Layer] | None:
         """The layers as they are now."""
@@ -69,7 +69,7 @@ class Recognised(Perceptron):
     def in_kernel(self, x: Tensor, backend: str | None) -> Callable[[Tensor], Tensor] | None:
         """The energy with the gradient of the kernel's bits; None where the kernel does not take such chains."""
         each = super().in_kernel(x, backend)
-        return (lambda x: each(x).sum()) if each and self.recipe.total else each
+        return (lambda x: each(x).sum()) if each and self.total else each
 
     def _tensor(self, name: str | None) -> Tensor | None:
         return None if name is None else reduce(getattr, name.split("."), self.module)
@@ -123,12 +123,18 @@ def _recipe(module: nn.Module, state: Sequence[Tensor]) -> Recipe | None:
             Work(copied(module, torch.float64), graph, len(probe[0])).run(*probe)
     except Exception:  # what cannot be followed, or called with few chains in float64
         return None
-    nodes = [node for node in graph.nodes if node.op not in ("get_attr", "output")]
-    follows = all(len(node.users) == 1 for node in nodes) and all(
-        [given for given in node.all_input_nodes if given.op != "get_attr"] == [before]
+    *_, output = graph.nodes
+    nodes = [node for node in graph.nodes if _is_of_chains(node)]
+    follows = output.args == (nodes[-1],) and all(
+        list(filter(_is_of_chains, node.all_input_nodes)) == [before]
         for before, node in zip(nodes, nodes[1:], strict=False)
     )
     return _read(parts, nodes[1:], state[0], len(probe[0])) if follows else None
+
+
+def _is_of_chains(node: fx.Node) -> bool:
+    """Whether a node is a tensor that depends on the state: no weight, no size."""
+    return node.op not in ("get_attr", "output") and node.meta.get("shape") is not None
 
 
 def _read(parts: dict[str, nn.Module], nodes: list[fx.Node], x: Tensor, n: int) -> Recipe | None:
@@ -150,12 +156,11 @@ def _with(
 ) -> Recipe | None:
     """A recipe with one call more."""
     part = parts[node.target] if node.op == "call_module" else None
-    if part is not None and is_hooked(part):
+    if part is not None and (is_hooked(part) or len(node.args) != 1 or node.kwargs):
         return None
-    first = node.args[0].op == "placeholder" if node.args else False
     begun, of_chains = recipe.linear or recipe.part, math.prod(before) == n and not recipe.total
     if part is not None and hasattr(type(part), "advance_"):
-        return None if begun or after != (n,) or not first else recipe._replace(part=node.target)
+        return None if begun or after != (n,) else recipe._replace(part=node.target)
     if names := _linear(part, node):
         turned = recipe.part is not None or recipe.factor != 1 or recipe.total or len(before) != 2
         ready = len(recipe.activations) == len(recipe.linear)
@@ -169,7 +174,7 @@ def _with(
         summed = node.target in ("sum", torch.sum) and begun and of_chains
         return recipe._replace(total=True) if summed else None
     same = math.prod(after) == math.prod(before) and (after[:1] == (n,) or (begun and of_chains))
-    return recipe if same and (node.target in (*RESHAPED, *SUMMED) or _is_idle(part)) else None
+    return recipe if same and (node.target in (*RESHAPED, *SUMMED) or _is_idle(part) or _is_index(node)) else None
 
 
 def _linear(part: nn.Module | None, node: fx.Node) -> tuple[str, str | None] | None:
@@ -210,6 +215,14 @@ def _factor(node: fx.Node) -> float | None:
         return float(numbers[0])
     divided = node.target in (operator.truediv, torch.div, "div") and node.args[1] is numbers[0] and numbers[0]
     return 1 / numbers[0] if divided else None
+
+
+def _is_index(node: fx.Node) -> bool:
+    """Whether a call takes whole dimensions, and the one element of others."""
+    if node.target is not operator.getitem:
+        return False
+    index = node.args[1] if type(node.args[1]) is tuple else (node.args[1],)
+    return all(type(i) is int or i in (None, Ellipsis, slice(None)) for i in index)
 
 
 def _is_idle(part: nn.Module | None) -> bool:
