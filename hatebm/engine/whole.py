@@ -41,7 +41,8 @@ def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> St
 
 def facts_of(x: Tensor, every: int, kept: int) -> Facts:
     """Room for what a kernel tells of so many steps."""
-    return Facts(every, *torch.empty(4, kept, len(x), dtype=torch.float32, device=x.device))
+    columns = (torch.empty(kept, len(x), dtype=torch.float32, device=x.device) for _ in Facts._fields[1:])
+    return Facts(every, *columns)
 
 
 def rows_of(facts: Facts, total: bool) -> Told:
