@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import _engine_run_backward
 
 from hatebm.energies.hat import remembering
+from hatebm.energies.precision import ieee
 from hatebm.ops.checks import GRAD_DTYPES, check_like, checked_blocks, require
 
 
@@ -18,8 +19,8 @@ class Potential:
 
     ``differentiable`` keeps the graph of the gradient; ``changes`` says that the energy is another one at each step;
     ``prepared`` is the energy in a form that serves first derivatives alone, without keyword arguments; ``within``
-    opens the context in which the gradient is to be taken, and then energies that decide are taken within
-    ``deciding``; ``kept`` is where hat energies keep what they made within a run.
+    opens the context in which the gradient is to be taken, and ``reduced`` says that it is none of IEEE float32, in
+    which energies that decide always are; ``kept`` is where hat energies keep what they made within a run.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Potential:
         self._ones = Ones()
         self.prepared: Callable[..., Tensor] | None = None
         self.within: Callable[[], AbstractContextManager[None]] = nullcontext
-        self.deciding: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.reduced = False
         self.kept: dict[Any, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -50,7 +51,8 @@ class Potential:
             with self._remembering(), self.within():
                 energies, grads = energy_and_gradient(*asked, self.differentiable, self._ones)
         else:
-            energies, grads = None, given_gradient(self.grad_fn, state, wanted, kwargs, self.differentiable)
+            with self.within():
+                energies, grads = None, given_gradient(self.grad_fn, state, wanted, kwargs, self.differentiable)
         held = (self.masks[k] for k in wanted)
         return energies, [g if m is None else torch.where(m, g, 0) for g, m in zip(grads, held, strict=True)]
 
@@ -61,13 +63,13 @@ class Potential:
         energies, grads = self.gradient(t, state, wanted)
         if self.grad_fn is not None:
             grads = [g.clone() for g in grads]  # they live on, while the next ones may come in the same tensor
-        alone = energies is None or self.within is not nullcontext
+        alone = energies is None or self.reduced
         return self.energies(t, state) if alone else _one_each(energies, len(state[0])), grads
 
     def energies(self, t: int, state: Sequence[Tensor]) -> Tensor:
         """One energy a chain, (n,), alone."""
         kwargs = self.kwargs(t)
-        with self._remembering(), self.deciding():
+        with self._remembering(), ieee(state[0].device):
             energies = _energies_alone(self._energy(kwargs), state, kwargs).clone()
         return _one_each(energies, len(state[0]))
 

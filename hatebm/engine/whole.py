@@ -10,8 +10,9 @@ from hatebm.dynamics.blocks import Blocks
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.transitions.form import Form
-from hatebm.energies.perceptron import perceptron_of
+from hatebm.energies.perceptron import Perceptron, perceptron_of
 from hatebm.energies.steps import Steps
+from hatebm.engine.prepare.precision import REDUCED
 from hatebm.ops.backend import kernels_for
 from hatebm.ops.scalars import OPEN
 
@@ -39,13 +40,26 @@ def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> St
 
 
 class WholeRuns:
-    """Takes runs of steps of a chain in the energy's own kernel, where it has one that can."""
+    """Takes runs of steps of a chain in the energy's own kernel, where it has one that can.
 
-    def __init__(self, form: Form, blocks: Blocks, potential: Potential, state: list[Tensor], watch: Watch) -> None:
+    Kernels are float32 whatever torch is set to, and so are the single steps of their chains.
+    """
+
+    def __init__(
+        self,
+        form: Form,
+        blocks: Blocks,
+        potential: Potential,
+        state: list[Tensor],
+        watch: Watch,
+        precision: str | None,
+    ) -> None:
         self.blocks, self.state, self.watch = blocks, state, watch
         given = potential.energy
         energy = given if hasattr(given, "advance_") else perceptron_of(given)
         self.taken, self.refusal = 0, "" if energy is None else _obstacle(form, blocks, potential, state)
+        if isinstance(energy, Perceptron) and precision in REDUCED:
+            self.refusal = self.refusal or f"precision={precision!r}, its kernel is float32"
         self.energy = None if self.refusal else energy
         has_twin = hasattr(type(self.energy), "in_kernel")  # a module takes its time to miss an attribute
         twin = self.energy.in_kernel(state[0], blocks.backend) if has_twin else None

@@ -1,4 +1,4 @@
-"""Reduced precision where energies decide: gradients are in it, energies, and so every law, are not."""
+"""The precision of gradients: as asked for or as torch is set; that of energies that decide, always IEEE float32."""
 
 import math
 import threading
@@ -18,7 +18,7 @@ from targets import kolmogorov_p
 from torch import nn
 
 import hatebm
-from hatebm.engine.prepare.precision import SWITCHES, TF32, as_set, reduced
+from hatebm.energies.precision import IEEE, ON_CPU, ON_CUDA, TF32, Switches, as_set, ieee, reduced, set_to
 
 OFFSET = 300.0  # where neighbours in bfloat16 are 2 apart
 FORMS = {"mala": {"correct": "mala"}, "leapfrog": {"leapfrog_steps": 2}}
@@ -125,6 +125,134 @@ def test_the_weights_of_annealing_are_those_of_the_energy_as_it_is():
     assert "compile='off'" in exact.report
 
 
+class Seen(nn.Module):
+    """A bowl that notes whether a gradient was taken, and in what precision torch was meanwhile."""
+
+    def __init__(self, d=4):
+        super().__init__()
+        self.bowl, self.notes = Bowl(d), set()
+
+    def forward(self, x):
+        autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        self.notes.add(("gradient" if torch.is_grad_enabled() else "energy", set_to_now(), autocast))
+        return self.bowl(x)
+
+
+def set_to_now():
+    wider = torch.backends.mkldnn.fp32_precision
+    names = (wider if name == "none" else name for name in ON_CPU.precision)
+    return tuple("ieee" if name == "none" else name for name in names)
+
+
+@pytest.fixture
+def lowered():
+    """Torch set as low as it goes on processors, whether this one can compute so or not."""
+    names = ON_CPU.precision, ON_CUDA.precision
+    torch.set_float32_matmul_precision("medium")
+    torch.backends.mkldnn.conv.fp32_precision = "tf32"
+    here = ON_CPU.precision, ON_CUDA.precision
+    yield ("bf16", "tf32", "ieee")
+    assert (ON_CPU.precision, ON_CUDA.precision) == here
+    assert torch.get_float32_matmul_precision() == "medium"
+    torch.set_float32_matmul_precision("highest")
+    for switches, found in zip((ON_CPU, ON_CUDA), names, strict=True):
+        Switches.precision.fset(switches, found)
+
+
+DRAWERS = {
+    "langevin": lambda net, **how: hatebm.langevin(net, drawn((9, 4)), 2, eps=0.1, seed=0, **how),
+    "mala": lambda net, **how: hatebm.langevin(net, drawn((9, 4)), 2, eps=0.1, seed=0, correct="mala", **how),
+    "hmc": lambda net, **how: hatebm.hmc(net, drawn((9, 4)), 2, eps=0.1, seed=0, leapfrog_steps=2, **how),
+    "tempering": lambda net, **how: hatebm.tempering(
+        net, drawn((9, 4)), 4, temperatures=[1, 2], swap_every=2, eps=0.1, seed=0, **how
+    ),
+    "ais": lambda net, **how: hatebm.ais(net, (9, 4), bridges=2, eps=0.1, leapfrog_steps=2, pilot=0, seed=0, **how)[4],
+}
+HALF = torch.bfloat16
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["", "autocast"])
+@pytest.mark.parametrize("drawer", DRAWERS.values(), ids=DRAWERS)
+def test_gradients_are_as_asked_for_and_energies_that_decide_are_ieee(drawer, autocast, lowered):
+    energies = set() if drawer is DRAWERS["langevin"] else {("energy", IEEE, None)}
+    as_it_is = ("gradient", lowered, HALF if autocast else None)
+    wanted = {"float32": ("gradient", IEEE, None), "bfloat16": ("gradient", lowered, HALF), None: as_it_is}
+    for precision, gradients in wanted.items():
+        net = Seen()
+        with torch.autocast("cpu", dtype=HALF, enabled=autocast):
+            drawer(net, precision=precision, compile="off")
+            assert torch.is_autocast_enabled("cpu") == autocast
+        told = (
+            net.notes - {("gradient", IEEE, None)} if precision == "bfloat16" else net.notes
+        )  # what it is compared to
+        along = energies if precision == "float32" else set()  # with the gradients, which are IEEE too
+        assert told | along == {gradients} | energies
+
+
+@pytest.mark.parametrize("drawer", DRAWERS.values(), ids=DRAWERS)
+def test_float32_has_the_bits_that_torch_has_when_nothing_is_set(drawer, lowered):
+    net = nn.Sequential(nn.Linear(4, 256), nn.Unflatten(1, (4, 8, 8)), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Tanh())
+    energy = seeded(lambda: nn.Sequential(net, nn.Linear(144, 256), nn.Tanh(), nn.Linear(256, 1)))
+    got = drawer(energy, precision="float32")
+    with torch.autocast("cpu", dtype=HALF):
+        assert torch.equal(drawer(energy, precision="float32"), got)
+        assert not torch.equal(drawer(energy), got)
+    with ieee(torch.device("cpu")):
+        assert torch.equal(drawer(energy), got)
+
+
+def test_a_gradient_function_is_taken_in_the_precision_too(lowered):
+    net, law = Seen(), {"eps": 0.1, "seed": 0}
+    gradient = lambda x: (net(x), x)[1]  # noqa: E731
+    for precision, wanted in (("float32", IEEE), (None, lowered)):
+        net.notes.clear()
+        hatebm.langevin(None, drawn((9, 4)), 2, grad_fn=gradient, precision=precision, **law)
+        assert net.notes == {("energy", wanted, None)}
+    net.notes.clear()
+    hatebm.langevin(None, drawn((9, 4)), 2, grad_fn=gradient, precision="bfloat16", **law)
+    assert net.notes == {("energy", lowered, HALF)}
+
+
+@pytest.mark.parametrize("precision", [None, "float32", "bfloat16"])
+def test_a_looked_at_step_and_a_kernel_of_one_chain_have_one_precision(precision, lowered):
+    net, x = seeded(lambda: nn.Sequential(nn.Linear(20, 48), nn.SiLU(), nn.Linear(48, 1))), drawn((9, 20))
+    chains = [hatebm.Chain(net, x, eps=0.1, seed=0, precision=precision) for _ in range(2)]
+    want = chains[0].run(12)
+    states = []
+    got = chains[1].run(12, callback=lambda t, state: states.append(state), every=5)
+    assert torch.equal(got, want)
+    assert len(states) == 3
+    told = chains[0].report()
+    if precision == "bfloat16":
+        with torch.autocast("cpu", dtype=HALF):
+            plain = hatebm.langevin(net, x, 12, eps=0.1, seed=0, compile="off")
+        assert torch.equal(got, plain)
+        assert "not in one kernel: precision='bfloat16'" in told
+        assert "precision: bfloat16, relative gradient error" in told
+    else:
+        assert "precision: float32 (IEEE)\nlast run: 12 steps, 12 of them in one kernel" in told
+        with torch.autocast("cpu", dtype=HALF):
+            under = hatebm.Chain(net, x, eps=0.1, seed=0, precision=precision)
+            assert torch.equal(under.run(12), want) == (precision == "float32")
+        told = ("as torch is set (autocast to bfloat16)", "float32 (IEEE)")[precision == "float32"]
+        assert f"precision: {told}\n" in under.report()
+
+
+def test_a_report_says_how_torch_is_set(lowered):
+    chain = hatebm.Chain(Bowl(4), drawn((9, 4)), eps=0.1, seed=0)
+    assert "precision: as torch is set (products bf16, convolutions tf32)" in chain.report()
+    with ieee(torch.device("cpu")):
+        assert "precision: as torch is set (products bf16, convolutions tf32)" in chain.report()
+        chain.run(1)
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.mkldnn.conv.fp32_precision = "none"
+    chain.run(1)
+    told = chain.report()
+    torch.set_float32_matmul_precision("medium")
+    torch.backends.mkldnn.conv.fp32_precision = "tf32"
+    assert "precision: as torch is set (float32, IEEE)" in told
+
+
 @pytest.mark.parametrize(("name", "more"), [
     ("hmc", {"n_steps": 1}),
     ("tempering", {"n_steps": 1, "temperatures": [1.0]}),
@@ -149,7 +277,7 @@ def test_tf32_changes_no_other_setting_of_cudnn():
 
 
 def test_a_thread_in_tf32_and_one_without_take_turns():
-    device, names = torch.device("cuda"), lambda: SWITCHES[0].precision
+    device, names = torch.device("cuda"), lambda: ON_CUDA.precision
     before, together = names(), threading.Barrier(2)
 
     def run(within, wanted):
@@ -164,6 +292,55 @@ def test_a_thread_in_tf32_and_one_without_take_turns():
         for turn in (quick, exact):
             turn.result(60)
     assert names() == before
+
+
+def test_chains_of_two_threads_have_a_precision_each(lowered):
+    """Each of the two waits where the other's would be no other."""
+    together, seen = threading.Barrier(2), {"float32": Seen(), None: Seen()}
+
+    def run(precision):
+        together.wait(60)
+        for _ in range(30):
+            hatebm.langevin(seen[precision], drawn((9, 4)), 3, eps=0.1, seed=0, precision=precision)
+            hatebm.langevin(seen[precision], drawn((9, 4)), 3, eps=0.1, seed=0, precision=precision, correct="mala")
+
+    with ThreadPoolExecutor(2) as pool:
+        for turn in [pool.submit(run, precision) for precision in seen]:
+            turn.result(60)
+    assert seen["float32"].notes == {("gradient", IEEE, None)}
+    assert seen[None].notes == {("gradient", lowered, None), ("energy", IEEE, None)}
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_switch_that_followed_a_wider_one_follows_it_again(device):
+    wider = torch.backends
+    before, wider.fp32_precision = wider.fp32_precision, "tf32"
+    try:
+        with ieee(torch.device(device)):
+            assert set_to_now() == IEEE
+        assert torch.backends.cudnn.conv.fp32_precision == "tf32"
+        assert set_to(torch.device(device))[0] == "tf32"
+    finally:
+        wider.fp32_precision = before
+    assert set_to(torch.device(device))[0] == "ieee"
+
+
+@pytest.mark.parametrize("older", ["highest", "high", "medium"])
+def test_the_older_name_of_a_precision_is_put_back(older, lowered):
+    torch.set_float32_matmul_precision(older)
+    names = ON_CPU.precision, ON_CUDA.precision
+    for within, tf32 in (
+        (lambda: reduced("tf32", torch.device("cuda")), True),
+        (lambda: ieee(torch.device("cuda")), False),
+    ):
+        with within():
+            assert torch.backends.cuda.matmul.allow_tf32 == tf32
+            assert torch.backends.cudnn.allow_tf32 == tf32
+            if not tf32:
+                assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == older
+        assert (ON_CPU.precision, ON_CUDA.precision) == names
+    torch.set_float32_matmul_precision("medium")
 
 
 def test_a_hat_energy_runs_under_settings_that_older_names_cannot_tell():
