@@ -118,9 +118,10 @@ def is_ieee(device: torch.device) -> bool:
 
 def as_set(device: torch.device) -> AbstractContextManager[None]:
     """Everything in the precision that torch is set to, whatever other threads run."""
-    if device.type == "cuda":
-        return held([CUDA], standing(CUDA))
-    return _nothing if set_to(device) == IEEE else held([CPU], standing(CPU))
+    place, exact = CUDA if device.type == "cuda" else CPU, set_to(device) == IEEE
+    if exact and place is CPU:
+        return _nothing
+    return held([place], IEEE if exact else standing(place))
 
 
 def ieee_switches(device: torch.device) -> AbstractContextManager[None]:

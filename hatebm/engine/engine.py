@@ -50,7 +50,7 @@ class Engine:
         check_precision(precision, device)
         self.compile, self.precision, self.device, self.corrected = compile, precision, device, corrected
         self._notes: tuple[str, ...] = ("no run yet",)
-        self._ieee, self._precise, self._error = False, described(precision, device), None
+        self._ieee, self._precise, self._error = False, "", None
         self._plain: Callable[[], AbstractContextManager[None]] = nullcontext  # "float32" under autocast
         self._began, self._speed = 0.0, ""
         self._graphed: tuple[str, ...] = ()
@@ -79,7 +79,8 @@ class Engine:
             return nullcontext()
         if self.precision == "float32":
             return ieee_switches(self.device)
-        return nullcontext() if self.precision in REDUCED or self.corrected else as_set(self.device)
+        by_turns = self.precision in REDUCED or (self.corrected and not self._ieee)
+        return nullcontext() if by_turns else as_set(self.device)
 
     def shortcuts(
         self, form: Form, blocks: Blocks, potential: Potential, state: list[Tensor], watch: Watch, stepwise: bool
@@ -89,8 +90,8 @@ class Engine:
             return Shortcuts(None, None)
         parts = (form, blocks, potential, state, watch, self.precision)
         with self._plain():
-            graphs = GraphRuns(*parts) if self.device.type == "cuda" else None
-            return Shortcuts(WholeRuns(*parts), graphs, self._plain)
+            kernel = WholeRuns(*parts)
+            return Shortcuts(kernel, GraphRuns(*parts) if self.device.type == "cuda" else None, self._plain)
 
     def end(self, n_steps: int, shortcuts: "Shortcuts") -> None:
         """Note the speed of a run, how many of its steps went in the energy's own kernel or why none, and graphs."""
@@ -106,7 +107,8 @@ class Engine:
         """A few lines: what was prepared, what was left alone and why, precision, speed of the last run."""
         measured = self._error is not None and self._precise in REDUCED
         error = f", relative gradient error {self._error:.2g} at the start" if measured else ""
-        lines = [*self._notes, *self._graphed, f"precision: {self._precise}{error}"]
+        precise = self._precise or described(self.precision, self.device)
+        lines = [*self._notes, *self._graphed, f"precision: {precise}{error}"]
         return "\n".join(lines + ([f"last run: {self._speed}"] if self._speed else []))
 
     def _within(self) -> tuple[Callable[[], AbstractContextManager[None]], bool]:

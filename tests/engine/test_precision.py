@@ -352,3 +352,61 @@ def test_a_hat_energy_runs_under_settings_that_older_names_cannot_tell():
         hatebm.langevin(energy, (drawn((5, 2)), drawn((5, 6))), 2, eps=(0.0, 0.1), seed=0)
     finally:
         convolutions.fp32_precision = before
+
+
+@pytest.fixture
+def tf32():
+    """A GPU whose products and convolutions torch takes in TF32."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.fp32_precision, cudnn.deterministic
+    matmul.fp32_precision, cudnn.deterministic = "tf32", True
+    yield torch.device("cuda")
+    matmul.fp32_precision, cudnn.deterministic = before
+
+
+def convolutional():
+    layers = nn.Unflatten(1, (4, 16, 16)), nn.Conv2d(4, 16, 3), nn.Flatten(), nn.Tanh(), nn.Linear(16 * 196, 1)
+    return seeded(lambda: nn.Sequential(nn.Linear(64, 1024), nn.Tanh(), *layers)).cuda()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compile", ["auto", "off"])
+def test_on_a_gpu_float32_is_ieee_and_none_is_as_torch_is_set(compile, tf32):
+    net, x, law = convolutional(), drawn((32, 64)).cuda(), {"eps": 0.1, "seed": 0, "compile": compile}
+    named = {name: hatebm.langevin(net, x, 40, precision=name, **law) for name in (None, "tf32", "float32")}
+    with ieee(tf32):
+        exact = hatebm.langevin(net, x, 40, **law)
+    assert torch.equal(named["float32"], exact)
+    assert torch.equal(named[None], named["tf32"])
+    assert not torch.equal(named[None], exact)
+    with torch.autocast("cuda", dtype=HALF):
+        assert torch.equal(hatebm.langevin(net, x, 40, precision="float32", **law), exact)
+        assert not torch.equal(hatebm.langevin(net, x, 40, **law), exact)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", [None, "float32", "tf32", "bfloat16"])
+def test_on_a_gpu_energies_that_decide_are_ieee(precision, tf32):
+    net, x = convolutional(), drawn((32, 64)).cuda()
+    chain = hatebm.Chain(net, x, eps=0.1, seed=0, correct="mala", precision=precision, compile="off")
+    states = [x]
+    _, info = chain.run(3, return_info=True, callback=lambda t, state: states.append(state))
+    with torch.no_grad(), ieee(tf32):
+        exact = torch.stack([net(state).squeeze(1) for state in states[:-1]])
+    with torch.no_grad():
+        rough = torch.stack([net(state).squeeze(1) for state in states[:-1]])
+    assert torch.equal(info["energy"], exact)
+    assert not torch.equal(rough, exact)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", [None, "float32", "tf32"])
+def test_on_a_gpu_a_looked_at_step_and_a_kernel_have_one_precision(precision, tf32):
+    net, x = (
+        seeded(lambda: nn.Sequential(nn.Linear(64, 256), nn.SiLU(), nn.Linear(256, 1))).cuda(),
+        drawn((32, 64)).cuda(),
+    )
+    chains = [hatebm.Chain(net, x, eps=0.1, seed=0, precision=precision) for _ in range(2)]
+    assert torch.equal(chains[0].run(40), chains[1].run(40, callback=lambda t, state: None, every=7))
+    assert ("of them in one kernel" in chains[0].report()) == (precision != "tf32")
+    assert f"precision: {'tf32' if precision == 'tf32' else 'float32 (IEEE)'}" in chains[0].report()
