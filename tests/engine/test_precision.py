@@ -66,6 +66,15 @@ def test_an_image_kept_from_a_gradient_is_not_that_of_an_energy():
     assert torch.equal(info["energy"], torch.stack(energies[:-1]))
 
 
+def test_a_network_is_prepared_though_the_caller_has_autocast():
+    net, x = seeded(lambda: Head(Block(64, 64))), images(8)
+    plain, under = (hatebm.Chain(net, x, eps=0.05, seed=0, precision="float32") for _ in range(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = under.run(2)
+    assert "folded" in under.report()
+    assert torch.equal(got, plain.run(2))
+
+
 def test_a_prepared_network_decides_in_float32():
     net, x = seeded(lambda: Head(Block(64, 64))), images(8)
     chain = hatebm.Chain(net, x, eps=0.05, seed=0, correct="mala", precision="bfloat16")
@@ -234,6 +243,7 @@ def test_a_looked_at_step_and_a_kernel_of_one_chain_have_one_precision(precision
         with torch.autocast("cpu", dtype=HALF):
             under = hatebm.Chain(net, x, eps=0.1, seed=0, precision=precision)
             assert torch.equal(under.run(12), want) == (precision == "float32")
+            assert ("12 of them in one kernel" in under.report()) == (precision == "float32")
         told = ("as torch is set (autocast to bfloat16)", "float32 (IEEE)")[precision == "float32"]
         assert f"precision: {told}\n" in under.report()
 
@@ -294,20 +304,21 @@ def test_a_thread_in_tf32_and_one_without_take_turns():
     assert names() == before
 
 
-def test_chains_of_two_threads_have_a_precision_each(lowered):
-    """Each of the two waits where the other's would be no other."""
-    together, seen = threading.Barrier(2), {"float32": Seen(), None: Seen()}
+def test_chains_of_several_threads_have_a_precision_each(lowered):
+    precisions = ("float32", None, "bfloat16")
+    together, seen = threading.Barrier(3), {precision: Seen() for precision in precisions}
 
     def run(precision):
         together.wait(60)
-        for _ in range(30):
+        for _ in range(20):
             hatebm.langevin(seen[precision], drawn((9, 4)), 3, eps=0.1, seed=0, precision=precision)
             hatebm.langevin(seen[precision], drawn((9, 4)), 3, eps=0.1, seed=0, precision=precision, correct="mala")
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(3) as pool:
         for turn in [pool.submit(run, precision) for precision in seen]:
             turn.result(60)
     assert seen["float32"].notes == {("gradient", IEEE, None)}
+    assert seen["bfloat16"].notes == {("gradient", lowered, HALF), ("energy", IEEE, None), ("gradient", IEEE, None)}
     assert seen[None].notes == {("gradient", lowered, None), ("energy", IEEE, None)}
 
 
@@ -325,18 +336,22 @@ def test_a_switch_that_followed_a_wider_one_follows_it_again(device):
     assert set_to(torch.device(device))[0] == "ieee"
 
 
+@pytest.mark.parametrize("newer", [None, "ieee"])
 @pytest.mark.parametrize("older", ["highest", "high", "medium"])
-def test_the_older_name_of_a_precision_is_put_back(older, lowered):
+def test_the_older_name_of_a_precision_is_put_back(older, newer, lowered):
     torch.set_float32_matmul_precision(older)
+    for matmul in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul) if newer else ():
+        matmul.fp32_precision = newer
     names = ON_CPU.precision, ON_CUDA.precision
     for within, tf32 in (
         (lambda: reduced("tf32", torch.device("cuda")), True),
         (lambda: ieee(torch.device("cuda")), False),
     ):
         with within():
-            assert torch.backends.cuda.matmul.allow_tf32 == tf32
+            if tf32 or newer is None:  # else the names say two things, as the caller has left them
+                assert torch.backends.cuda.matmul.allow_tf32 == tf32
             assert torch.backends.cudnn.allow_tf32 == tf32
-            if not tf32:
+            if not tf32 and newer is None:
                 assert torch.get_float32_matmul_precision() == "highest"
         assert torch.get_float32_matmul_precision() == older
         assert (ON_CPU.precision, ON_CUDA.precision) == names
