@@ -20,10 +20,8 @@ def check_precision(precision: str | None, device: torch.device) -> None:
     Raises:
         ValueError: naming the argument.
     """
-    if precision is None:
-        return
-    if not (isinstance(precision, str) and precision in PRECISIONS):
-        require(False, "langevin", "precision", f"None or one of {PRECISIONS}", precision)
+    known = precision is None or (isinstance(precision, str) and precision in PRECISIONS)
+    require(known, "langevin", "precision", f"None or one of {PRECISIONS}", precision)
     text = "None, 'float32' or 'bfloat16' where the state is not on CUDA"
     require(precision != "tf32" or device.type == "cuda", "langevin", "precision", text, precision)
 
