@@ -60,7 +60,7 @@ def started(options: argparse.Namespace, device: torch.device) -> Iterator[Begun
     if config.channels != images.channels:
         raise UsageError(f"--set: channels must be {images.channels} like the data, got {config.channels}")
     where, root = place(source, data_root), str(Path(data_root).resolve())
-    about = Fingerprint.of(images), described(None, device)
+    about = Fingerprint.of(images), in_words(None, device)
     run = Run(folder, name, where, root, len(images.train), config, *about)
     set_threads(options.threads, run)
     if system.generator is None:
