@@ -1,10 +1,11 @@
-"""The kernel of its own that an energy has, wherever it is called from: in a module, a function, with a sign before it.
+"""The kernel of its own that an energy has, wherever it is called from: a module, a function, with a sign before it.
 
-Followed is the graph of the callable: one call of an energy of :mod:`hatebm.energies`, or a multilayer perceptron in any
-writing, between changes of shape that leave a chain's elements side by side. What is found is kept with the first module
-that the callable names.
+Followed is the graph of the callable: one call of an energy of :mod:`hatebm.energies`, or a multilayer perceptron in
+any writing, between changes of shape that leave a chain's elements side by side. What is found is kept with the first
+module that the callable names.
 """
 
+import itertools
 import math
 import operator
 import threading
@@ -131,8 +132,7 @@ def _recipe(module: nn.Module, state: Sequence[Tensor]) -> Recipe | None:
     *_, output = graph.nodes
     nodes = [node for node in graph.nodes if _is_of_chains(node)]
     follows = output.args == (nodes[-1],) and all(
-        list(filter(_is_of_chains, node.all_input_nodes)) == [before]
-        for before, node in zip(nodes, nodes[1:], strict=False)
+        list(filter(_is_of_chains, node.all_input_nodes)) == [before] for before, node in itertools.pairwise(nodes)
     )
     return _read(parts, nodes[1:], state[0], len(probe[0])) if follows else None
 

@@ -1,5 +1,6 @@
 """Following a module's forward with torch.fx, without a trace left on it."""
 
+import enum
 import random
 import sys
 import threading
@@ -115,7 +116,7 @@ def _nothing_drawn_in_python() -> Iterator[None]:
 
 
 def _check_apart(root: nn.Module, module: nn.Module) -> Callable[..., Any]:
-    """What the twin of a callable's module calls, which may lead to nothing of the callable's own that can be written."""
+    """What the twin of a callable's module calls: it may lead to nothing of the callable's own that can be written."""
     named = named_by(root.function)
     own = {id(part) for part in module.modules()} | {id(thing) for thing in module.reach if not _is_fixed(thing)}
     if shared := [thing for thing in (*named.modules, *named.reach) if id(thing) in own]:
@@ -205,6 +206,8 @@ def plain(value: Any, within: tuple[Any, ...] = ()) -> Any:
         listed = [part for item in value.items() for part in item] if issubclass(kind, dict) else value
         items = tuple(plain(item, (*within, value)) for item in listed)
         return OPAQUE if OPAQUE in items else (kind, items)
+    if issubclass(kind, enum.Enum):
+        return (kind, value.name)
     if kind is types.FunctionType and not value.__closure__:
         return value.__code__
     if kind is types.BuiltinFunctionType and not isinstance(value.__self__, Tensor | nn.Module):
