@@ -162,11 +162,11 @@ class Engine:
             return torch.compile(alone), (f"{type(module).__name__} through torch.compile",)
         if self.compile != "auto":
             return None, (f"the energy as it is: compile={self.compile!r}",)
+        energy = None if potential.energy is None else as_module(potential.energy)
+        self._kernel = energy and kernel_of(energy, state)
         if potential.grad_fn is not None:
             return None, ("the gradient as it is: grad_fn was given",)
-        energy, kwargs = as_module(potential.energy), potential.kwargs(t)
-        self._followed = energy
-        self._kernel = None if kwargs or potential.changes else kernel_of(energy, state)
+        self._followed, kwargs = energy, potential.kwargs(t)
         if self._kernel is not None:
             return None, (f"{described(energy)} has a kernel of its own",)
         found = prepare(energy, state, kwargs)

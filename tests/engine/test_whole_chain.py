@@ -77,7 +77,7 @@ def test_a_step_is_a_step_where_the_kernel_cannot_help(options, monkeypatch):
     hatebm.hmc(energy, x, 3, eps=0.01, leapfrog_steps=2, seed=0)
     hatebm.langevin(energy, x.double(), 3, step_size=0.01, seed=0)
     hatebm.langevin(None, x, 3, step_size=0.01, seed=0, grad_fn=lambda x: x)
-    hatebm.langevin(lambda x: energy(x), x, 3, step_size=0.01, seed=0)
+    hatebm.langevin(lambda x: 2 * energy(x), x, 3, step_size=0.01, seed=0)
 
 
 def test_listeners_and_heirs_are_called_at_every_step(monkeypatch):
