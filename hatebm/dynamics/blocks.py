@@ -130,7 +130,7 @@ class Blocks:
 
 def column(value: Number, x: Tensor) -> Tensor:
     """A number of a law, or one for each chain, as it meets the elements of x."""
-    value = value if isinstance(value, Tensor) else torch.tensor(value, dtype=x.dtype, device=x.device)
+    value = value if isinstance(value, Tensor) else torch.full((), value, dtype=x.dtype, device=x.device)
     return beside(value, x).to(x.dtype)
 
 

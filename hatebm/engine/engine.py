@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hatebm.dynamics.blocks import Blocks
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
-from hatebm.dynamics.transitions.form import Form
+from hatebm.dynamics.transitions.form import Form, Transition
 from hatebm.engine.graphs.runs import GraphRuns
 from hatebm.engine.prepare import prepare
 from hatebm.engine.prepare.precision import as_set, check_precision, gradient_error, reduced
@@ -69,14 +69,22 @@ class Engine:
         return nullcontext() if as_is else as_set(self.device)
 
     def shortcuts(
-        self, form: Form, blocks: Blocks, potential: Potential, state: list[Tensor], watch: Watch, stepwise: bool
+        self,
+        form: Form,
+        blocks: Blocks,
+        potential: Potential,
+        state: list[Tensor],
+        watch: Watch,
+        transition: Transition,
+        stepwise: bool,
     ) -> "Shortcuts":
         """What takes stretches of steps of this run at once; nothing where it is to go step by step."""
         if stepwise or self.compile != "auto" or is_traced(state[0]):
             return Shortcuts(None, None)
         kernel = WholeRuns(form, blocks, potential, state, watch)
         on_cuda = self.device.type == "cuda"
-        return Shortcuts(kernel, GraphRuns(form, blocks, potential, state, watch, self.precision) if on_cuda else None)
+        parts = (form, blocks, potential, state, watch, transition)
+        return Shortcuts(kernel, GraphRuns(*parts, self.precision) if on_cuda else None)
 
     def end(self, n_steps: int, shortcuts: "Shortcuts") -> None:
         """Note the speed of a run, how many of its steps went in the energy's own kernel or why none, and graphs."""

@@ -196,7 +196,7 @@ class Chain:
             settle(modules, self._potential, self.step, state)
             self._check_bounded(modules)
             self._engine.begin(self._potential, modules, self.step, state)
-            parts = (self._form, self._blocks, self._potential, state, watch)
+            parts = (self._form, self._blocks, self._potential, state, watch, transition)
             shortcuts = self._engine.shortcuts(*parts, stepwise=grad_steps > 0 or graphs.keeps)
             t = self.step
             while t < end:

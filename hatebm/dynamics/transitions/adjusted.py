@@ -19,6 +19,9 @@ from hatebm.ops.noise import Purpose
 from hatebm.ops.scalars import OPEN
 
 
+Handed = dict[tuple[str, int], Tensor]  # by its name and block
+
+
 class Adjusted:
     """The unadjusted step proposes x', and x' is accepted with probability min(1, p(x') q(x | x') / p(x) q(x' | x)).
 
@@ -29,25 +32,43 @@ class Adjusted:
     Tweedie, "Exponential convergence of Langevin distributions and their discrete approximations" (1996).
     """
 
+    NOISY = "> 0 with correct='mala'"  # what its noise has to be
+
     def __init__(self, blocks: Blocks, potential: Potential, watch: Watch) -> None:
         self.blocks, self.potential, self.watch = blocks, potential, watch
         self.energies: Tensor | None = None
         self.grads: dict[int, Tensor] = {}
+        self.checked: list[Now] | None = None  # numbers that are known to be those of a proposal
+
+    def arrive(self, t: int, state: list[Tensor], moving: list[int]) -> None:
+        """Look where step t begins, unless the step before has seen it."""
+        if self.energies is None or self.potential.changes or set(moving) - set(self.grads):
+            self.energies, self.grads = look(self.potential, self.blocks, t, state, moving)
+            self.watch.see_energy(t, self.energies)
+
+    def handed_on(self, moving: list[int]) -> Handed:
+        """What a step hands on to the next, unless that one looks anew."""
+        return {} if self.potential.changes else seen(self.energies, self.grads, moving)
+
+    def take_up(self, handed: Handed) -> None:
+        """Go on from what a step handed on."""
+        if handed:
+            self.energies, self.grads = as_seen(handed)
 
     def __call__(self, t: int, state: list[Tensor], gather: bool) -> dict[str, Tensor]:
         """Step t; ``gather`` returns energies and gradient norms before it, and the share of accepted proposals."""
         now, groups = self.blocks.laws.at(t)
         moving = sorted(k for group in groups for k in group)
         noise = self.blocks.noise.at(t, state)
-        if self.energies is None or self.potential.changes or set(moving) - set(self.grads):
-            self.energies, self.grads = look(self.potential, self.blocks, t, state, moving)
-            self.watch.see_energy(t, self.energies)
+        self.arrive(t, state, moving)
+        for k in moving if now is not self.checked else ():
+            check_noisy(now[k].noise_std, self.NOISY)
+        self.checked = now
         norms = [x.new_zeros(len(x)) if gather else None for x in state]
         energies, accepted, refused = self.energies, [], []
         for group in groups:
             proposal = list(state)
             for k in group:
-                check_noisy(now[k].noise_std, "> 0 with correct='mala'")
                 open_box = OPEN | {"grad_norm": norms[k], "diverged": self.watch.first}
                 proposal[k] = self.blocks.move(t, k, state[k].clone(), self.grads[k], now[k], noise[k], **open_box)
             accept, nan = self._choose(t, state, proposal, now, group, moving)
@@ -107,6 +128,17 @@ def look(potential: Potential, blocks: Blocks, t: int, state: list[Tensor], movi
         if inside is not None:
             energies = torch.where(inside, energies, math.inf)
     return energies, dict(zip(moving, grads, strict=True))
+
+
+def seen(energies: Tensor | None, grads: dict[int, Tensor], moving: list[int]) -> Handed:
+    """Energies, where there are any, and the gradients of the moving blocks, as a step hands them on."""
+    handed = {("grad", k): grads[k] for k in moving}
+    return handed if energies is None else handed | {("energies", 0): energies}
+
+
+def as_seen(handed: Handed) -> tuple[Tensor | None, dict[int, Tensor]]:
+    """Energies and gradients of what was handed on."""
+    return handed.get(("energies", 0)), {k: value for (name, k), value in handed.items() if name == "grad"}
 
 
 def carried(accept: Tensor, there: Here, here: Here) -> Here:

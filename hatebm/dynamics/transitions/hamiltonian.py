@@ -11,6 +11,8 @@ from hatebm.dynamics.health import Watch, surely_finite
 from hatebm.dynamics.law import Number
 from hatebm.dynamics.laws import Now
 from hatebm.dynamics.transitions.adjusted import (
+    Handed,
+    as_seen,
     carried,
     check_noisy,
     chosen,
@@ -20,6 +22,7 @@ from hatebm.dynamics.transitions.adjusted import (
     finite_rows,
     look,
     rows,
+    seen,
     without_nan,
 )
 from hatebm.dynamics.transitions.overdamped import gathered_facts
@@ -40,6 +43,8 @@ class Hamiltonian:
     algorithm" (1991); Neal, "MCMC using Hamiltonian dynamics" (2011).
     """
 
+    NOISY = "> 0 where velocities move x"  # what its noise has to be
+
     def __init__(
         self,
         blocks: Blocks,
@@ -53,16 +58,34 @@ class Hamiltonian:
         self.velocity, self.leapfrog_steps, self.corrected = velocity, leapfrog_steps, corrected
         self.energies: Tensor | None = None
         self.grads: dict[int, Tensor] | None = None
-        self._shares: dict[int, tuple[Now, Number, Number]] = {}  # of a velocity that stays, and of noise that comes
+        self.shares: dict[int, tuple[Now, Number, Number]] = {}  # of a velocity that stays, and of noise that comes
+
+    def arrive(self, t: int, state: list[Tensor], moving: list[int]) -> None:
+        """Look where step t begins, unless the step before has seen it."""
+        if self.grads is None or self.grads.keys() != set(moving) or self.potential.changes:
+            self.energies, self.grads = self._look(t, state, moving, decides=self.corrected)
+            self.watch.see_energy(t, self.energies)
+
+    def handed_on(self, moving: list[int]) -> Handed:
+        """What a step hands on to the next: velocities that live on, and what it saw, unless that one looks anew."""
+        friction = self.blocks.laws.each[0].friction is not None
+        velocity = {("velocity", k): v for k, v in enumerate(self.velocity) if friction}
+        return velocity if self.potential.changes else velocity | seen(self.energies, self.grads, moving)
+
+    def take_up(self, handed: Handed) -> None:
+        """Go on from what a step handed on."""
+        for (name, k), value in handed.items():
+            if name == "velocity":
+                self.velocity[k] = value
+        if not self.potential.changes:
+            self.energies, self.grads = as_seen(handed)
 
     def __call__(self, t: int, state: list[Tensor], gather: bool) -> dict[str, Tensor]:
         """Step t; ``gather`` returns energies and gradient norms before it, and the share of accepted proposals."""
         now, groups = self.blocks.laws.at(t)
         moving = sorted(k for group in groups for k in group)
         noise = self.blocks.noise.at(t, state)
-        if self.grads is None or self.grads.keys() != set(moving) or self.potential.changes:
-            self.energies, self.grads = self._look(t, state, moving, decides=self.corrected)
-            self.watch.see_energy(t, self.energies)
+        self.arrive(t, state, moving)
         norms = [x.new_zeros(len(x)) for x in state] if gather else []
         for k in moving if gather else ():
             force = self.blocks.force(k, state[k], self.grads[k], now[k])
@@ -128,12 +151,12 @@ class Hamiltonian:
     def _refreshed(self, t: int, k: int, x: Tensor, now: Now, noise: Tensor | None) -> Tensor:
         friction = self.blocks.laws.each[k].friction
         friction = math.inf if friction is None else friction
-        if self._shares.get(k, (None,))[0] is not now:  # the same one at every step of a constant law
-            check_noisy(now.noise_std, "> 0 where velocities move x")
-            self._shares[k] = now, *kept_and_fresh(friction, now.noise_std, self.leapfrog_steps)
-        _, keep, fresh = self._shares[k]
-        forgets = math.isinf(friction) or (not isinstance(keep, Tensor) and keep == 0)
-        v = torch.zeros_like(x) if forgets else self.velocity[k] * column(keep, x)
+        if self.shares.get(k, (None,))[0] is not now:  # the same one at every step of a constant law
+            check_noisy(now.noise_std, self.NOISY)
+            self.shares[k] = now, *kept_and_fresh(friction, now.noise_std, self.leapfrog_steps)
+        _, keep, fresh = self.shares[k]
+        forgotten = forgets(friction) or (not isinstance(keep, Tensor) and keep == 0)
+        v = torch.zeros_like(x) if forgotten else self.velocity[k] * column(keep, x)
         return self.blocks.refresh(t, k, v, fresh, noise)
 
     def _half_square(self, old: Tensor, new: Tensor, precision: Number) -> Tensor:
@@ -141,6 +164,11 @@ class Hamiltonian:
         numbers = arguments_of((0.0, 1.0, 1.0, precision, 0.0), old)
         law = numbers | {"halves": halves_of(1.0, precision, old), "clip": None, "clip_on": "grad"}
         return langevin_ratio(old, old, new, new, self.blocks.backend, **law)
+
+
+def forgets(friction: float | None) -> bool:
+    """Whether a velocity is drawn afresh at each step."""
+    return friction is None or math.isinf(friction)
 
 
 def kept_and_fresh(friction: float, length: Number, leapfrog_steps: int) -> tuple[Number, Number]:
