@@ -60,8 +60,8 @@ def run_of(blocks, potential, state, watch):
 
 def taken(blocks, potential, state, t, n_steps, watch):
     run = run_of(blocks, potential, state, watch)
-    buffers = StaticBuffers(run, t, {})
-    buffers.load(run, t, n_steps)
+    buffers = StaticBuffers(run, potential, t)
+    buffers.load(run, potential, t, n_steps)
     step = Step(buffers, run, potential, t)
     for _ in range(n_steps):
         step()
@@ -87,7 +87,7 @@ def test_the_recorded_step_has_the_bits_of_the_loop(law, masked):
     assert int(buffers.seed) == -5
     chain.run(9)  # the same buffers serve a later run
     run = run_of(blocks, potential, state, Watch(N, x.device))
-    buffers.load(run, 16, 9)
+    buffers.load(run, potential, 16, 9)
     step = Step(buffers, run, potential, 16)
     for _ in range(9):
         step()
@@ -188,8 +188,8 @@ def test_a_replay_is_compared_with_the_step():
     x = torch.randn(N, D)
     blocks, potential = parts()
     run = run_of(blocks, potential, [x], Watch(N, x.device))
-    buffers = StaticBuffers(run, 0, {})
-    buffers.load(run, 0, 2)
+    buffers = StaticBuffers(run, potential, 0)
+    buffers.load(run, potential, 0, 2)
     step = Step(buffers, run, potential, 0)
     assert agrees(buffers, step, step)
     assert int(buffers.step) == 1
@@ -246,11 +246,12 @@ def test_other_numbers_of_the_same_kind_need_no_other_graph():
         blocks, potential = parts(**one)
         silent = Watch(N, x.device, wanted=False)
         run = run_of(blocks, potential, [x], silent)
-        buffers = StaticBuffers(run, 0, {})
-        buffers.load(run, 0, 3)
+        buffers = StaticBuffers(run, potential, 0)
+        buffers.load(run, potential, 0, 3)
         step = Step(buffers, run, potential, 0)
         step()
-        buffers.load(run_of(*parts(**other), [x], silent), 0, 3)
+        blocks, potential = parts(**other)
+        buffers.load(run_of(blocks, potential, [x], silent), potential, 0, 3)
         for _ in range(3):
             step()
         want = hatebm.langevin(well, x, 3, seed=3, compile="off", **{"eps": 0.1} | other)

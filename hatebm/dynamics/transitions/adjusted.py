@@ -18,7 +18,6 @@ from hatebm.ops.library import langevin_ratio, metropolis
 from hatebm.ops.noise import Purpose
 from hatebm.ops.scalars import OPEN
 
-
 Handed = dict[tuple[str, int], Tensor]  # by its name and block
 
 

@@ -44,7 +44,7 @@ class Graph:
         try:
             stream = torch.cuda.current_stream(run.device)
             stream.wait_event(self.done)
-            self.buffers.load(run, t, n_steps)
+            self.buffers.load(run, potential, t, n_steps)
             taken = self._replayed(potential, t, n_steps)
             self.buffers.unload(run)
             self.done.record(stream)
@@ -109,7 +109,7 @@ class GraphRuns:
             self.run.transition.arrive(t, self.run.state, self.run.moving_at(t))
         taken = 0
         if graph is None:
-            taken, graph = self._captured(t, n_steps, kwargs)
+            taken, graph = self._captured(t, n_steps)
             self._keep(graphs, key, graph)
         if isinstance(graph, str):
             self.refused = graph
@@ -136,11 +136,11 @@ class GraphRuns:
                 return False
         return True
 
-    def _captured(self, t: int, n_steps: int, kwargs: dict[str, Any]) -> tuple[int, "Graph | str"]:
+    def _captured(self, t: int, n_steps: int) -> tuple[int, "Graph | str"]:
         """How many steps were taken on the way, and the graph, or why there is none."""
         run, potential = self.run, self.potential
-        buffers = StaticBuffers(run, t, kwargs)
-        buffers.load(run, t, n_steps)
+        buffers = StaticBuffers(run, potential, t)
+        buffers.load(run, potential, t, n_steps)
         step = Step(buffers, run, potential, t)
         step()  # what is made at a first call is made: kernels, the libraries' handles, a module's caches
         buffers.arguments.load(potential.kwargs(t + 1))

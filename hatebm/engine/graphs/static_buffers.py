@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 from hatebm.dynamics.blocks import Blocks
+from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.laws import Laws
 from hatebm.dynamics.transitions.adjusted import Handed, check_noisy
 from hatebm.dynamics.transitions.form import Form, Transition
 from hatebm.dynamics.transitions.hamiltonian import forgets, kept_and_fresh
 from hatebm.engine.graphs.arguments import Arguments
+from hatebm.engine.graphs.images import Images
 from hatebm.ops import langevin_step_
 from hatebm.ops.checks import GRAD_DTYPES, STEPS
 from hatebm.ops.native.chains import NEVER
@@ -41,17 +43,19 @@ class StaticBuffers:
     """What the steps of a graph read and write, at fixed addresses.
 
     That is the state, and what a step hands on to the next; the law's numbers at each step of a run, the seed, the
-    step and its row among those numbers; the keyword arguments of the energy; the first bad steps, and the chains that
+    step and its row among those numbers; the keyword arguments of the energy and the images of hat
+    energies that rest; the first bad steps, and the chains that
     refused a NaN.
     """
 
-    def __init__(self, run: Run, t: int, kwargs: dict[str, Any]) -> None:
+    def __init__(self, run: Run, potential: Potential, t: int) -> None:
         blocks, state, watch = run.blocks, run.state, run.watch
         n, device, self.backend = len(state[0]), state[0].device, blocks.backend
         self.moving = run.moving_at(t)
         self.state = [x.clone() for x in state]
         self.handed = {name: v.clone() for name, v in run.transition.handed_on(self.moving).items()}
-        self.arguments = Arguments(kwargs, device)
+        self.arguments = Arguments(potential.kwargs(t), device)
+        self.images = Images(potential, t, state, self.moving)
         self.seed = torch.zeros((), dtype=torch.int64, device=device)
         self.place = torch.zeros(2, dtype=torch.int64, device=device)
         self.step, self.row = self.place[0], self.place[1:]
@@ -68,8 +72,8 @@ class StaticBuffers:
         exact = [] if run.by_kernel_alone else [(7, *shape[1:]) for shape in shapes]
         self.exact = [torch.ones(shape, dtype=torch.float64, device=device) for shape in exact]
 
-    def load(self, run: Run, t: int, n_steps: int) -> None:
-        """Take over a chain at step t, for at most :func:`longest` steps."""
+    def load(self, run: Run, potential: Potential, t: int, n_steps: int) -> None:
+        """Take over a chain at step t, for at most :func:`longest` steps, but for the energy's arguments."""
         blocks = run.blocks
         masks, seed = blocks.region.masks, blocks.noise.seed
         held = [None if mask is None else x for mask, x in zip(masks, blocks.region.held, strict=True)]
@@ -80,6 +84,7 @@ class StaticBuffers:
         handed = run.transition.handed_on(self.moving)
         for name, own in self.handed.items():
             own.copy_(handed[name])
+        self.images.load(potential, t, run.state)
         self.step.fill_(t)
         self.row.zero_()
         self.seed.copy_(seed) if isinstance(seed, Tensor) else self.seed.fill_(seed)

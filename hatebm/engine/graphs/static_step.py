@@ -35,6 +35,7 @@ class Step:
         energy.kwargs = Always(buffers.arguments.kwargs)
         if potential.prepared is not None:
             energy.prepared = prepare(potential.energy, buffers.state).energy
+        self.energy = energy
         velocity = [None] * len(now)
         self.transition = transition_of(run.form, twin, energy, buffers, velocity)
         if isinstance(self.transition, Adjusted):
@@ -47,11 +48,13 @@ class Step:
         for numbers in self.numbers:
             numbers.read(buffers.row)
         state = list(buffers.state)
+        self.energy.kept = buffers.images.kept(self.energy, state)
         self.transition.take_up(buffers.handed)
         self.transition(buffers.step, state, False)
         for own, moved in zip(buffers.state, state, strict=True):
             if moved is not own:
                 own.copy_(moved)
+        self.energy.kept = None  # nothing of it lives on
         buffers.hand_on(self.transition.handed_on(buffers.moving))
         buffers.go_on(1)
 
