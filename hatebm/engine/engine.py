@@ -48,7 +48,7 @@ class Engine:
         self._notes: tuple[str, ...] = ("no run yet",)
         self._error: float | None = None
         self._began, self._speed = 0.0, ""
-        self._graphed: tuple[str, ...] = ()
+        self._graphed = ""
 
     def begin(self, potential: Potential, modules: Sequence[nn.Module], t: int, state: list[Tensor]) -> None:
         """Give the potential its prepared form, in the mode and with the weights of the run."""
@@ -91,13 +91,13 @@ class Engine:
         if not torch.compiler.is_compiling():
             seconds = max(time.perf_counter() - self._began, 1e-9)
             kernel = shortcuts.kernel.note() if shortcuts.kernel else ""
-            self._graphed = (shortcuts.graphs.note(),) if shortcuts.graphs else ()
+            self._graphed = shortcuts.graphs.note() if shortcuts.graphs else ""
             self._speed = f"{n_steps} steps{kernel}, {n_steps / seconds:.4g} steps/s"
 
     def report(self) -> str:
         """A few lines: what was prepared, what was left alone and why, precision, speed of the last run."""
         error = "" if self._error is None else f", relative gradient error {self._error:.2g} at the start"
-        lines = [*self._notes, *self._graphed, f"precision: {self.precision}{error}"]
+        lines = [*self._notes, *filter(None, [self._graphed]), f"precision: {self.precision}{error}"]
         return "\n".join(lines + ([f"last run: {self._speed}"] if self._speed else []))
 
     def _prepared(

@@ -22,6 +22,7 @@ from hatebm.engine.graphs.static_step import Step
 
 TRIED = 3  # steps that are taken one by one on the way to a graph
 LEAST = 16  # steps from which a graph pays at once; one that can be kept pays from the second such run on
+TOO_FEW = "too few steps in a row"
 KINDS_KEPT = 4  # of state, law and weights, for each module
 _kept: weakref.WeakKeyDictionary[nn.Module, dict[Any, "Graph | str | None"]] = weakref.WeakKeyDictionary()
 _refused: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()  # after a capture; no second is tried
@@ -82,29 +83,30 @@ class GraphRuns:
     ) -> None:
         self.run, self.potential, self.precision = Run(form, blocks, state, transition, watch), potential, precision
         self.function = potential.energy if potential.grad_fn is None else potential.grad_fn
-        self.replayed, self.short = 0, False
+        self.replayed, self.idle = 0, ""
         self.differ = 0  # the step at which keyword arguments are known to be of another kind
         self.refused = unfit(blocks, potential, state) or _refused.get(_anchor(self.function))
 
     def __call__(self, t: int, n_steps: int) -> int:
         """Advance the state by at most ``n_steps`` from step t; returns by how many, 0 where a step is a step."""
-        if self.refused or n_steps < 2 or t < self.differ:
+        if self.refused or t < self.differ:
             return 0
-        laws = self.run.blocks.laws
+        laws, asked = self.run.blocks.laws, n_steps
         n_steps = alike(laws, t, min(n_steps, longest(laws)))
-        kwargs = self.potential.kwargs(t) if n_steps > 1 else {}
+        if n_steps < 2:
+            return self._waits(TOO_FEW if asked < 2 else "blocks that move change from step to step")
+        kwargs = self.potential.kwargs(t)
         self.refused = unreadable(kwargs, self.run.device, self.potential.changes)
-        if self.refused or n_steps < 2:
+        if self.refused:
             return 0
         key = self._key(t, kwargs)
         graphs = {} if key is None else _kept.setdefault(self.function, {})
         graph = graphs.get(key)
         if graph is None and n_steps < (LEAST if key not in graphs else TRIED + 1):
-            self.short = True
             self._keep(graphs, key, None)
-            return 0
+            return self._waits(TOO_FEW)
         if graph is None and not self._lasts(t, kwargs, min(n_steps, LEAST)):
-            return 0
+            return self._waits("the energy's arguments change in kind from step to step")
         if not self.potential.changes:  # else each step looks anew
             self.run.transition.arrive(t, self.run.state, self.run.moving_at(t))
         taken = 0
@@ -119,13 +121,18 @@ class GraphRuns:
         return taken + replayed
 
     def note(self) -> str:
-        """What to report."""
+        """What to report; nothing where no step was asked for."""
         if self.replayed:
             rest = f"; refused later: {self.refused}" if self.refused else ""
             return f"CUDA graph: {self.replayed} steps replayed{rest}"
         if self.refused:
             return f"CUDA graph refused: {self.refused}"
-        return "CUDA graph: none, too few steps in a row" if self.short else "CUDA graph: none, steps differ"
+        return f"CUDA graph: none, {self.idle}" if self.idle else ""
+
+    def _waits(self, reason: str) -> int:
+        """No step is taken, for the reason that is told where it was the first."""
+        self.idle = self.idle or reason
+        return 0
 
     def _lasts(self, t: int, kwargs: dict[str, Any], n_steps: int) -> bool:
         """Whether the arguments of so many steps are of one kind, by a look at each."""

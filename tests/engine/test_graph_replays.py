@@ -1,0 +1,215 @@
+"""What replays do, on tapes in place of CUDA graphs: the bits of the loop, and nothing stale."""
+
+import pytest
+import torch
+from tape import recorder  # noqa: F401 (a fixture)
+from torch import nn
+
+import hatebm
+
+pytestmark = pytest.mark.usefixtures("recorder")
+N, D, E = 6, 5, 3
+
+
+class Net(nn.Module):
+    """Of one block or two, with a shift of what is hidden and a factor."""
+
+    def __init__(self, d=D):
+        super().__init__()
+        self.inner = nn.Linear(d, 4)
+
+    def forward(self, *state, shift=None, factor=1.0):
+        hidden = self.inner(torch.cat(state, 1)) + (0 if shift is None else shift)
+        return torch.tanh(hidden).square().sum(1) * factor + sum(x.square().sum(1) for x in state) / 2
+
+
+def drawn(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def chains(energy, x, **law):
+    return [hatebm.Chain(energy, x, compile=how, **{"eps": 0.2, "seed": 3} | law) for how in ("auto", "off")]
+
+
+def assert_same_run(pair, n_steps=20, **how):
+    """The line of a report on graphs, after a run of a chain with replays and of one without, of the same bits."""
+    one, other = (blocks_of(chain.run(n_steps, **how)) for chain in pair)
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    velocities = [chain.state_dict().get("velocity", ()) for chain in pair]
+    assert all(torch.equal(a, b) for a, b in zip(*velocities, strict=True))
+    return next((line for line in pair[0].report().splitlines() if line.startswith("CUDA graph")), "")
+
+
+def blocks_of(state):
+    return state if isinstance(state, tuple) else (state,)
+
+
+EACH = hatebm.per_chain(torch.linspace(0.1, 0.5, N))
+ROWS = hatebm.per_chain(torch.linspace(0.1, 0.4, 60 * N).view(60, N))
+FORMS = {
+    "mala": {"correct": "mala", "clamp": (-1.5, 1.5), "prior_precision": 0.5, "temperature": lambda t: 1 + t / 40},
+    "mala, numbers of each": {"correct": "mala", "eps": ROWS, "clip": ("norm", EACH), "clip_on": "update"},
+    "hmc": {"leapfrog_steps": 3, "temperature": 0.7, "reflect": (-1.0, 1.0)},
+    "hmc, friction": {"leapfrog_steps": 2, "friction": 0.7, "eps": lambda t: 0.3 - t / 500, "prior_precision": EACH},
+    "friction": {"friction": 0.7, "eps": EACH, "clip": ("norm", 1.5), "reflect": (-0.8, 0.8)},
+    "overdamped": {"noise_at": "before", "clamp": (-1, 1), "clamp_at": "noise+step", "eps": [0.2] * 30 + [0.1] * 30},
+}
+
+
+@pytest.mark.parametrize("order", ["joint", "sequential"])
+@pytest.mark.parametrize("law", FORMS.values(), ids=FORMS)
+def test_every_form_of_two_blocks_behind_a_mask(law, order, recorder):  # noqa: F811
+    net, x, y = Net(D + E), drawn(1, N, D), drawn(2, N, E)
+    law = law | {"blocks": order, "mask": (drawn(3, N, D) > -0.4, None), "chain_ids": torch.arange(N) + 2**33}
+    pair = chains(net, (x, y), first_step=2, **law)
+    assert assert_same_run(pair) == "CUDA graph: 17 steps replayed"
+    assert assert_same_run(pair) == "CUDA graph: 20 steps replayed"
+    assert recorder.captured_steps == 1
+
+
+def test_what_a_step_hands_on_is_evaluated_once():
+    """As many evaluations as a chain makes that goes step by step, but for the three that a capture takes again."""
+    calls = []
+
+    class Counting(Net):
+        def forward(self, x):
+            calls.append(1)
+            return super().forward(x)
+
+    for how in ({"correct": "mala"}, {"leapfrog_steps": 2}, {"friction": 1.0}):
+        (chain, _), counts = chains(Counting(), drawn(1, N, D), **how), []
+        for _ in range(2):
+            calls.clear()
+            chain.run(20)
+            counts.append(len(calls))
+        looks = how.get("leapfrog_steps", 1)
+        assert counts == [1 + 4 * looks, 1]  # the look at the start; steps, the capture and its comparison
+
+
+REFUSALS = {"mala": {"correct": "mala"}, "hmc": {"leapfrog_steps": 2}}
+
+
+@pytest.mark.filterwarnings("ignore:langevin. proposals with a NaN")
+@pytest.mark.parametrize("how", REFUSALS.values(), ids=REFUSALS)
+def test_a_nan_in_a_proposal_is_refused_and_one_where_a_chain_is_is_named(how):
+    """Chain 2 is shut in: beyond 0.1 its energy is NaN, and later everywhere."""
+
+    class Shut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("wall", torch.tensor(0.1))
+
+        def forward(self, x):
+            here = torch.arange(len(x)) == 2
+            return torch.where(here & (x[:, 0].abs() > self.wall), torch.nan, x.square().sum(1) / 2)
+
+    net, x = Shut(), torch.zeros(N, D)
+    pair = chains(net, x, eps=0.5, **how)
+    for chain in pair:
+        with pytest.warns(UserWarning, match="NaN"):
+            chain.run(20)
+    assert torch.equal(pair[0].state, pair[1].state)
+    assert (pair[0].state[2, 0] == 0) == (pair[1].state[2, 0] == 0)
+    net.wall.fill_(-1.0)
+    for chain in pair:
+        with pytest.raises(hatebm.ChainDiverged) as caught:
+            chain.run(20)
+        assert (caught.value.step, caught.value.chains) == (20, [2])
+
+
+def test_velocities_that_diverge_are_named_with_their_step():
+    energy = lambda x: torch.where(x[:, 0] > 2, torch.nan, -x[:, 0])  # noqa: E731
+    x = torch.full((N, D), -500.0)
+    x[3] = 0
+    told = []
+    for chain in chains(energy, x, friction=0.1, eps=0.2):
+        with pytest.raises(hatebm.ChainDiverged) as caught:
+            chain.run(40)
+        told.append((caught.value.step, caught.value.chains))
+    assert told[0] == told[1]
+    assert told[0][0] > 3
+
+
+@pytest.mark.parametrize("how", [{}, *REFUSALS.values()], ids=["plain", *REFUSALS])
+def test_arguments_are_read_anew_by_a_kept_graph(how, recorder):  # noqa: F811
+    net, x = Net(), drawn(1, N, D)
+    shift = nn.Parameter(drawn(2, N, 4))
+    for k in range(3):
+        pair = chains(net, x, energy_kwargs={"shift": shift, "factor": 2.0}, **how)
+        assert assert_same_run(pair) == f"CUDA graph: {20 if k else 17} steps replayed"
+        with torch.no_grad():
+            shift.mul_(-1.5)
+        assert assert_same_run(pair) == "CUDA graph: 20 steps replayed"
+        shift = nn.Parameter(drawn(3 + k, N, 4))
+    assert recorder.captured_steps == 1
+    for other in ({"factor": 3.0}, {"shift": drawn(2, 4)}, {}):
+        assert_same_run(chains(net, x, energy_kwargs=other, **how))
+    assert recorder.captured_steps == 4
+    table = drawn(9, 60, N, 4)
+    changing = chains(net, x, energy_kwargs=lambda t: {"shift": table[t]}, **how)
+    assert assert_same_run(changing) == "CUDA graph: 17 steps replayed"
+    assert assert_same_run(changing) == "CUDA graph: 20 steps replayed"
+    assert recorder.captured_steps == 5
+
+
+def test_arguments_of_another_kind_end_a_stretch():
+    net, x, table = Net(), drawn(1, N, D), drawn(9, 100, N, 4)
+    kwargs = lambda t: {"shift": table[t], "factor": 1.0 + (t >= 25)}  # noqa: E731
+
+    pair = chains(net, x, energy_kwargs=kwargs)
+    assert assert_same_run(pair, 50) == "CUDA graph: 44 steps replayed"  # 22 of 25, twice
+    assert assert_same_run(chains(net, x, energy_kwargs=kwargs), 50) == "CUDA graph: 50 steps replayed"
+    changing = chains(net, x, energy_kwargs=lambda t: {"factor": 1.0 + t // 2 / 50})
+    assert "arguments change in kind" in assert_same_run(changing, 20)
+
+
+UNREAD = {
+    "list": ({"shift": [torch.zeros(4)]}, False, "argument shift is a list of tensors"),
+    "nested": ({"a": {"b": (torch.zeros(1),)}}, False, "argument a is a dict of tensors"),
+    "object": ({"factor": torch.nn.Identity()}, True, "argument factor is a Identity, and may change"),
+    "elsewhere": ({"shift": torch.zeros(1, device="meta")}, True, "argument shift is a Tensor of another device"),
+}
+
+
+@pytest.mark.parametrize(("kwargs", "changes", "why"), UNREAD.values(), ids=UNREAD)
+def test_arguments_that_no_graph_can_read_are_named(kwargs, changes, why):
+    energy = lambda x, **kwargs: x.square().sum(1)  # noqa: E731
+    pair = chains(energy, drawn(1, N, D), energy_kwargs=(lambda t: kwargs) if changes else kwargs)
+    assert why in assert_same_run(pair)
+
+
+class Generator(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.calls = nn.Linear(4, D), []
+
+    def forward(self, z):
+        self.calls.append(1)
+        return torch.tanh(self.layer(z))
+
+
+def passes(generator):
+    count = len(generator.calls)
+    generator.calls.clear()
+    return count
+
+
+@pytest.mark.parametrize("how", [{}, *REFUSALS.values()], ids=["plain", *REFUSALS])
+def test_an_image_of_a_z_that_rests_is_made_once_a_run(how):
+    hat = hatebm.HatEnergy(Net(), Generator())
+    pair = chains(hat, (drawn(1, N, 4), drawn(2, N, D)), eps=(0.0, 0.2), blocks="sequential", **how)
+    for captures in (1, 0, 0):
+        assert "replayed" in assert_same_run(pair)
+        assert passes(hat.generator) == 2 + captures  # of both chains, and of the step that is captured
+        with torch.no_grad():
+            hat.generator.layer.weight.mul_(-1.2)
+    function = chains(lambda y, z: 2 * hat(z, y), (drawn(2, N, D), drawn(1, N, 4)), eps=(0.2, 0.0), **how)
+    assert "replayed" in assert_same_run(function)
+
+
+@pytest.mark.parametrize("order", ["joint", "sequential"])
+def test_an_image_of_a_z_that_moves_is_made_in_each_replay(order):
+    hat = hatebm.HatEnergy(Net(), Generator())
+    pair = chains(hat, (drawn(1, N, 4), drawn(2, N, D)), eps=(0.1, 0.2), blocks=order)
+    for _ in range(2):
+        assert "replayed" in assert_same_run(pair)
