@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hatebm.energies.closure import modules_of, owner_of
 from hatebm.energies.modes import in_mode
+from hatebm.energies.parts import summed
 from hatebm.energies.rays import Rays
 from hatebm.ops.checks import require
 from hatebm.ops.scalars import checked_number
@@ -100,7 +101,7 @@ class Composition(nn.Module):
         results = []
         for k, expert in enumerate(self.experts):
             own = {key: values[k] for key, values in entries.items() if values[k] is not None}
-            result = expert(*state, **own)
+            result, _ = summed(self.name, f"expert {k}'s result", expert(*state, **own), n)
             fits = isinstance(result, Tensor) and result.shape in ((), (n,), (n, 1))
             require(fits, self.name, f"expert {k}'s result", f"a scalar or of shape ({n},)", result)
             results.append(result.reshape(n) if result.dim() or n == 1 else result)

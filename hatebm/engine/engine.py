@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hatebm.dynamics.blocks import Blocks
+from hatebm.dynamics.facts import Gathering
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.transitions.form import Form, Transition
@@ -76,22 +77,25 @@ class Engine:
         state: list[Tensor],
         watch: Watch,
         transition: Transition,
+        gathering: Gathering,
         stepwise: bool,
     ) -> "Shortcuts":
         """What takes stretches of steps of this run at once; nothing where it is to go step by step."""
         if stepwise or self.compile != "auto" or is_traced(state[0]):
             return Shortcuts(None, None)
-        kernel = WholeRuns(form, blocks, potential, state, watch)
-        on_cuda = self.device.type == "cuda"
-        parts = (form, blocks, potential, state, watch, transition)
-        return Shortcuts(kernel, GraphRuns(*parts, self.precision) if on_cuda else None)
+        kernel = WholeRuns(form, blocks, potential, state, watch, gathering)
+        parts = (form, blocks, potential, state, watch, transition, gathering)
+        own_bits = hasattr(type(kernel.energy), "in_kernel")  # of which a graph knows nothing
+        graphs = GraphRuns(*parts, self.precision) if self.device.type == "cuda" and not own_bits else None
+        return Shortcuts(kernel, graphs)
 
     def end(self, n_steps: int, shortcuts: "Shortcuts") -> None:
         """Note the speed of a run, how many of its steps went in the energy's own kernel or why none, and graphs."""
         if not torch.compiler.is_compiling():
             seconds = max(time.perf_counter() - self._began, 1e-9)
             kernel = shortcuts.kernel.note() if shortcuts.kernel else ""
-            self._graphed = shortcuts.graphs.note() if shortcuts.graphs else ""
+            left = n_steps - (shortcuts.kernel.taken if shortcuts.kernel else 0)
+            self._graphed = shortcuts.graphs.note() if shortcuts.graphs and left else ""
             self._speed = f"{n_steps} steps{kernel}, {n_steps / seconds:.4g} steps/s"
 
     def report(self) -> str:

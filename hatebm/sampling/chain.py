@@ -196,7 +196,8 @@ class Chain:
             settle(modules, self._potential, self.step, state)
             self._check_bounded(modules)
             self._engine.begin(self._potential, modules, self.step, state)
-            parts = (self._form, self._blocks, self._potential, state, watch, transition)
+            self._potential.parts = None
+            parts = (self._form, self._blocks, self._potential, state, watch, transition, info.gathering)
             shortcuts = self._engine.shortcuts(*parts, stepwise=grad_steps > 0 or graphs.keeps)
             t = self.step
             while t < end:
@@ -206,12 +207,13 @@ class Chain:
                     info.step(t, state)
                     state = graphs.after(t, state)
                 t += taken or 1
+                info.call(t - 1, state)
             watch.check(end - 1, state, self._blocks.noise.chain_ids)
             self._engine.end(n_steps, shortcuts)
             result = graphs.outputs if graphs.keeps else self._returned(state)
             self._state, self._velocity, self.step = copied(state), velocity, end
             self._blocks.region.held = self._state
-        return (result, info.gathered(self._state[0], self._form.corrected)) if return_info else result
+        return (result, info.gathered(self._state, self._form.corrected)) if return_info else result
 
     def report(self) -> str:
         """A few lines: how the energy was prepared for the last run, what was left alone and why, steps a second."""

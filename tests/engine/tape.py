@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from hatebm.dynamics.transitions import adjusted, hamiltonian
 from hatebm.engine.engine import Engine, Shortcuts
-from hatebm.engine.graphs import runs
+from hatebm.engine.graphs import graph, runs
 from hatebm.ops import native
 
 KERNELS = ("langevin_step_", "langevin_ratio", "metropolis", "residual_add")
@@ -114,8 +114,8 @@ def recorder(monkeypatch):
         monkeypatch.setattr(native, name, _taped(getattr(native, name)))
     for module in (adjusted, hamiltonian):
         monkeypatch.setattr(module, "surely_finite", lambda x: False)
-    monkeypatch.setattr(runs, "recorder_of", lambda device: one)
-    monkeypatch.setattr(runs, "unrepeatable", lambda step, function, device: step())
+    monkeypatch.setattr(graph, "recorder_of", lambda device: one)
+    monkeypatch.setattr(graph, "unrepeatable", lambda step, function, device: step())
     monkeypatch.setattr(torch.cuda, "Event", Moment)
     monkeypatch.setattr(torch.cuda, "current_stream", Moment)
     without = Engine.shortcuts

@@ -9,6 +9,7 @@ from torch import nn
 import hatebm
 from hatebm.commands import info
 from hatebm.dynamics.blocks import Blocks
+from hatebm.dynamics.facts import Gathering
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.law import Dynamics
@@ -55,7 +56,7 @@ def parts(energy=well, masks=(None,), seed=3, ids=None, noise=None, backend=None
 
 def run_of(blocks, potential, state, watch):
     form = checked_form("langevin", None, None, blocks.laws.each, potential.energy)
-    return Run(form, blocks, state, transition_of(form, blocks, potential, watch, []), watch)
+    return Run(form, blocks, state, transition_of(form, blocks, potential, watch, []), watch, Gathering(1, False))
 
 
 def taken(blocks, potential, state, t, n_steps, watch):
@@ -65,7 +66,7 @@ def taken(blocks, potential, state, t, n_steps, watch):
     step = Step(buffers, run, potential, t)
     for _ in range(n_steps):
         step()
-    buffers.unload(run)
+    buffers.unload(run, t, n_steps, False)
     return buffers
 
 

@@ -1,16 +1,18 @@
 """Metropolis-adjusted Langevin: exact at any step size."""
 
 import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from hatebm.dynamics.blocks import Blocks
+from hatebm.dynamics.facts import StepFacts, Told
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch, surely_finite
 from hatebm.dynamics.law import Number
 from hatebm.dynamics.laws import Now
-from hatebm.dynamics.transitions.overdamped import gathered_facts
+from hatebm.energies.parts import Parts
 from hatebm.ops.checks import require
 from hatebm.ops.law_numbers import as_column
 from hatebm.ops.law_tensors import LawTensor
@@ -18,7 +20,15 @@ from hatebm.ops.library import langevin_ratio, metropolis
 from hatebm.ops.noise import Purpose
 from hatebm.ops.scalars import OPEN
 
-Handed = dict[tuple[str, int], Tensor]  # by its name and block
+Handed = dict[tuple[str, Any], Tensor]  # by kind, and block or name
+
+
+class Here(NamedTuple):
+    """What is known of a state: energies, the gradient of each moving block, the parts of the energies."""
+
+    energies: Tensor
+    grads: dict[int, Tensor]
+    parts: Parts
 
 
 class Adjusted:
@@ -37,25 +47,26 @@ class Adjusted:
         self.blocks, self.potential, self.watch = blocks, potential, watch
         self.energies: Tensor | None = None
         self.grads: dict[int, Tensor] = {}
+        self.parts: Parts = {}
         self.checked: list[Now] | None = None  # numbers that are known to be those of a proposal
 
     def arrive(self, t: int, state: list[Tensor], moving: list[int]) -> None:
         """Look where step t begins, unless the step before has seen it."""
         if self.energies is None or self.potential.changes or set(moving) - set(self.grads):
-            self.energies, self.grads = look(self.potential, self.blocks, t, state, moving)
+            self.energies, self.grads, self.parts = look(self.potential, self.blocks, t, state, moving)
             self.watch.see_energy(t, self.energies)
 
     def handed_on(self, moving: list[int]) -> Handed:
         """What a step hands on to the next, unless that one looks anew."""
-        return {} if self.potential.changes else seen(self.energies, self.grads, moving)
+        return {} if self.potential.changes else handed(Here(self.energies, self.grads, self.parts), moving)
 
-    def take_up(self, handed: Handed) -> None:
+    def take_up(self, given: Handed) -> None:
         """Go on from what a step handed on."""
-        if handed:
-            self.energies, self.grads = as_seen(handed)
+        if given:
+            self.energies, self.grads, self.parts = taken_up(given)
 
-    def __call__(self, t: int, state: list[Tensor], gather: bool) -> dict[str, Tensor]:
-        """Step t; ``gather`` returns energies and gradient norms before it, and the share of accepted proposals."""
+    def __call__(self, t: int, state: list[Tensor], gather: bool) -> Told:
+        """Step t; ``gather`` returns what is told of it: energies and pulls before it, decisions."""
         now, groups = self.blocks.laws.at(t)
         moving = sorted(k for group in groups for k in group)
         noise = self.blocks.noise.at(t, state)
@@ -63,23 +74,25 @@ class Adjusted:
         for k in moving if now is not self.checked else ():
             check_noisy(now[k].noise_std, self.NOISY)
         self.checked = now
-        norms = [x.new_zeros(len(x)) if gather else None for x in state]
-        energies, accepted, refused = self.energies, [], []
+        facts = StepFacts(self.blocks, state) if gather else None
+        energies, parts, accepted, refused = self.energies, self.parts, [], []
         for group in groups:
             proposal = list(state)
             for k in group:
-                open_box = OPEN | {"grad_norm": norms[k], "diverged": self.watch.first}
+                open_box = OPEN | {"grad_norm": facts.pulls[k] if facts else None, "diverged": self.watch.first}
                 proposal[k] = self.blocks.move(t, k, state[k].clone(), self.grads[k], now[k], noise[k], **open_box)
+                if facts:
+                    facts.pulled(k, self.grads[k], now[k])
             accept, nan = self._choose(t, state, proposal, now, group, moving)
             accepted.append(accept)
             refused.append(nan)
-        return gathered_facts(energies, norms) | decisions(accepted, refused, energies) if gather else {}
+        return facts.told(state, energies, parts) | decisions(accepted, refused, energies) if facts else {}
 
     def _choose(
         self, t: int, state: list[Tensor], proposal: list[Tensor], now: list[Now], group: list[int], moving: list[int]
     ) -> tuple[Tensor, Tensor | None]:
         """Who accepts, and whose proposal had a NaN; None where nobody's."""
-        there, grads = look(self.potential, self.blocks, t, proposal, moving)
+        there, grads, parts = look(self.potential, self.blocks, t, proposal, moving)
         log_ratio = energy_difference(self.energies, there, now[group[0]].temperature)
         for k in group:
             at = (
@@ -98,7 +111,8 @@ class Adjusted:
         accept = decide(self.blocks, log_ratio, t, group[0])
         for k in group:
             state[k] = chosen(accept, proposal[k], state[k])
-        self.energies, self.grads = carried(accept, (there, grads), (self.energies, self.grads))
+        here = Here(self.energies, self.grads, self.parts)
+        self.energies, self.grads, self.parts = carried(accept, Here(there, grads, parts), here)
         return accept, nan
 
 
@@ -116,9 +130,6 @@ def energy_difference(here: Tensor, there: Tensor, temperature: Number) -> Tenso
     return (here.double() - there.double()) / (as_column(temperature, len(here), here.device) if own else temperature)
 
 
-Here = tuple[Tensor, dict[int, Tensor]]  # energies, and the gradient of each moving block
-
-
 def look(potential: Potential, blocks: Blocks, t: int, state: list[Tensor], moving: list[int]) -> Here:
     """One evaluation: energies, infinite outside the box, and the gradients of every moving block."""
     energies, grads = potential.energies_and_gradient(t, state, moving)
@@ -126,24 +137,26 @@ def look(potential: Potential, blocks: Blocks, t: int, state: list[Tensor], movi
         inside = blocks.region.inside(k, state[k])
         if inside is not None:
             energies = torch.where(inside, energies, math.inf)
-    return energies, dict(zip(moving, grads, strict=True))
+    return Here(energies, dict(zip(moving, grads, strict=True)), potential.parts)
 
 
-def seen(energies: Tensor | None, grads: dict[int, Tensor], moving: list[int]) -> Handed:
-    """Energies, where there are any, and the gradients of the moving blocks, as a step hands them on."""
-    handed = {("grad", k): grads[k] for k in moving}
-    return handed if energies is None else handed | {("energies", 0): energies}
+def handed(here: Here, moving: list[int]) -> Handed:
+    """What is known of a state with these moving blocks, by name."""
+    named = {("grad", k): here.grads[k] for k in moving} | {("part", name): v for name, v in here.parts.items()}
+    return named if here.energies is None else named | {("energies", 0): here.energies}
 
 
-def as_seen(handed: Handed) -> tuple[Tensor | None, dict[int, Tensor]]:
-    """Energies and gradients of what was handed on."""
-    return handed.get(("energies", 0)), {k: value for (name, k), value in handed.items() if name == "grad"}
+def taken_up(given: Handed) -> Here:
+    """The same of what was handed on."""
+    grads, parts = ({k: v for (name, k), v in given.items() if name == kind} for kind in ("grad", "part"))
+    return Here(given.get(("energies", 0)), grads, parts)
 
 
 def carried(accept: Tensor, there: Here, here: Here) -> Here:
     """The energies and gradients from which the next step goes on."""
-    grads = {k: chosen(accept, grad, here[1][k]) for k, grad in there[1].items()}
-    return torch.where(accept, there[0], here[0]), grads
+    grads = {k: chosen(accept, grad, here.grads[k]) for k, grad in there.grads.items()}
+    parts = {name: torch.where(accept, part, here.parts[name]) for name, part in there.parts.items()}
+    return Here(torch.where(accept, there.energies, here.energies), grads, parts)
 
 
 def without_nan(

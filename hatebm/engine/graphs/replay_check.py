@@ -11,6 +11,7 @@ import torch
 from hatebm.energies.closure import first_difference, snapshot
 from hatebm.engine.graphs.capture import allocated, room
 from hatebm.engine.graphs.static_buffers import StaticBuffers
+from hatebm.engine.graphs.static_step import Step
 
 TOLERANCE = 1e-3  # of the way that a step went, or of what it saw: a backward pass may add in another order each time
 WAITS, PROTOTYPE = "called a synchronizing CUDA operation", "Synchronization debug mode is a prototype"
@@ -64,7 +65,7 @@ def waits() -> Iterator[list[str]]:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
-def agrees(buffers: StaticBuffers, step: Callable[[], None], replay: Callable[[], None]) -> bool:
+def agrees(buffers: StaticBuffers, step: Step, replay: Callable[[], None]) -> bool:
     """Take a step and then again as a replay: whether both ended at one place; buffers are left as after the step."""
     moved, seen = buffers.written()
     written = [*moved, *seen]
@@ -73,7 +74,7 @@ def agrees(buffers: StaticBuffers, step: Callable[[], None], replay: Callable[[]
     ends = [x.clone() for x in written]
     for x, start in zip(written, starts, strict=True):
         x.copy_(start)
-    buffers.go_on(-1)
+    buffers.go_on(-1, step.tells)
     replay()
     ways = [end - start for start, end in zip(starts, ends, strict=True)]
     scales = [*ways[: len(moved)], *ends[len(moved) :]]

@@ -1,65 +1,27 @@
 """Runs of steps as replays of one captured CUDA graph, which is used again where it can be."""
 
-import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from hatebm.dynamics.blocks import Blocks
+from hatebm.dynamics.facts import Gathering
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.transitions.form import Form, Transition
 from hatebm.engine.graphs.arguments import is_known, structure_of, unreadable
 from hatebm.engine.graphs.cache_key import forward_key, settings_of_torch, storage_key
-from hatebm.engine.graphs.capture import Recorder, recorder_of
+from hatebm.engine.graphs.graph import TRIED, Graph
 from hatebm.engine.graphs.refusals import alike, unfit
-from hatebm.engine.graphs.replay_check import agrees, unrepeatable
-from hatebm.engine.graphs.static_buffers import Run, StaticBuffers, longest, table_shapes
-from hatebm.engine.graphs.static_step import Step
+from hatebm.engine.graphs.static_buffers import Run, longest, table_shapes
 
-TRIED = 3  # steps that are taken one by one on the way to a graph
 LEAST = 16  # steps from which a graph pays at once; one that can be kept pays from the second such run on
 TOO_FEW = "too few steps in a row"
 KINDS_KEPT = 4  # of state, law and weights, for each module
 _kept: weakref.WeakKeyDictionary[nn.Module, dict[Any, "Graph | str | None"]] = weakref.WeakKeyDictionary()
 _refused: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()  # after a capture; no second is tried
-
-
-class Graph:
-    """A captured step with its buffers; it holds neither the module nor its weights."""
-
-    def __init__(self, buffers: StaticBuffers, recorder: Recorder, graph: torch.cuda.CUDAGraph) -> None:
-        self.buffers, self.recorder, self.graph = buffers, recorder, graph
-        self.lock, self.done = threading.Lock(), torch.cuda.Event()
-
-    def advance(self, run: Run, potential: Potential, t: int, n_steps: int) -> int:
-        """Take at most so many steps from step t in place; returns how many, 0 where another chain is taking its own.
-
-        They end where the keyword arguments of a step are of another structure.
-        """
-        if not self.lock.acquire(blocking=False):
-            return 0
-        try:
-            stream = torch.cuda.current_stream(run.device)
-            stream.wait_event(self.done)
-            self.buffers.load(run, potential, t, n_steps)
-            taken = self._replayed(potential, t, n_steps)
-            self.buffers.unload(run)
-            self.done.record(stream)
-        finally:
-            self.lock.release()
-        return taken
-
-    def _replayed(self, potential: Potential, t: int, n_steps: int) -> int:
-        at_once = 1 if potential.changes else n_steps
-        for i in range(0, n_steps, at_once):
-            if not self.buffers.arguments.load(potential.kwargs(t + i)):
-                return i
-            self.recorder.replay(self.graph, at_once)
-        return n_steps
 
 
 class GraphRuns:
@@ -79,9 +41,11 @@ class GraphRuns:
         state: list[Tensor],
         watch: Watch,
         transition: Transition,
+        gathering: Gathering,
         precision: str,
     ) -> None:
-        self.run, self.potential, self.precision = Run(form, blocks, state, transition, watch), potential, precision
+        self.run = Run(form, blocks, state, transition, watch, gathering)
+        self.potential, self.precision = potential, precision
         self.function = potential.energy if potential.grad_fn is None else potential.grad_fn
         self.replayed, self.idle = 0, ""
         self.differ = 0  # the step at which keyword arguments are known to be of another kind
@@ -92,7 +56,7 @@ class GraphRuns:
         if self.refused or t < self.differ:
             return 0
         laws, asked = self.run.blocks.laws, n_steps
-        n_steps = alike(laws, t, min(n_steps, longest(laws)))
+        n_steps = alike(laws, t, min(n_steps, longest(self.run)))
         if n_steps < 2:
             return self._waits(TOO_FEW if asked < 2 else "blocks that move change from step to step")
         kwargs = self.potential.kwargs(t)
@@ -109,12 +73,19 @@ class GraphRuns:
             return self._waits("the energy's arguments change in kind from step to step")
         if not self.potential.changes:  # else each step looks anew
             self.run.transition.arrive(t, self.run.state, self.run.moving_at(t))
-        taken = 0
         if graph is None:
-            taken, graph = self._captured(t, n_steps)
+            graph = Graph(self.run, self.potential, t)
             self._keep(graphs, key, graph)
         if isinstance(graph, str):
             self.refused = graph
+            return 0
+        taken, tells = 0, graph.wanted(self.run, t, n_steps)
+        if tells is not None:
+            taken, self.refused = graph.capture(self.run, self.potential, self.function, t, tells)
+        if self.refused:
+            self._keep(graphs, key, self.refused)
+            if graph.captured:
+                _refused[_anchor(self.function)] = self.refused
             return taken
         replayed = graph.advance(self.run, self.potential, t + taken, n_steps - taken)
         self.replayed += replayed
@@ -142,34 +113,6 @@ class GraphRuns:
                 self.differ = t + i
                 return False
         return True
-
-    def _captured(self, t: int, n_steps: int) -> tuple[int, "Graph | str"]:
-        """How many steps were taken on the way, and the graph, or why there is none."""
-        run, potential = self.run, self.potential
-        buffers = StaticBuffers(run, potential, t)
-        buffers.load(run, potential, t, n_steps)
-        step = Step(buffers, run, potential, t)
-        step()  # what is made at a first call is made: kernels, the libraries' handles, a module's caches
-        buffers.arguments.load(potential.kwargs(t + 1))
-        reason = unrepeatable(step, self.function, run.device)
-        buffers.unload(run)
-        if reason is None:
-            recorder = recorder_of(run.device)
-            buffers.arguments.load(potential.kwargs(t + 2))
-            try:
-                graph = recorder.captured(Step(buffers, run, potential, t))
-            except Exception as error:
-                first_line = next(iter(str(error.__context__ or error).splitlines()), "")
-                reason = f"its capture failed ({type(error).__name__}: {first_line})"
-            else:
-                if not agrees(buffers, step, lambda: recorder.replay(graph, 1)):
-                    reason = "its replay is not what the loop does"
-            if reason is not None:
-                _refused[_anchor(self.function)] = reason
-        if reason is not None:
-            return TRIED - 1, reason
-        buffers.unload(run)
-        return TRIED, Graph(buffers, recorder, graph)
 
     def _key(self, t: int, kwargs: dict[str, Any]) -> Any:
         run, laws = self.run, self.run.blocks.laws

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hatebm.dynamics.blocks import Blocks
+from hatebm.dynamics.facts import Gathering, Told, each
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.laws import Laws
@@ -19,15 +20,23 @@ from hatebm.ops import langevin_step_
 from hatebm.ops.checks import GRAD_DTYPES, STEPS
 from hatebm.ops.native.chains import NEVER
 
-MOST = 256  # steps of a schedule in buffers
+MOST, ROOM = 256, 1 << 20  # steps of a schedule in buffers, and lines to tell of; numbers in a column of those
 
 
 class Run:
     """What a graph takes over of a run, and hands back: where its chain is, how it moves, and who watches it."""
 
-    def __init__(self, form: Form, blocks: Blocks, state: list[Tensor], transition: Transition, watch: Watch) -> None:
-        self.form, self.blocks, self.state, self.transition, self.watch = form, blocks, state, transition, watch
-        self.device = state[0].device
+    def __init__(
+        self,
+        form: Form,
+        blocks: Blocks,
+        state: list[Tensor],
+        transition: Transition,
+        watch: Watch,
+        gathering: Gathering,
+    ) -> None:
+        self.form, self.blocks, self.state, self.transition = form, blocks, state, transition
+        self.watch, self.gathering, self.device = watch, gathering, state[0].device
 
     def moving_at(self, t: int) -> list[int]:
         """The blocks that move at step t."""
@@ -59,6 +68,8 @@ class StaticBuffers:
         self.seed = torch.zeros((), dtype=torch.int64, device=device)
         self.place = torch.zeros(2, dtype=torch.int64, device=device)
         self.step, self.row = self.place[0], self.place[1:]
+        self.lines, self.line = lines_of(run), torch.zeros(1, dtype=torch.int64, device=device)
+        self.told: Told = {}
         self.first = torch.full((n,), NEVER, dtype=torch.int64, device=device) if watch.wanted else None
         refuses = watch.wanted and run.form.corrected
         self.refused = torch.zeros(n, dtype=torch.bool, device=device) if refuses else None
@@ -87,6 +98,7 @@ class StaticBuffers:
         self.images.load(potential, t, run.state)
         self.step.fill_(t)
         self.row.zero_()
+        self.line.zero_()
         self.seed.copy_(seed) if isinstance(seed, Tensor) else self.seed.fill_(seed)
         for k, table in enumerate(self.schedules):
             numbers = blocks.laws.schedule(k, t, min(n_steps, table.shape[1])).numbers
@@ -99,12 +111,19 @@ class StaticBuffers:
         if self.refused is not None:
             self.refused.zero_()
 
-    def go_on(self, steps: int) -> None:
-        """Be so many steps further, or back."""
+    def go_on(self, steps: int, tells: bool) -> None:
+        """Be so many steps further, or back, whether they tell of themselves or not."""
         self.place.add_(steps)
+        if tells:
+            self.line.add_(steps)
 
-    def unload(self, run: Run) -> None:
-        """Hand the chain back where it is."""
+    def tell(self, told: Told) -> None:
+        """Write what is told of a step to the next line of the tables, made where there is none yet."""
+        self.told = self.told or each(lambda v: v.new_zeros(self.lines, *v.shape), told)
+        _write(self.told, told, self.line)
+
+    def unload(self, run: Run, t: int, n_steps: int, tells_all: bool) -> None:
+        """Hand the chain back where it is after so many steps from t on; all told of, or those that are gathered."""
         for x, own in zip(run.state, self.state, strict=True):
             x.copy_(own)
         run.transition.take_up({name: own.clone() for name, own in self.handed.items()})
@@ -112,11 +131,17 @@ class StaticBuffers:
             run.watch.see_first(self.first)
         if self.refused is not None:
             run.watch.see_refused(self.refused.clone())
+        kept = run.gathering.kept(t, n_steps)
+        if kept:
+            lines = slice(kept.start - t, None, run.gathering.every) if tells_all else slice(None)
+            run.gathering.add(kept, each(lambda v: v[lines][: len(kept)].clone(), self.told))
 
     def written(self) -> tuple[list[Tensor], list[Tensor]]:
         """What a step moves, and what it writes anew."""
         velocity = [v for (name, _), v in self.handed.items() if name == "velocity"]
-        return [*self.state, *velocity], [v for (name, _), v in self.handed.items() if name != "velocity"]
+        seen = [v for (name, _), v in self.handed.items() if name != "velocity"]
+        told = [v for value in self.told.values() for v in (value.values() if isinstance(value, dict) else [value])]
+        return [*self.state, *velocity], [*seen, *told]
 
     def hand_on(self, handed: Handed) -> None:
         """Keep what a step hands on to the next."""
@@ -140,14 +165,25 @@ class StaticBuffers:
             self.refused.logical_or_(refused)
 
 
-def longest(laws: Laws) -> int:
+def longest(run: Run) -> int:
+    """How many steps buffers serve at once: for all of which they have numbers, and lines to be told of."""
+    gathering = run.gathering
+    return min(_longest(run.blocks.laws), lines_of(run) * gathering.every if gathering.wanted else STEPS)
+
+
+def lines_of(run: Run) -> int:
+    """Of how many steps there is room to tell."""
+    return max(3, min(MOST, ROOM // len(run.state[0])))
+
+
+def _longest(laws: Laws) -> int:
     """Of how many steps buffers hold the numbers; of any number where all have the same."""
     return STEPS if laws.constant else min(MOST, laws.longest)
 
 
 def table_shapes(laws: Laws) -> list[tuple[int, int, int]]:
     """Rows, steps and columns of each block's schedule."""
-    steps, n = 1 if laws.constant else longest(laws), len(laws.like[0])
+    steps, n = 1 if laws.constant else _longest(laws), len(laws.like[0])
     return [(5, steps, n if law.tells_chains_apart else 1) for law in laws.each]
 
 
@@ -160,6 +196,14 @@ def _exact(run: Run, k: int, t: int, n_steps: int, moves: bool) -> Tensor:
         return numbers
     keep, fresh = kept_and_fresh(friction, numbers[1], run.form.leapfrog_steps or 1)
     return torch.cat([numbers, torch.stack([keep, fresh])])
+
+
+def _write(tables: Told, told: Told, line: Tensor) -> None:
+    for name, value in told.items():
+        if isinstance(value, dict):
+            _write(tables[name], value, line)
+        else:
+            tables[name].index_copy_(0, line, value[None])
 
 
 def _cloned(tensor: Tensor | None) -> Any:

@@ -20,12 +20,13 @@ from hatebm.ops.law_numbers import NUMBERS
 class Step:
     """One step on static buffers, each call the next: the chain's own transition, told where its numbers lie.
 
-    It moves the blocks that move at step t, and takes a prepared form of the energy of its own, so that whatever that
-    form keeps from one evaluation to the next is made within the step.
+    It moves the blocks that move at step t, and writes down what is told of it where it ``tells``. It takes a prepared
+    form of the energy of its own, so that whatever that form keeps from one evaluation to the next is made within the
+    step.
     """
 
-    def __init__(self, buffers: StaticBuffers, run: Run, potential: Potential, t: int) -> None:
-        self.buffers, blocks = buffers, run.blocks
+    def __init__(self, buffers: StaticBuffers, run: Run, potential: Potential, t: int, tells: bool = False) -> None:
+        self.buffers, self.tells, blocks = buffers, tells, run.blocks
         self.numbers = [Numbers(blocks, k, buffers) for k in range(len(buffers.state))]
         now = [numbers.now for numbers in self.numbers]
         laws, energy = blocks.laws.fixed(now, blocks.laws.groups_at(t)), copy.copy(potential)
@@ -50,13 +51,15 @@ class Step:
         state = list(buffers.state)
         self.energy.kept = buffers.images.kept(self.energy, state)
         self.transition.take_up(buffers.handed)
-        self.transition(buffers.step, state, False)
+        told = self.transition(buffers.step, state, self.tells)
         for own, moved in zip(buffers.state, state, strict=True):
             if moved is not own:
                 own.copy_(moved)
         self.energy.kept = None  # nothing of it lives on
         buffers.hand_on(self.transition.handed_on(buffers.moving))
-        buffers.go_on(1)
+        if self.tells:
+            buffers.tell(told)
+        buffers.go_on(1, self.tells)
 
 
 class Numbers:
