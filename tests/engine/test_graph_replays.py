@@ -213,3 +213,43 @@ def test_an_image_of_a_z_that_moves_is_made_in_each_replay(order):
     pair = chains(hat, (drawn(1, N, 4), drawn(2, N, D)), eps=(0.1, 0.2), blocks=order)
     for _ in range(2):
         assert "replayed" in assert_same_run(pair)
+
+
+class Parts(Net):
+    """An energy told in parts."""
+
+    def forward(self, *state):
+        return {"net": super().forward(*state), "waves": sum(x.cos().sum(1) for x in state)}
+
+
+TOLD = {
+    "overdamped": {"eps": EACH, "prior_precision": 0.3},
+    "mala": {"correct": "mala", "clamp": (-2, 2), "temperature": lambda t: 1 + t / 40},
+    "hmc, friction": {"leapfrog_steps": 2, "friction": 0.7, "prior_precision": EACH, "blocks": "sequential"},
+    "friction": {"friction": 0.7, "reflect": (-0.8, 0.8)},
+    "before": {"noise_at": "before", "clamp": (-1, 1), "eps": (0.0, 0.2)},
+}
+
+
+def assert_same_told(pair, n_steps, **how):
+    infos = []
+    for chain in pair:
+        state, info = chain.run(n_steps, return_info=True, **how)
+        infos.append({"state": torch.cat(blocks_of(state), 1), **info.pop("energy_parts"), **info})
+    assert infos[0].keys() == infos[1].keys()
+    for name, values in infos[0].items():
+        assert torch.equal(values, infos[1][name]), name
+    return next((line for line in pair[0].report().splitlines() if line.startswith("CUDA graph")), "")
+
+
+@pytest.mark.parametrize("law", TOLD.values(), ids=TOLD)
+def test_what_steps_tell_is_gathered_by_replays(law, recorder):  # noqa: F811
+    """Every step; every third, by the same graph; every seventh, by one that tells beside one that does not."""
+    pair = chains(Parts(D + E), (drawn(1, N, D), drawn(2, N, E)), mask=(drawn(3, N, D) > -0.4, None), **law)
+    assert assert_same_told(pair, 20) == "CUDA graph: 17 steps replayed"
+    assert assert_same_told(pair, 20, every=3) == "CUDA graph: 20 steps replayed"
+    assert recorder.captured_steps == 1
+    assert assert_same_told(pair, 30, every=7) == "CUDA graph: 25 steps replayed"
+    assert assert_same_run(pair) == "CUDA graph: 20 steps replayed"
+    assert assert_same_told(pair, 30, every=7) == "CUDA graph: 30 steps replayed"
+    assert recorder.captured_steps == 2

@@ -52,13 +52,13 @@ class Step:
         self.energy.kept = buffers.images.kept(self.energy, state)
         self.transition.take_up(buffers.handed)
         told = self.transition(buffers.step, state, self.tells)
+        if self.tells:  # before what it was told of is written over
+            buffers.tell(told)
         for own, moved in zip(buffers.state, state, strict=True):
             if moved is not own:
                 own.copy_(moved)
         self.energy.kept = None  # nothing of it lives on
         buffers.hand_on(self.transition.handed_on(buffers.moving))
-        if self.tells:
-            buffers.tell(told)
         buffers.go_on(1, self.tells)
 
 
