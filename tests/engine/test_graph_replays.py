@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tape import recorder  # noqa: F401 (a fixture)
+from tape import Tape, recorder  # noqa: F401 (a fixture)
 from torch import nn
 
 import hatebm
@@ -253,3 +253,40 @@ def test_what_steps_tell_is_gathered_by_replays(law, recorder):  # noqa: F811
     assert assert_same_run(pair) == "CUDA graph: 20 steps replayed"
     assert assert_same_told(pair, 30, every=7) == "CUDA graph: 30 steps replayed"
     assert recorder.captured_steps == 2
+
+
+def test_callbacks_see_their_steps_and_what_they_change_is_seen_by_the_next(recorder):  # noqa: F811
+    table, seen = drawn(5, 3, 4), ([], [])
+    for chain, states in zip(chains(Net(), drawn(1, N, D), energy_kwargs={"shift": table[0]}), seen, strict=True):
+        table.copy_(drawn(5, 3, 4))
+
+        def callback(t, state, states=states):
+            states.append((t, state))
+            table[0].add_(table[1])
+
+        _, info = chain.run(50, callback=callback, every=6, return_info=True)
+        states.append(info)
+    (*one, info), (*other, other_info) = seen
+    assert [t for t, _ in one] == [0, 6, 12, 18, 24, 30, 36, 42, 48]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(one, other, strict=True))
+    assert all(torch.equal(values, other_info[name]) for name, values in info.items())
+    assert recorder.captured_steps == 2
+    assert recorder.replays > 30
+
+
+def test_a_replay_that_does_something_else_is_refused_with_nothing_lost(monkeypatch):
+    monkeypatch.setattr(Tape, "replay", lambda tape: None)
+    net = Parts()
+    pair = chains(net, drawn(1, N, D), correct="mala")
+    assert assert_same_told(pair, 20) == "CUDA graph refused: its replay is not what the loop does"
+    assert assert_same_told(pair, 20) == "CUDA graph refused: its replay is not what the loop does"
+
+
+def test_a_step_that_waits_is_refused_with_nothing_lost():
+    class Asks(Net):
+        def forward(self, x):
+            return super().forward(x) * (1 if x.sum().item() > 0 else 2)
+
+    pair = chains(Asks(), drawn(1, N, D), leapfrog_steps=2, friction=1.0)
+    for _ in range(2):
+        assert "its capture failed (RuntimeError: a step waits" in assert_same_run(pair)

@@ -1,7 +1,7 @@
 """A captured step with its buffers: how it comes about, and how it takes the steps of a chain."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,18 +25,8 @@ class Graph:
     def __init__(self, run: Run, potential: Potential, t: int) -> None:
         self.buffers, self.recorder = StaticBuffers(run, potential, t), recorder_of(run.device)
         self.steps: dict[bool, torch.cuda.CUDAGraph] = {}  # by whether they tell
-        self.captured = False  # whether a capture was tried
+        self.tried = False  # whether a capture was tried
         self.lock, self.done = threading.Lock(), torch.cuda.Event()
-
-    def wanted(self, run: Run, t: int, n_steps: int) -> bool | None:
-        """Whether a step that tells, or one that does not, is to be captured from step t on; None if neither."""
-        if n_steps < TRIED:
-            return None
-        kept = len(run.gathering.kept(t, n_steps))
-        silent = 0 if tells_all(run) else n_steps - kept
-        if silent and False not in self.steps and not run.gathering.kept(t, TRIED):
-            return False
-        return True if kept and True not in self.steps else None
 
     def capture(
         self, run: Run, potential: Potential, function: Callable[..., Any], t: int, tells: bool
@@ -47,12 +37,13 @@ class Graph:
                 return 0, None
             buffers, step = self.buffers, Step(self.buffers, run, potential, t, tells)
             buffers.load(run, potential, t, TRIED)
+            buffers.arguments.load(potential.kwargs(t))
             step()  # what is made at a first call is made: kernels, the libraries' handles, a module's caches
             buffers.arguments.load(potential.kwargs(t + 1))
             taken, reason = TRIED - 1, unrepeatable(step, function, run.device)
             if reason is None:
                 buffers.arguments.load(potential.kwargs(t + 2))
-                self.captured = True
+                self.tried = True
                 try:
                     graph = self.recorder.captured(Step(buffers, run, potential, t, tells))
                 except Exception as error:
@@ -114,6 +105,17 @@ class Graph:
             self.done.record(stream)
         finally:
             self.lock.release()
+
+
+def wanted(captured: Container[bool], run: Run, t: int, n_steps: int) -> bool | None:
+    """Whether a step that tells, or one that does not, is to be captured from step t on; None where neither is."""
+    if n_steps < TRIED:
+        return None
+    kept = len(run.gathering.kept(t, n_steps))
+    silent = 0 if tells_all(run) else n_steps - kept
+    if silent and False not in captured and not run.gathering.kept(t, TRIED):
+        return False
+    return True if kept and True not in captured else None
 
 
 def tells_all(run: Run) -> bool:

@@ -13,7 +13,7 @@ from hatebm.dynamics.health import Watch
 from hatebm.dynamics.transitions.form import Form, Transition
 from hatebm.engine.graphs.arguments import is_known, structure_of, unreadable
 from hatebm.engine.graphs.cache_key import forward_key, settings_of_torch, storage_key
-from hatebm.engine.graphs.graph import TRIED, Graph
+from hatebm.engine.graphs.graph import TRIED, Graph, wanted
 from hatebm.engine.graphs.refusals import alike, unfit
 from hatebm.engine.graphs.static_buffers import Run, longest, table_shapes
 
@@ -66,26 +66,21 @@ class GraphRuns:
         key = self._key(t, kwargs)
         graphs = {} if key is None else _kept.setdefault(self.function, {})
         graph = graphs.get(key)
-        if graph is None and n_steps < (LEAST if key not in graphs else TRIED + 1):
-            self._keep(graphs, key, None)
-            return self._waits(TOO_FEW)
-        if graph is None and not self._lasts(t, kwargs, min(n_steps, LEAST)):
-            return self._waits("the energy's arguments change in kind from step to step")
-        if not self.potential.changes:  # else each step looks anew
-            self.run.transition.arrive(t, self.run.state, self.run.moving_at(t))
-        if graph is None:
-            graph = Graph(self.run, self.potential, t)
-            self._keep(graphs, key, graph)
         if isinstance(graph, str):
             self.refused = graph
             return 0
-        taken, tells = 0, graph.wanted(self.run, t, n_steps)
-        if tells is not None:
-            taken, self.refused = graph.capture(self.run, self.potential, self.function, t, tells)
+        if graph is None and n_steps < (LEAST if key not in graphs else TRIED + 1):
+            self._keep(graphs, key, None)
+            return self._waits(TOO_FEW)
+        tells = wanted(graph.steps if graph else (), self.run, t, n_steps)
+        if tells is not None and not self._lasts(t, kwargs, min(n_steps, TRIED if graph else LEAST)):
+            return self._waits("the energy's arguments change in kind from step to step")
+        if not self.potential.changes:  # else each step looks anew
+            self.run.transition.arrive(t, self.run.state, self.run.moving_at(t))
+        graph = graph or Graph(self.run, self.potential, t)
+        taken = 0 if tells is None else self._captured(graph, t, tells)
+        self._keep(graphs, key, self.refused or graph)
         if self.refused:
-            self._keep(graphs, key, self.refused)
-            if graph.captured:
-                _refused[_anchor(self.function)] = self.refused
             return taken
         replayed = graph.advance(self.run, self.potential, t + taken, n_steps - taken)
         self.replayed += replayed
@@ -104,6 +99,13 @@ class GraphRuns:
         """No step is taken, for the reason that is told where it was the first."""
         self.idle = self.idle or reason
         return 0
+
+    def _captured(self, graph: Graph, t: int, tells: bool) -> int:
+        """How many steps were taken on the way to a graph of such steps, or to the reason why there is none."""
+        taken, self.refused = graph.capture(self.run, self.potential, self.function, t, tells)
+        if self.refused and graph.tried:
+            _refused[_anchor(self.function)] = self.refused
+        return taken
 
     def _lasts(self, t: int, kwargs: dict[str, Any], n_steps: int) -> bool:
         """Whether the arguments of so many steps are of one kind, by a look at each."""
