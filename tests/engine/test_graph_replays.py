@@ -2,66 +2,37 @@
 
 import pytest
 import torch
+from graph_forms import (
+    CORRECTED,
+    FORMS,
+    TOLD,
+    D,
+    E,
+    Generator,
+    N,
+    Net,
+    Parts,
+    Z,
+    assert_same_run,
+    assert_same_told,
+    chains,
+    drawn,
+    two_blocks,
+)
 from tape import Tape, recorder  # noqa: F401 (a fixture)
 from torch import nn
 
 import hatebm
 
 pytestmark = pytest.mark.usefixtures("recorder")
-N, D, E = 6, 5, 3
-
-
-class Net(nn.Module):
-    """Of one block or two, with a shift of what is hidden and a factor."""
-
-    def __init__(self, d=D):
-        super().__init__()
-        self.inner = nn.Linear(d, 4)
-
-    def forward(self, *state, shift=None, factor=1.0):
-        hidden = self.inner(torch.cat(state, 1)) + (0 if shift is None else shift)
-        return torch.tanh(hidden).square().sum(1) * factor + sum(x.square().sum(1) for x in state) / 2
-
-
-def drawn(seed, *shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def chains(energy, x, **law):
-    return [hatebm.Chain(energy, x, compile=how, **{"eps": 0.2, "seed": 3} | law) for how in ("auto", "off")]
-
-
-def assert_same_run(pair, n_steps=20, **how):
-    """The line of a report on graphs, after a run of a chain with replays and of one without, of the same bits."""
-    one, other = (blocks_of(chain.run(n_steps, **how)) for chain in pair)
-    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-    velocities = [chain.state_dict().get("velocity", ()) for chain in pair]
-    assert all(torch.equal(a, b) for a, b in zip(*velocities, strict=True))
-    return next((line for line in pair[0].report().splitlines() if line.startswith("CUDA graph")), "")
-
-
-def blocks_of(state):
-    return state if isinstance(state, tuple) else (state,)
-
-
-EACH = hatebm.per_chain(torch.linspace(0.1, 0.5, N))
-ROWS = hatebm.per_chain(torch.linspace(0.1, 0.4, 60 * N).view(60, N))
-FORMS = {
-    "mala": {"correct": "mala", "clamp": (-1.5, 1.5), "prior_precision": 0.5, "temperature": lambda t: 1 + t / 40},
-    "mala, numbers of each": {"correct": "mala", "eps": ROWS, "clip": ("norm", EACH), "clip_on": "update"},
-    "hmc": {"leapfrog_steps": 3, "temperature": 0.7, "reflect": (-1.0, 1.0)},
-    "hmc, friction": {"leapfrog_steps": 2, "friction": 0.7, "eps": lambda t: 0.3 - t / 500, "prior_precision": EACH},
-    "friction": {"friction": 0.7, "eps": EACH, "clip": ("norm", 1.5), "reflect": (-0.8, 0.8)},
-    "overdamped": {"noise_at": "before", "clamp": (-1, 1), "clamp_at": "noise+step", "eps": [0.2] * 30 + [0.1] * 30},
-}
 
 
 @pytest.mark.parametrize("order", ["joint", "sequential"])
 @pytest.mark.parametrize("law", FORMS.values(), ids=FORMS)
 def test_every_form_of_two_blocks_behind_a_mask(law, order, recorder):  # noqa: F811
-    net, x, y = Net(D + E), drawn(1, N, D), drawn(2, N, E)
-    law = law | {"blocks": order, "mask": (drawn(3, N, D) > -0.4, None), "chain_ids": torch.arange(N) + 2**33}
-    pair = chains(net, (x, y), first_step=2, **law)
+    state, mask = two_blocks()
+    law = law | {"blocks": order, "mask": mask, "chain_ids": torch.arange(N) + 2**33}
+    pair = chains(Net(D + E), state, first_step=2, **law)
     assert assert_same_run(pair) == "CUDA graph: 17 steps replayed"
     assert assert_same_run(pair) == "CUDA graph: 20 steps replayed"
     assert recorder.captured_steps == 1
@@ -71,13 +42,13 @@ def test_what_a_step_hands_on_is_evaluated_once():
     """As many evaluations as a chain makes that goes step by step, but for the three that a capture takes again."""
     calls = []
 
-    class Counting(Net):
+    class Called(Net):
         def forward(self, x):
             calls.append(1)
             return super().forward(x)
 
     for how in ({"correct": "mala"}, {"leapfrog_steps": 2}, {"friction": 1.0}):
-        (chain, _), counts = chains(Counting(), drawn(1, N, D), **how), []
+        (chain, _), counts = chains(Called(), drawn(1, N, D), **how), []
         for _ in range(2):
             calls.clear()
             chain.run(20)
@@ -86,11 +57,8 @@ def test_what_a_step_hands_on_is_evaluated_once():
         assert counts == [1 + 4 * looks, 1]  # the look at the start; steps, the capture and its comparison
 
 
-REFUSALS = {"mala": {"correct": "mala"}, "hmc": {"leapfrog_steps": 2}}
-
-
 @pytest.mark.filterwarnings("ignore:langevin. proposals with a NaN")
-@pytest.mark.parametrize("how", REFUSALS.values(), ids=REFUSALS)
+@pytest.mark.parametrize("how", CORRECTED.values(), ids=CORRECTED)
 def test_a_nan_in_a_proposal_is_refused_and_one_where_a_chain_is_is_named(how):
     """Chain 2 is shut in: beyond 0.1 its energy is NaN, and later everywhere."""
 
@@ -130,7 +98,7 @@ def test_velocities_that_diverge_are_named_with_their_step():
     assert told[0][0] > 3
 
 
-@pytest.mark.parametrize("how", [{}, *REFUSALS.values()], ids=["plain", *REFUSALS])
+@pytest.mark.parametrize("how", [{}, *CORRECTED.values()], ids=["plain", *CORRECTED])
 def test_arguments_are_read_anew_by_a_kept_graph(how, recorder):  # noqa: F811
     net, x = Net(), drawn(1, N, D)
     shift = nn.Parameter(drawn(2, N, 4))
@@ -178,74 +146,50 @@ def test_arguments_that_no_graph_can_read_are_named(kwargs, changes, why):
     assert why in assert_same_run(pair)
 
 
-class Generator(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer, self.calls = nn.Linear(4, D), []
-
+class Counting(Generator):
     def forward(self, z):
-        self.calls.append(1)
-        return torch.tanh(self.layer(z))
+        PASSES.append(1)
+        return super().forward(z)
 
 
-def passes(generator):
-    count = len(generator.calls)
-    generator.calls.clear()
+PASSES = []
+
+
+def passes():
+    count = len(PASSES)
+    PASSES.clear()
     return count
 
 
-@pytest.mark.parametrize("how", [{}, *REFUSALS.values()], ids=["plain", *REFUSALS])
+@pytest.mark.parametrize("how", [{}, *CORRECTED.values()], ids=["plain", *CORRECTED])
 def test_an_image_of_a_z_that_rests_is_made_once_a_run(how):
-    hat = hatebm.HatEnergy(Net(), Generator())
-    pair = chains(hat, (drawn(1, N, 4), drawn(2, N, D)), eps=(0.0, 0.2), blocks="sequential", **how)
+    hat = hatebm.HatEnergy(Net(), Counting())
+    pair = chains(hat, (drawn(1, N, Z), drawn(2, N, D)), eps=(0.0, 0.2), blocks="sequential", **how)
+    passes()
     for captures in (1, 0, 0):
         assert "replayed" in assert_same_run(pair)
-        assert passes(hat.generator) == 2 + captures  # of both chains, and of the step that is captured
+        assert passes() == 2 + captures  # of both chains, and of the step that is captured
         with torch.no_grad():
             hat.generator.layer.weight.mul_(-1.2)
-    function = chains(lambda y, z: 2 * hat(z, y), (drawn(2, N, D), drawn(1, N, 4)), eps=(0.2, 0.0), **how)
+    function = chains(lambda y, z: 2 * hat(z, y), (drawn(2, N, D), drawn(1, N, Z)), eps=(0.2, 0.0), **how)
     assert "replayed" in assert_same_run(function)
 
 
 @pytest.mark.parametrize("order", ["joint", "sequential"])
 def test_an_image_of_a_z_that_moves_is_made_in_each_replay(order):
-    hat = hatebm.HatEnergy(Net(), Generator())
-    pair = chains(hat, (drawn(1, N, 4), drawn(2, N, D)), eps=(0.1, 0.2), blocks=order)
+    hat = hatebm.HatEnergy(Net(), Counting())
+    pair = chains(hat, (drawn(1, N, Z), drawn(2, N, D)), eps=(0.1, 0.2), blocks=order)
     for _ in range(2):
         assert "replayed" in assert_same_run(pair)
-
-
-class Parts(Net):
-    """An energy told in parts."""
-
-    def forward(self, *state):
-        return {"net": super().forward(*state), "waves": sum(x.cos().sum(1) for x in state)}
-
-
-TOLD = {
-    "overdamped": {"eps": EACH, "prior_precision": 0.3},
-    "mala": {"correct": "mala", "clamp": (-2, 2), "temperature": lambda t: 1 + t / 40},
-    "hmc, friction": {"leapfrog_steps": 2, "friction": 0.7, "prior_precision": EACH, "blocks": "sequential"},
-    "friction": {"friction": 0.7, "reflect": (-0.8, 0.8)},
-    "before": {"noise_at": "before", "clamp": (-1, 1), "eps": (0.0, 0.2)},
-}
-
-
-def assert_same_told(pair, n_steps, **how):
-    infos = []
-    for chain in pair:
-        state, info = chain.run(n_steps, return_info=True, **how)
-        infos.append({"state": torch.cat(blocks_of(state), 1), **info.pop("energy_parts"), **info})
-    assert infos[0].keys() == infos[1].keys()
-    for name, values in infos[0].items():
-        assert torch.equal(values, infos[1][name]), name
-    return next((line for line in pair[0].report().splitlines() if line.startswith("CUDA graph")), "")
+        with torch.no_grad():
+            hat.generator.layer.weight.mul_(-1.2)
 
 
 @pytest.mark.parametrize("law", TOLD.values(), ids=TOLD)
 def test_what_steps_tell_is_gathered_by_replays(law, recorder):  # noqa: F811
     """Every step; every third, by the same graph; every seventh, by one that tells beside one that does not."""
-    pair = chains(Parts(D + E), (drawn(1, N, D), drawn(2, N, E)), mask=(drawn(3, N, D) > -0.4, None), **law)
+    state, mask = two_blocks()
+    pair = chains(Parts(D + E), state, mask=mask, **law)
     assert assert_same_told(pair, 20) == "CUDA graph: 17 steps replayed"
     assert assert_same_told(pair, 20, every=3) == "CUDA graph: 20 steps replayed"
     assert recorder.captured_steps == 1
