@@ -18,7 +18,7 @@ class Potential:
     """The energy of every chain and its gradient: autograd's, or a given one; 0 where a mask holds the state.
 
     ``differentiable`` keeps the graph of the gradient; ``changes`` says that the energy is another one at each step;
-    ``prepared`` is the energy in a form that serves first derivatives alone, without keyword arguments; ``within``
+    ``prepared`` is the energy in a form that serves first derivatives alone; ``within``
     opens the context in which the gradient is to be taken, and then energies that decide are taken within
     ``deciding``; ``kept`` is where hat energies keep what they made within a run; ``parts`` are those of the last
     energies, None before the first of a run.
@@ -49,7 +49,7 @@ class Potential:
         """The energies where they come along, (n,) or a scalar, and the gradient in the blocks ``wanted``."""
         kwargs = self.kwargs(t)
         if self.grad_fn is None:
-            asked = (self._energy(kwargs), state, wanted, kwargs)
+            asked = (self._energy(), state, wanted, kwargs)
             with self._remembering(), self.within():
                 energies, grads, parts = _evaluated(*asked, self.differentiable, self._ones)
             self._see(parts)
@@ -72,7 +72,7 @@ class Potential:
         """One energy a chain, (n,), alone."""
         kwargs = self.kwargs(t)
         with self._remembering(), self.deciding():
-            energies, parts = _energies_alone(self._energy(kwargs), state, kwargs)
+            energies, parts = _energies_alone(self._energy(), state, kwargs)
         self._see({name: part.clone() for name, part in parts.items()})
         return _one_each(energies.clone(), len(state[0]))
 
@@ -87,9 +87,8 @@ class Potential:
             return nullcontext()
         return remembering(None if self.differentiable else self.kept)
 
-    def _energy(self, kwargs: dict[str, Any]) -> Callable[..., Tensor]:
-        plain = self.prepared is None or self.differentiable or kwargs
-        return self.energy if plain else self.prepared
+    def _energy(self) -> Callable[..., Tensor]:
+        return self.energy if self.prepared is None or self.differentiable else self.prepared
 
 
 def energy_and_gradient(

@@ -15,8 +15,11 @@ from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.transitions.form import Form, Transition
 from hatebm.engine.graphs.runs import GraphRuns
-from hatebm.engine.prepare import prepare
+from hatebm.engine.prepare import Fitted, prepare
+from hatebm.engine.prepare.callables import as_module, standing
 from hatebm.engine.prepare.precision import as_set, check_precision, gradient_error, reduced
+from hatebm.engine.prepare.recognition import kernel_of
+from hatebm.engine.prepare.rewritten import described
 from hatebm.engine.prepare.twin import twin
 from hatebm.engine.whole import WholeRuns
 from hatebm.ops.library import is_traced
@@ -50,12 +53,22 @@ class Engine:
         self._error: float | None = None
         self._began, self._speed = 0.0, ""
         self._graphed = ""
+        self._kernel: Any | None = None
+        self._followed: nn.Module | None = None  # the energy as a module, where it was followed
+        self._standing: Any = None  # of it at the last look
 
-    def begin(self, potential: Potential, modules: Sequence[nn.Module], t: int, state: list[Tensor]) -> None:
-        """Give the potential its prepared form, in the mode and with the weights of the run."""
+    def begin(
+        self, potential: Potential, modules: Sequence[nn.Module], t: int, state: list[Tensor], called_back: bool
+    ) -> None:
+        """Give the potential its prepared form, in the mode and with the weights of the run.
+
+        ``called_back`` says that somebody may change what the energy names while the run goes on.
+        """
         if torch.compiler.is_compiling():
             return
+        self._kernel = self._followed = None
         potential.prepared, self._notes = self._prepared(potential, t, state)
+        self._standing = standing(self._followed) if called_back and self._followed is not None else None
         if self.precision != "float32":
             potential.within = functools.partial(reduced, self.precision, self.device)
             potential.deciding = functools.partial(as_set, self.device)
@@ -63,6 +76,15 @@ class Engine:
             if settled and self._error is None and potential.grad_fn is None and not potential.kwargs(t):
                 self._error = gradient_error(potential, self.precision, t, state)
         self._began = time.perf_counter()
+
+    def go_on(self, potential: Potential, t: int, state: list[Tensor], shortcuts: "Shortcuts") -> None:
+        """Prepare the energy again before step t where a callback has changed what it names."""
+        if self._standing is None or self._standing == (now := standing(as_module(potential.energy))):
+            return
+        potential.prepared, self._notes = self._prepared(potential, t, state)
+        self._standing = now
+        if shortcuts.kernel is not None:
+            shortcuts.kernel.renew(self._kernel)
 
     def switches(self) -> AbstractContextManager[None]:
         """What a run keeps other threads from switching, whose gradients come in the precision as it is."""
@@ -83,7 +105,7 @@ class Engine:
         """What takes stretches of steps of this run at once; nothing where it is to go step by step."""
         if stepwise or self.compile != "auto" or is_traced(state[0]):
             return Shortcuts(None, None)
-        kernel = WholeRuns(form, blocks, potential, state, watch, gathering)
+        kernel = WholeRuns(form, blocks, potential, state, watch, gathering, self._kernel)
         parts = (form, blocks, potential, state, watch, transition, gathering)
         own_bits = hasattr(type(kernel.energy), "in_kernel")  # of which a graph knows nothing
         graphs = GraphRuns(*parts, self.precision) if self.device.type == "cuda" and not own_bits else None
@@ -115,12 +137,15 @@ class Engine:
             return None, (f"the energy as it is: compile={self.compile!r}",)
         if potential.grad_fn is not None:
             return None, ("the gradient as it is: grad_fn was given",)
-        if potential.changes or potential.kwargs(t):
-            return None, ("the energy as it is: it takes keyword arguments",)
-        if hasattr(potential.energy, "advance_"):
-            return None, (f"{type(potential.energy).__name__} has a kernel of its own",)
-        found = prepare(potential.energy, state)
-        return (None if found.energy is potential.energy else found.energy), found.notes
+        energy, kwargs = as_module(potential.energy), potential.kwargs(t)
+        self._followed = energy
+        self._kernel = None if kwargs or potential.changes else kernel_of(energy, state)
+        if self._kernel is not None:
+            return None, (f"{described(energy)} has a kernel of its own",)
+        found = prepare(energy, state, kwargs)
+        if potential.changes:
+            return Fitted(energy, state, kwargs, found.energy), found.notes
+        return (None if found.energy is energy else found.energy), found.notes
 
 
 class Shortcuts:

@@ -11,7 +11,6 @@ from hatebm.dynamics.facts import Gathering, Told
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.transitions.form import Form
-from hatebm.energies.perceptron import perceptron_of
 from hatebm.energies.steps import Facts, Steps
 from hatebm.ops.backend import kernels_for
 from hatebm.ops.scalars import OPEN
@@ -45,10 +44,11 @@ def facts_of(x: Tensor, every: int, kept: int) -> Facts:
     return Facts(every, *torch.empty(4, kept, len(x), dtype=torch.float32, device=x.device))
 
 
-def rows_of(facts: Facts) -> Told:
-    """What a kernel told of a state of one block, as single steps tell it."""
+def rows_of(facts: Facts, total: bool) -> Told:
+    """What a kernel told of a state of one block, as single steps tell it; ``total``: of the sum of all energies."""
     columns = {name: rows for name, rows in facts._asdict().items() if name != "every" and rows is not None}
-    return columns | {"grad_norm_energy": facts.grad_norm_energy[..., None]}
+    energies = {"energy": torch.stack([row.sum() for row in facts.energy])[:, None]} if total else {}
+    return columns | energies | {"grad_norm_energy": facts.grad_norm_energy[..., None]}
 
 
 class WholeRuns:
@@ -62,17 +62,22 @@ class WholeRuns:
         state: list[Tensor],
         watch: Watch,
         gathering: Gathering,
+        energy: Any | None,
     ) -> None:
         self.blocks, self.state, self.watch, self.gathering = blocks, state, watch, gathering
         self.given = given = potential.energy
         self.tells = True
-        energy = given if hasattr(given, "advance_") else perceptron_of(given)
         self.taken, self.refusal = 0, "" if energy is None else _obstacle(form, blocks, potential, state)
+        self.potential = potential
+        self.renew(energy)
+        self.longest = min(STRETCH, max(16, 2**22 // max(state[0].numel(), 1)))
+
+    def renew(self, energy: Any | None) -> None:
+        """Go on in the kernel of an energy, where none was refused; None: in no kernel."""
         self.energy = None if self.refusal else energy
         has_twin = hasattr(type(self.energy), "in_kernel")  # a module takes its time to miss an attribute
-        twin = self.energy.in_kernel(state[0], blocks.backend) if has_twin else None
-        potential.prepared = potential.prepared if twin is None else twin
-        self.longest = min(STRETCH, max(16, 2**22 // max(state[0].numel(), 1)))
+        twin = self.energy.in_kernel(self.state[0], self.blocks.backend) if has_twin else None
+        self.potential.prepared = self.potential.prepared if twin is None else twin
 
     @property
     def refused(self) -> bool:
@@ -100,7 +105,7 @@ class WholeRuns:
         if time.perf_counter() - began < 0.1:  # an interrupt waits for the kernel
             self.longest = min(2 * self.longest, STRETCH)
         if kept:
-            self.gathering.add(kept, rows_of(facts))
+            self.gathering.add(kept, rows_of(facts, getattr(self.energy, "total", False)))
         self.taken += n_steps
         return n_steps
 

@@ -143,3 +143,94 @@ def test_the_norms_are_those_by_hand(dtype):
     }.items():
         assert info[name].dtype == dtype
         torch.testing.assert_close(info[name].double(), want, rtol=rounded, atol=0)
+
+
+def test_a_scalar_energy_is_told_as_one_number():
+    state, info = hatebm.langevin(lambda x: wavy(x).sum(), drawn((N, D)), 4, eps=0.1, seed=0, every=2, return_info=True)
+    want, told = hatebm.langevin(wavy, drawn((N, D)), 4, eps=0.1, seed=0, every=2, return_info=True)
+    assert torch.equal(state, want)
+    assert info["energy"].shape == (2, 1)
+    torch.testing.assert_close(info["energy"], told["energy"].sum(1, keepdim=True), rtol=1e-6, atol=0)
+    assert torch.equal(info["grad_norm_energy"], told["grad_norm_energy"])
+
+
+NO_PARTS = {
+    r"\['b'\] must be of shape \(6,\), a part of each energy, got a float32 tensor of shape \(\)": {
+        "b": torch.zeros(())
+    },
+    r"\['b'\] must be of shape \(6,\), .*, got a float32 tensor of shape \(5,\)": {"b": torch.zeros(5)},
+    r"\['b'\] must be of shape \(6,\), .*, got 0\.5": {"b": 0.5},
+}
+
+
+@pytest.mark.parametrize("law", [{}, {"correct": "mala"}, {"friction": 1.0}], ids=str)
+def test_what_is_no_part_is_named(law):
+    def refused(energy, text):
+        with pytest.raises(ValueError, match=rf"^langevin: energy's result{text}"):
+            hatebm.langevin(energy, drawn((N, D)), 3, eps=0.1, seed=0, **law)
+
+    for text, more in NO_PARTS.items():
+        refused(lambda x, more=more: {"a": wavy(x)} | more, text)
+    refused(lambda x: {}, r" must be a tensor, or a dict of parts of shape \(6,\), got {}")
+    seen = []
+    some = lambda x: {"a": wavy(x)} | ({"b": wavy(x)} if len(seen) > 1 else {})  # noqa: E731
+    refused(
+        lambda x: seen.append(1) or some(x), r" must be a dict of \['a'\] at every step, got .*a dict of \['a', 'b'\]"
+    )
+    seen.clear()
+    refused(lambda x: seen.append(1) or (some(x) if len(seen) > 1 else wavy(x)), " must be a tensor at every step, got")
+
+
+def test_where_nothing_is_kept_the_columns_are_there():
+    for law in (LAWS["plain"], LAWS["mala"], LAWS["in turns"]):
+        one, _ = chain(law)
+        none, info = one.run(2, every=4, return_info=True)[1], one.run(2, return_info=True)[1]
+        assert none.keys() == info.keys()
+        for name, rows in info.items():
+            assert (none[name].dtype, none[name].shape) == (rows.dtype, (0, *rows.shape[1:])), name
+
+
+def test_parts_pass_through_everything_that_takes_an_energy():
+    x, law = drawn((N, D)), {"seed": 0, "return_info": True}
+    energy, total = in_parts(wavy), in_sum(wavy)
+
+    def both(sample):
+        (got, told), (want, info) = sample(energy), sample(total)
+        assert torch.equal(got, want)
+        assert torch.equal(told["energy"], info["energy"])
+        return told
+
+    for call in (
+        lambda e: hatebm.langevin(hatebm.product(e, e), x, 3, eps=0.1, **law),
+        lambda e: hatebm.langevin(hatebm.mixture(wavy, e), x, 3, eps=0.1, **law),
+        lambda e: hatebm.langevin(hatebm.negate(e, by=e, weight=0.5), x, 3, eps=0.1, **law),
+    ):
+        assert "energy_parts" not in both(call)
+    for call in (
+        lambda e: hatebm.tempering(e, x, 6, temperatures=[1, 2], swap_every=2, eps=0.1, every=2, **law),
+        lambda e: hatebm.hmc(e, x, 3, eps=0.1, leapfrog_steps=2, **law),
+    ):
+        told = both(call)
+        assert told["energy_parts"]["it"].shape == told["energy"].shape == (3, N)
+    (x, info), want = (
+        hatebm.langevin(energy, x, 3, eps=0.1, grad_steps=2, **law),
+        hatebm.langevin(total, x, 3, eps=0.1, seed=0),
+    )
+    assert torch.equal(x, want)
+    assert not info["energy_parts"]["it"].requires_grad
+    estimates = [hatebm.ais(e, (8, 2), bridges=3, eps=0.1, seed=0, device="cpu").log_z for e in (energy, total)]
+    assert estimates[0] == estimates[1]
+
+
+@pytest.mark.parametrize("law", [{}, {"correct": "mala"}], ids=str)
+def test_a_compiled_caller_is_told_of_parts(law):
+    def sample(x):
+        return hatebm.langevin(in_parts(wavy), x, 2, eps=0.1, seed=0, return_info=True, **law)
+
+    torch.compiler.reset()
+    (got, told), (want, info) = (
+        torch.compile(sample, fullgraph=True, backend="aot_eager")(drawn((N, D))),
+        sample(drawn((N, D))),
+    )
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(told, info)

@@ -14,6 +14,7 @@ from hatebm.dynamics.transitions import Adjusted, Hamiltonian, transition_of
 from hatebm.dynamics.transitions.hamiltonian import forgets
 from hatebm.engine.graphs.static_buffers import Run, StaticBuffers
 from hatebm.engine.prepare import prepare
+from hatebm.engine.prepare.callables import as_module
 from hatebm.ops.law_numbers import NUMBERS
 
 
@@ -35,7 +36,8 @@ class Step:
         energy.masks, energy.differentiable = buffers.masks, False
         energy.kwargs = Always(buffers.arguments.kwargs)
         if potential.prepared is not None:
-            energy.prepared = prepare(potential.energy, buffers.state).energy
+            given = (as_module(potential.energy), buffers.state, buffers.arguments.kwargs)
+            energy.prepared = prepare(*given).energy
         self.energy = energy
         velocity = [None] * len(now)
         self.transition = transition_of(run.form, twin, energy, buffers, velocity)
