@@ -112,18 +112,22 @@ class Hamiltonian:
     ) -> tuple[Tensor | None, Tensor | None]:
         """Who accepts, None where nothing is refused, and whose way met a NaN; None where nobody's."""
         x, v, grads, met = list(state), list(self.velocity), self.grads, None
+        bounded, several = not self.corrected, self.leapfrog_steps > 1
+        drifting = {k: self.blocks.drifting(k, x[k], now[k].noise_std, bounded) for k in group}
+        half = {k: self.blocks.pushing(k, x[k], now[k], 1) for k in group}
+        whole = {k: self.blocks.pushing(k, x[k], now[k], 2) for k in group} if several else half
         for k in group:
-            v[k] = self.blocks.push(t, k, v[k].clone(), x[k], grads[k], now[k], 1, self.watch.first)
+            first = {"diverged": self.watch.first}
+            v[k] = self.blocks.push(t, k, v[k].clone(), x[k], grads[k], now[k], half[k], **first)
         for leap in range(self.leapfrog_steps):
             for k in group:
-                x[k], v[k] = self.blocks.drift(t, k, x[k].clone(), v[k], now[k].noise_std, bounded=not self.corrected)
+                x[k], v[k] = self.blocks.drift(t, k, x[k].clone(), v[k], drifting[k])
             last = leap + 1 == self.leapfrog_steps
             energies, grads, parts = self._look(t, x, moving, decides=self.corrected and last)
             if self.corrected and not last:
                 met = _either(met, _nan_gradient(x, [grads[k] for k in group]))
-            halves = 1 if last else 2
             for k in group:
-                v[k] = self.blocks.push(t, k, v[k], x[k], grads[k], now[k], halves, None)
+                v[k] = self.blocks.push(t, k, v[k], x[k], grads[k], now[k], (half if last else whole)[k])
         if not self.corrected:
             self.watch.see_energy(t, energies)
             state[:], self.velocity[:] = x, v
