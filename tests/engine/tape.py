@@ -59,6 +59,11 @@ class Recorder:
 
     def __init__(self):
         self.captured_steps = self.replays = 0
+        self.looked_at = []
+
+    def look(self, step, function, device):
+        self.looked_at.append(step)
+        step()
 
     def captured(self, step):
         self.captured_steps += 1
@@ -115,7 +120,7 @@ def recorder(monkeypatch):
     for module in (adjusted, hamiltonian):
         monkeypatch.setattr(module, "surely_finite", lambda x: False)
     monkeypatch.setattr(graph, "recorder_of", lambda device: one)
-    monkeypatch.setattr(graph, "unrepeatable", lambda step, function, device: step())
+    monkeypatch.setattr(graph, "unrepeatable", one.look)
     monkeypatch.setattr(torch.cuda, "Event", Moment)
     monkeypatch.setattr(torch.cuda, "current_stream", Moment)
     without = Engine.shortcuts

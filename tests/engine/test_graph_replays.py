@@ -162,7 +162,7 @@ def passes():
 
 
 @pytest.mark.parametrize("how", [{}, *CORRECTED.values()], ids=["plain", *CORRECTED])
-def test_an_image_of_a_z_that_rests_is_made_once_a_run(how):
+def test_an_image_of_a_z_that_rests_is_made_once_a_run(how, recorder):  # noqa: F811
     hat = hatebm.HatEnergy(Net(), Counting())
     pair = chains(hat, (drawn(1, N, Z), drawn(2, N, D)), eps=(0.0, 0.2), blocks="sequential", **how)
     passes()
@@ -171,18 +171,20 @@ def test_an_image_of_a_z_that_rests_is_made_once_a_run(how):
         assert passes() == 2 + captures  # of both chains, and of the step that is captured
         with torch.no_grad():
             hat.generator.layer.weight.mul_(-1.2)
+    assert not recorder.looked_at[0].makes_images_again
     function = chains(lambda y, z: 2 * hat(z, y), (drawn(2, N, D), drawn(1, N, Z)), eps=(0.2, 0.0), **how)
     assert "replayed" in assert_same_run(function)
 
 
 @pytest.mark.parametrize("order", ["joint", "sequential"])
-def test_an_image_of_a_z_that_moves_is_made_in_each_replay(order):
+def test_an_image_of_a_z_that_moves_is_made_in_each_replay(order, recorder):  # noqa: F811
     hat = hatebm.HatEnergy(Net(), Counting())
     pair = chains(hat, (drawn(1, N, Z), drawn(2, N, D)), eps=(0.1, 0.2), blocks=order)
     for _ in range(2):
         assert "replayed" in assert_same_run(pair)
         with torch.no_grad():
             hat.generator.layer.weight.mul_(-1.2)
+    assert recorder.looked_at[0].makes_images_again == (order == "sequential")
 
 
 @pytest.mark.parametrize("law", TOLD.values(), ids=TOLD)

@@ -14,11 +14,13 @@ class Images:
     """Images of the blocks that rest, as far as a hat energy takes them as they are."""
 
     def __init__(self, potential: Potential, t: int, state: list[Tensor], moving: list[int]) -> None:
-        resting = [k for k in range(len(state)) if k not in moving] if potential.grad_fn is None else []
-        hats = [part for part in modules_of(potential.energy) if isinstance(part, HatEnergy)] if resting else []
+        function = potential.energy if potential.grad_fn is None else None
+        hats = [part for part in modules_of(function) if isinstance(part, HatEnergy)]
+        resting = [k for k in range(len(state)) if k not in moving]
         pairs = [(hat, k, _image(potential, t, state, hat, k)) for hat in hats for k in resting]
         # a graph holds no module
         self.images = [(weakref.ref(hat), k, image.clone()) for hat, k, image in pairs if image is not None]
+        self.moves = len(hats) > len(self.images)  # whether the z of any hat energy may
 
     def load(self, potential: Potential, t: int, state: list[Tensor]) -> None:
         """Take over those of a run, which keeps them too: made anew where z or a weight has changed."""

@@ -14,11 +14,12 @@ from hatebm.engine.graphs.static_buffers import StaticBuffers
 from hatebm.engine.graphs.static_step import Step
 
 TOLERANCE = 1e-3  # of the way that a step went, or of what it saw: a backward pass may add in another order each time
+AGAIN = 16  # how much less a step may allocate that makes images again which the loop keeps
 WAITS, PROTOTYPE = "called a synchronizing CUDA operation", "Synchronization debug mode is a prototype"
 
 
-def unrepeatable(step: Callable[[], None], function: Callable, device: torch.device) -> str | None:
-    """Take a step, and say what of it a graph could not repeat.
+def unrepeatable(step: Step, function: Callable, device: torch.device) -> str | None:
+    """Take a step, and say what of it a graph could not repeat, or not as cheaply.
 
     A capture that fails leaves torch in need of repair, so that what can be seen beforehand is.
     """
@@ -31,8 +32,11 @@ def unrepeatable(step: Callable[[], None], function: Callable, device: torch.dev
         return f"its evaluation writes to what it reads ({name})"
     if any(not torch.equal(old, new) for old, new in zip(numbers, random_states(device), strict=True)):
         return "its evaluation draws random numbers"
-    if (used := allocated(device) - bytes_before) > room(device):
+    used = allocated(device) - bytes_before
+    if used > room(device):
         return f"a step allocates {used / 2**30:.1f} GiB: its time is not that of launches"
+    if used > room(device) // AGAIN and step.makes_images_again:
+        return f"a step allocates {used / 2**20:.0f} MiB, and a replay would make each G(z) twice"
     return None
 
 

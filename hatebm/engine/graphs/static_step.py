@@ -10,7 +10,7 @@ from hatebm.dynamics.gradient import Always, Potential
 from hatebm.dynamics.laws import Now
 from hatebm.dynamics.noise import Noise
 from hatebm.dynamics.region import Region
-from hatebm.dynamics.transitions import Adjusted, Hamiltonian, transition_of
+from hatebm.dynamics.transitions import Adjusted, Hamiltonian, Overdamped, transition_of
 from hatebm.dynamics.transitions.hamiltonian import forgets
 from hatebm.engine.graphs.static_buffers import Run, StaticBuffers
 from hatebm.engine.prepare import prepare
@@ -30,7 +30,8 @@ class Step:
         self.buffers, self.tells, blocks = buffers, tells, run.blocks
         self.numbers = [Numbers(blocks, k, buffers) for k in range(len(buffers.state))]
         now = [numbers.now for numbers in self.numbers]
-        laws, energy = blocks.laws.fixed(now, blocks.laws.groups_at(t)), copy.copy(potential)
+        groups = blocks.laws.groups_at(t)
+        laws, energy, self.turns = blocks.laws.fixed(now, groups), copy.copy(potential), len(groups)
         region = Region(laws, buffers.masks, buffers.held)
         twin = Blocks(laws, region, Noise(None, buffers.seed, buffers.chain_ids), blocks.backend)
         energy.masks, energy.differentiable = buffers.masks, False
@@ -45,6 +46,11 @@ class Step:
             self.transition.checked = laws.at(t)[0]
         if isinstance(self.transition, Hamiltonian):
             self.transition.shares = {k: (numbers.now, *numbers.shares) for k, numbers in enumerate(self.numbers)}
+
+    @property
+    def makes_images_again(self) -> bool:
+        """Whether the loop would keep G(z) where blocks take turns, from the step before to this one."""
+        return self.buffers.images.moves and isinstance(self.transition, Overdamped) and self.turns > 1
 
     def __call__(self) -> None:
         buffers = self.buffers
