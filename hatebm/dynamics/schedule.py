@@ -35,7 +35,7 @@ def schedule_in_tensors(law: Dynamics, first: int, n_steps: int, most: float, li
     """The same where some numbers lie in tensors: all steps at once, in float64 as one step's are computed."""
     step_size, noise_std, temperature, prior, bound = _rows(law, first, n_steps, most, like.device)
     numbers = (step_size, noise_std, 1.0 / temperature, prior, bound)
-    table = _table(numbers, n_steps, torch.float32, like.device)
+    table = _table(numbers, n_steps, torch.float32)
     return Schedule(table if law.tells_chains_apart else table[:, :, 0], *law.flags())
 
 
@@ -46,7 +46,7 @@ def exact_schedule(law: Dynamics, first: int, n_steps: int, most: float, like: T
     """
     device = like.device if law.is_in_tensors else torch.device("cpu")
     rows = _rows(law, first, n_steps, most, device)
-    return _table(rows, n_steps if law.is_scheduled else 1, torch.float64, device)
+    return _table(rows, n_steps if law.is_scheduled else 1, torch.float64)
 
 
 def _rows(law: Dynamics, first: int, n_steps: int, most: float, device: torch.device) -> tuple[Tensor, ...]:
@@ -66,10 +66,7 @@ def _rows(law: Dynamics, first: int, n_steps: int, most: float, device: torch.de
     return *numbers, bound if isinstance(bound, Tensor) else torch.zeros_like(numbers[0])
 
 
-def _table(rows: tuple[Tensor, ...], n_steps: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _table(rows: tuple[Tensor, ...], n_steps: int, dtype: torch.dtype) -> Tensor:
     """Rows as one tensor, (rows, n_steps, n or 1), expanded where steps are alike."""
-    shape = torch.broadcast_shapes(*(values.shape for values in rows))
-    table = torch.empty(len(rows), *shape, dtype=dtype, device=device)
-    for row, values in zip(table, rows, strict=True):
-        row.copy_(values)
-    return table.expand(len(rows), n_steps, -1)
+    table = torch.stack(torch.broadcast_tensors(*rows))  # broadcast_shapes takes a second to import
+    return table.to(dtype).expand(len(rows), n_steps, -1)

@@ -38,19 +38,20 @@ class Generator(nn.Module):
 
 EACH = hatebm.per_chain(torch.linspace(0.1, 0.5, N))
 ROWS = hatebm.per_chain(torch.linspace(0.1, 0.4, 60 * N).view(60, N))
+TURNS = "sequential"
 CORRECTED = {"mala": {"correct": "mala"}, "hmc": {"leapfrog_steps": 2}}
 FORMS = {
     "mala": {"correct": "mala", "clamp": (-1.5, 1.5), "prior_precision": 0.5, "temperature": lambda t: 1 + t / 40},
-    "mala, numbers of each": {"correct": "mala", "eps": ROWS, "clip": ("norm", EACH), "clip_on": "update"},
-    "hmc": {"leapfrog_steps": 3, "temperature": 0.7, "reflect": (-1.0, 1.0)},
+    "mala, of each": {"correct": "mala", "eps": ROWS, "clip": ("norm", EACH), "clip_on": "update", "blocks": TURNS},
+    "hmc": {"leapfrog_steps": 3, "temperature": 0.7, "reflect": (-1.0, 1.0), "blocks": TURNS},
     "hmc, friction": {"leapfrog_steps": 2, "friction": 0.7, "eps": lambda t: 0.3 - t / 500, "prior_precision": EACH},
     "friction": {"friction": 0.7, "eps": EACH, "clip": ("norm", 1.5), "reflect": (-0.8, 0.8)},
-    "overdamped": {"noise_at": "before", "clamp": (-1, 1), "clamp_at": "noise+step", "eps": [0.2] * 30 + [0.1] * 30},
+    "overdamped": {"noise_at": "before", "clamp": (-1, 1), "blocks": TURNS, "eps": [0.2] * 30 + [0.1] * 30},
 }
 TOLD = {
     "overdamped": {"eps": EACH, "prior_precision": 0.3},
     "mala": {"correct": "mala", "clamp": (-2, 2), "temperature": lambda t: 1 + t / 40},
-    "hmc, friction": {"leapfrog_steps": 2, "friction": 0.7, "prior_precision": EACH, "blocks": "sequential"},
+    "hmc, friction": {"leapfrog_steps": 2, "friction": 0.7, "prior_precision": EACH, "blocks": TURNS},
     "friction": {"friction": 0.7, "reflect": (-0.8, 0.8)},
     "before": {"noise_at": "before", "clamp": (-1, 1), "eps": (0.0, 0.2)},
 }

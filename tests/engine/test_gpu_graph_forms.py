@@ -26,11 +26,10 @@ from hatebm.engine.graphs import runs
 pytestmark = pytest.mark.gpu
 
 
-@pytest.mark.parametrize("order", ["joint", "sequential"])
 @pytest.mark.parametrize("law", FORMS.values(), ids=FORMS)
-def test_every_form_of_two_blocks_behind_a_mask(law, order):
+def test_every_form_of_two_blocks_behind_a_mask(law):
     net, (state, mask) = Net(D + E).cuda(), two_blocks("cuda")
-    pair = chains(net, state, first_step=2, mask=mask, blocks=order, **law)
+    pair = chains(net, state, first_step=2, mask=mask, **law)
     assert assert_same_run(pair) == "CUDA graph: 17 steps replayed"
     assert assert_same_run(pair) == "CUDA graph: 20 steps replayed"
     assert len(runs._kept[net]) == 1
@@ -67,9 +66,8 @@ def test_what_steps_tell_is_gathered_by_replays(law):
     state, mask = two_blocks("cuda")
     pair = chains(Parts(D + E).cuda(), state, mask=mask, **law)
     assert assert_same_told(pair, 20) == "CUDA graph: 17 steps replayed"
-    assert assert_same_told(pair, 20, every=3) == "CUDA graph: 20 steps replayed"
-    assert assert_same_told(pair, 30, every=7) == "CUDA graph: 25 steps replayed"
-    assert assert_same_told(pair, 30, every=7) == "CUDA graph: 30 steps replayed"
+    assert assert_same_told(pair, 20, every=7) == "CUDA graph: 16 steps replayed"
+    assert assert_same_told(pair, 10, every=3) == "CUDA graph: 10 steps replayed"
 
 
 @pytest.mark.filterwarnings("ignore:langevin. proposals with a NaN")
