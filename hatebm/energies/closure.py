@@ -57,7 +57,12 @@ def tensors_of(*functions: Any) -> list[Tensor]:
 
 def snapshot(function: Callable[..., Any]) -> Snapshot:
     """Each name that ``function`` can reach with what stands there: objects, sizes of containers, tensors' versions."""
-    items = (item for thing in _reached(function) for space in (*spaces(thing), *_registered(thing)) for item in space.items())
+    items = (
+        item
+        for thing in _reached(function)
+        for space in (*spaces(thing), *_registered(thing))
+        for item in space.items()
+    )
     return [(name, _marks(value)) for name, value in items]
 
 

@@ -30,7 +30,7 @@ def named_by(function: Callable[..., Any]) -> Named:
     found: dict[int, tuple[type, Any]] = {}
     reach, size = {id(function): function}, 0
     while size != (size := len(reach)):
-        for thing, _, value in held_under_names(list(reach.values())):
+        for _thing, _, value in held_under_names(list(reach.values())):
             kind = next((kind for kind in (nn.Module, Tensor) if issubclass(type(value), kind)), None)
             if kind is not None:
                 found[id(value)] = kind, value

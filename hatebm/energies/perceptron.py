@@ -36,6 +36,7 @@ class Perceptron:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
+        self._ready: list[Layer] | None = None  # the layers, from a look at them to the steps that it was for
 
     def layers(self) -> list[Layer] | None:
         """The layers as they are now; None where the module is no perceptron any more."""
@@ -47,12 +48,14 @@ class Perceptron:
 
     def can_advance(self, x: Tensor, steps: Steps) -> str | None:
         """Why these chains go step by step; None where the kernel takes them."""
-        return self._obstacle(x, steps.backend) or (silent(steps.backend, x.device) if steps.facts else None)
+        obstacle = None if self._ready else self._obstacle(x, steps.backend)
+        return obstacle or (silent(steps.backend, x.device) if steps.facts else None)
 
     def advance_(self, x: Tensor, steps: Steps) -> Tensor:
         """Move x in place; returns the first bad step of each chain."""
         kernels = module_for("perceptron_chains_", steps.backend, x.device)
-        return kernels.perceptron_chains_(x, self.layers(), steps)
+        layers, self._ready = self._ready or self.layers(), None
+        return kernels.perceptron_chains_(x, layers, steps)
 
     def in_kernel(self, x: Tensor, backend: str | None) -> Callable[[Tensor], Tensor] | None:
         """The energy with the gradient of the kernel's bits; None where the kernel does not take such chains."""
@@ -77,6 +80,7 @@ class Perceptron:
             return "layers too many or too wide for a GPU's chip"
         if not self.takes(x) or not x.numel() or x[0].numel() != layers[0].weight.shape[1]:
             return "the samples do not have as many elements as the first layer has inputs"
+        self._ready = layers
         return None
 
 

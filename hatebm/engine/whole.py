@@ -11,7 +11,9 @@ from hatebm.dynamics.facts import Gathering, Told
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.transitions.form import Form
+from hatebm.energies.perceptron import Perceptron
 from hatebm.energies.steps import Facts, Steps
+from hatebm.engine.prepare.precision import REDUCED
 from hatebm.ops.backend import kernels_for
 from hatebm.ops.scalars import OPEN
 
@@ -41,7 +43,8 @@ def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> St
 
 def facts_of(x: Tensor, every: int, kept: int) -> Facts:
     """Room for what a kernel tells of so many steps."""
-    return Facts(every, *torch.empty(4, kept, len(x), dtype=torch.float32, device=x.device))
+    columns = (torch.empty(kept, len(x), dtype=torch.float32, device=x.device) for _ in Facts._fields[1:])
+    return Facts(every, *columns)
 
 
 def rows_of(facts: Facts, total: bool) -> Told:
@@ -52,7 +55,10 @@ def rows_of(facts: Facts, total: bool) -> Told:
 
 
 class WholeRuns:
-    """Takes runs of steps of a chain in the energy's own kernel, where it has one that can."""
+    """Takes runs of steps of a chain in the energy's own kernel, where it has one that can.
+
+    Kernels are float32 whatever torch is set to, and so are the single steps of their chains.
+    """
 
     def __init__(
         self,
@@ -63,17 +69,19 @@ class WholeRuns:
         watch: Watch,
         gathering: Gathering,
         energy: Any | None,
+        precision: str | None,
     ) -> None:
         self.blocks, self.state, self.watch, self.gathering = blocks, state, watch, gathering
-        self.given = given = potential.energy
+        self.given, self.potential, self.precision = potential.energy, potential, precision
         self.tells = True
         self.taken, self.refusal = 0, "" if energy is None else _obstacle(form, blocks, potential, state)
-        self.potential = potential
         self.renew(energy)
         self.longest = min(STRETCH, max(16, 2**22 // max(state[0].numel(), 1)))
 
     def renew(self, energy: Any | None) -> None:
         """Go on in the kernel of an energy, where none was refused; None: in no kernel."""
+        if isinstance(energy, Perceptron) and self.precision in REDUCED:
+            self.refusal = self.refusal or f"precision={self.precision!r}, its kernel is float32"
         self.energy = None if self.refusal else energy
         has_twin = hasattr(type(self.energy), "in_kernel")  # a module takes its time to miss an attribute
         twin = self.energy.in_kernel(self.state[0], self.blocks.backend) if has_twin else None

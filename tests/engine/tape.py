@@ -127,11 +127,9 @@ def recorder(monkeypatch):
 
     def shortcuts(engine, *parts, stepwise):
         found = without(engine, *parts, stepwise=stepwise)
-        return (
-            found
-            if stepwise or engine.compile != "auto"
-            else Shortcuts(found.kernel, runs.GraphRuns(*parts, engine.precision))
-        )
+        if found.kernel is None:
+            return found
+        return Shortcuts(found.kernel, runs.GraphRuns(*parts, engine.precision), found.within)
 
     monkeypatch.setattr(Engine, "shortcuts", shortcuts)
     return one

@@ -79,7 +79,7 @@ class Adjusted:
         for group in groups:
             proposal = list(state)
             for k in group:
-                open_box = OPEN | {"grad_norm": facts.pulls[k] if facts else None, "diverged": self.watch.first}
+                open_box = OPEN | (facts.written(k) if facts else {}) | {"diverged": self.watch.first}
                 proposal[k] = self.blocks.move(t, k, state[k].clone(), self.grads[k], now[k], noise[k], **open_box)
                 if facts:
                     facts.pulled(k, self.grads[k], now[k])

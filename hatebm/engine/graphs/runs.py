@@ -42,7 +42,7 @@ class GraphRuns:
         watch: Watch,
         transition: Transition,
         gathering: Gathering,
-        precision: str,
+        precision: str | None,
     ) -> None:
         self.run = Run(form, blocks, state, transition, watch, gathering)
         self.potential, self.precision = potential, precision

@@ -62,13 +62,13 @@ def prepare(energy: Energy, state: Sequence[Tensor], kwargs: dict[str, Any] | No
 
 
 class Fitted:
-    """An energy whose keyword arguments are others at each step, in a form prepared for each of their first few kinds."""
+    """An energy whose keyword arguments are others at each step: a prepared form for each of their first few kinds."""
 
     def __init__(self, energy: Energy, state: Sequence[Tensor], kwargs: dict[str, Any], prepared: Energy) -> None:
         self.energy, self.state = energy, [x.detach() for x in state]
         self.forms = {kinds_of(kwargs): prepared}
 
-    def __call__(self, *state: Tensor, **kwargs: Any) -> Tensor:
+    def __call__(self, /, *state: Tensor, **kwargs: Any) -> Tensor:
         kinds = kinds_of(kwargs)
         if kinds not in self.forms and len(self.forms) < KINDS_KEPT:
             self.forms[kinds] = prepare(self.energy, self.state, kwargs).energy
@@ -172,9 +172,7 @@ def _rewritten(energy: nn.Module, state: Sequence[Tensor], given: Arguments) -> 
     return found._replace(part=size, notes=tuple(notes))
 
 
-def _followed(
-    energy: nn.Module, probe: Sequence[Tensor], given: Arguments
-) -> tuple[fx.Graph, rules.Work, Outcome]:
+def _followed(energy: nn.Module, probe: Sequence[Tensor], given: Arguments) -> tuple[fx.Graph, rules.Work, Outcome]:
     """The graph with the shapes of its nodes on the probe, what it costs, and what comes out."""
     graph = traced(energy, len(probe), *given)
     try:
@@ -192,7 +190,7 @@ def _followed(
 def _agrees(
     energy: nn.Module, found: Rewritten, probe: Sequence[Tensor], given: Arguments, want: Outcome, tolerance: float
 ) -> bool:
-    def function(module: nn.Module, *blocks: Tensor, **inputs: Any) -> Tensor:
+    def function(module: nn.Module, /, *blocks: Tensor, **inputs: Any) -> Tensor:
         return Bound(found, module)(*blocks, **inputs)
 
     try:

@@ -1,4 +1,4 @@
-"""A callable as a module, so that it is followed like one: a function, a method, a partial, an object that is called."""
+"""A callable as a module, so that it is followed like one: a function, a method, a partial, an object."""
 
 import functools
 import types
@@ -28,7 +28,7 @@ class Called(nn.Module):
         for k, part in enumerate(modules):
             self.add_module(f"part{k}", part)
 
-    def forward(self, *state: Tensor, **kwargs: Any) -> Any:
+    def forward(self, /, *state: Tensor, **kwargs: Any) -> Any:
         """What the callable returns, with those of the tensors replaced that are given again by their names."""
         others = {id(self.tensors[name]): kwargs.pop(name) for name in self.tensors if name in kwargs}
         function = with_others(self.function, others) if others else self.function
@@ -58,7 +58,7 @@ def anchor_of(energy: nn.Module) -> nn.Module:
 
 
 def standing(energy: nn.Module) -> Any:
-    """All that a prepared form of the energy was made from, to be compared with a later look; None if that is unknown."""
+    """All that a prepared form of the energy is made from, to be compared with a later look; None if unknown."""
     try:
         found = signature(energy)
     except Refused:

@@ -1,22 +1,23 @@
-"""The kernel of its own that an energy has, wherever it is called from: in a module, a function, with a sign before it.
+"""The kernel of its own that an energy has, wherever it is called from: a module, a function, with a sign before it.
 
-Followed is the graph of the callable: one call of an energy of :mod:`hatebm.energies`, or a multilayer perceptron in any
-writing, between changes of shape that leave a chain's elements side by side. What is found is kept with the first module
-that the callable names.
+Followed is the graph of the callable: one call of an energy of :mod:`hatebm.energies`, or a multilayer perceptron in
+any writing, between changes of shape that leave a chain's elements side by side. What is found is kept with the first
+module that the callable names.
 """
 
+import itertools
 import math
 import operator
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from hatebm.energies.mlp import MLP
 from hatebm.energies.perceptron import Layer, Perceptron, activation_of, layers_made_of, perceptron_of
 from hatebm.engine.prepare.callables import anchor_of
 from hatebm.engine.prepare.probe import copied, probe_state
@@ -39,7 +40,7 @@ class Recipe(NamedTuple):
     """Where in a module the kernel's energy lies: a part, or linear layers and activations; and what it is times."""
 
     part: str | None
-    linear: tuple[tuple[str, str | None], ...] = ()  # the names of weights and biases
+    linear: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()  # the ways to weights and to biases, () for none
     activations: tuple[tuple[str, float], ...] = ()
     factor: float = 1.0
     total: bool = False  # whether the energy is the sum over all chains
@@ -54,7 +55,7 @@ class Recognised(Perceptron):
 
     def layers(self) -> list[Layer] | None:
         """The layers as they are now."""
-        tensors = [tuple(self._tensor(name) for name in names) for names in self.recipe.linear]
+        tensors = [(self._tensor(weight), self._tensor(bias)) for weight, bias in self.recipe.linear]
         layers = layers_made_of(tensors, self.recipe.activations)
         if layers is None or self.recipe.factor == 1:
             return layers
@@ -71,14 +72,19 @@ class Recognised(Perceptron):
         each = super().in_kernel(x, backend)
         return (lambda x: each(x).sum()) if each and self.total else each
 
-    def _tensor(self, name: str | None) -> Tensor | None:
-        return None if name is None else reduce(getattr, name.split("."), self.module)
+    def _tensor(self, name: tuple[str, ...]) -> Tensor | None:
+        part = self.module
+        for inner in name[:-1]:
+            part = part._modules[inner]
+        return part._parameters.get(name[-1]) if name else None
 
 
 def kernel_of(energy: nn.Module, state: Sequence[Tensor]) -> Any | None:
     """What takes whole runs in the energy, see :mod:`hatebm.energies.steps`; None where nothing can."""
     if hasattr(type(energy), "advance_"):
         return energy
+    if isinstance(energy, MLP) and type(energy).forward is MLP.forward:
+        return Perceptron(energy.layers)
     if type(energy) is nn.Sequential and (found := perceptron_of(energy)):
         return found
     if len(state) > 1 or not len(state[0]) or state[0].dtype != torch.float32:
@@ -126,8 +132,7 @@ def _recipe(module: nn.Module, state: Sequence[Tensor]) -> Recipe | None:
     *_, output = graph.nodes
     nodes = [node for node in graph.nodes if _is_of_chains(node)]
     follows = output.args == (nodes[-1],) and all(
-        list(filter(_is_of_chains, node.all_input_nodes)) == [before]
-        for before, node in zip(nodes, nodes[1:], strict=False)
+        list(filter(_is_of_chains, node.all_input_nodes)) == [before] for before, node in itertools.pairwise(nodes)
     )
     return _read(parts, nodes[1:], state[0], len(probe[0])) if follows else None
 
@@ -177,16 +182,19 @@ def _with(
     return recipe if same and (node.target in (*RESHAPED, *SUMMED) or _is_idle(part) or _is_index(node)) else None
 
 
-def _linear(part: nn.Module | None, node: fx.Node) -> tuple[str, str | None] | None:
-    """The names of weight and bias of a linear layer."""
+def _linear(part: nn.Module | None, node: fx.Node) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """The ways to weight and bias of a linear layer."""
     if type(part) is nn.Linear:
-        return f"{node.target}.weight", None if part.bias is None else f"{node.target}.bias"
+        way = tuple(node.target.split("."))
+        return (*way, "weight"), () if part.bias is None else (*way, "bias")
     if node.target is not F.linear:
         return None
     given = dict(zip(("input", "weight", "bias"), node.args, strict=False)) | node.kwargs
-    weight, bias = given["weight"], given.get("bias")
-    named = all(v is None or (isinstance(v, fx.Node) and v.op == "get_attr") for v in (weight, bias))
-    return (weight.target, None if bias is None else bias.target) if named else None
+    found = [given["weight"], given.get("bias")]
+    if not all(v is None or (isinstance(v, fx.Node) and v.op == "get_attr") for v in found):
+        return None
+    weight, bias = (() if v is None else tuple(v.target.split(".")) for v in found)
+    return weight, bias
 
 
 def _activation(part: nn.Module | None, node: fx.Node) -> tuple[str, float] | None:

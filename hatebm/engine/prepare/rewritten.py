@@ -30,7 +30,7 @@ class Bound:
         self.rewritten, self.module, self.convolutions = rewritten, module, Convolutions(rewritten.channels_last)
         self.named = module.tensors if type(module) is Called else {}
 
-    def __call__(self, *state: Tensor, **kwargs: Any) -> Tensor:
+    def __call__(self, /, *state: Tensor, **kwargs: Any) -> Tensor:
         part, kwargs = self.rewritten.part, self.named | kwargs
         if part is None or len(state[0]) <= part:
             return self.together(state, kwargs)

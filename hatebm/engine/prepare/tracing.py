@@ -1,5 +1,6 @@
 """Following a module's forward with torch.fx, without a trace left on it."""
 
+import enum
 import random
 import sys
 import threading
@@ -19,6 +20,7 @@ from hatebm.engine.prepare.twin import is_plain, twin
 from hatebm.nets.layers import conv_then_pool
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+BORN = frozenset(vars(nn.Module()))
 REGISTERED = {"_parameters", "_buffers", "_modules", "training"}
 OPAQUE = object()
 CONSTANTS = (bool, int, float, str, type(None), torch.dtype, torch.device, type)
@@ -114,7 +116,7 @@ def _nothing_drawn_in_python() -> Iterator[None]:
 
 
 def _check_apart(root: nn.Module, module: nn.Module) -> Callable[..., Any]:
-    """What the twin of a callable's module calls, which may lead to nothing of the callable's own that can be written."""
+    """What the twin of a callable's module calls: it may lead to nothing of the callable's own that can be written."""
     named = named_by(root.function)
     own = {id(part) for part in module.modules()} | {id(thing) for thing in module.reach if not _is_fixed(thing)}
     if shared := [thing for thing in (*named.modules, *named.reach) if id(thing) in own]:
@@ -158,15 +160,36 @@ def signature(module: nn.Module) -> Any:
     """What a trace depends on beside the tensors; None where that cannot be told, and each run traces anew."""
     parts = []
     for name, part in module.named_modules(remove_duplicate=False):
-        forward = getattr(type(part).forward, "__code__", None)
-        outside = getattr(type(part).forward, "__globals__", {})
-        read = [plain(outside[key]) for key in forward.co_names if isinstance(outside.get(key), (int, float, str))]
-        named = type(part).told(part) if "reach" in vars(part) else None  # a callable
-        own = named or [(key, plain(value)) for key, value in vars(part).items() if key not in REGISTERED]
-        parts.append((name, type(part), part.training, tuple(read), tuple(own)))
-        if named is None and any(value is OPAQUE for _, value in own):
+        own = _attributes_of(part)
+        if own is None:
             return None
+        parts.append((name, type(part), part.training, _numbers_read_by(type(part)), own))
     return tuple(parts)
+
+
+def _attributes_of(part: nn.Module) -> tuple | None:
+    """The attributes of a part as a key, but for what modules hold when they are made."""
+    held = vars(part)
+    if "reach" in held:  # a callable
+        return type(part).told(part)
+    own = []
+    for key, value in held.items():
+        if key in REGISTERED or (not value and key in BORN):
+            continue
+        own.append((key, found := plain(value)))
+        if found is OPAQUE:
+            return None
+    return tuple(own)
+
+
+def _numbers_read_by(kind: type) -> tuple:
+    """Numbers and words outside a class that its forward names."""
+    if kind.__module__.startswith("torch."):
+        return ()
+    forward = getattr(kind.forward, "__code__", None)
+    outside = getattr(kind.forward, "__globals__", {})
+    names = forward.co_names if forward is not None else ()
+    return tuple(plain(outside[key]) for key in names if isinstance(outside.get(key), (int, float, str)))
 
 
 def plain(value: Any, within: tuple[Any, ...] = ()) -> Any:
@@ -183,6 +206,8 @@ def plain(value: Any, within: tuple[Any, ...] = ()) -> Any:
         listed = [part for item in value.items() for part in item] if issubclass(kind, dict) else value
         items = tuple(plain(item, (*within, value)) for item in listed)
         return OPAQUE if OPAQUE in items else (kind, items)
+    if issubclass(kind, enum.Enum):
+        return (kind, value.name)
     if kind is types.FunctionType and not value.__closure__:
         return value.__code__
     if kind is types.BuiltinFunctionType and not isinstance(value.__self__, Tensor | nn.Module):
