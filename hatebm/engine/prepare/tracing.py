@@ -174,7 +174,7 @@ def _attributes_of(part: nn.Module) -> tuple | None:
         return type(part).told(part)
     own = []
     for key, value in held.items():
-        if key in REGISTERED or (not value and key in BORN):
+        if key in REGISTERED or (key in BORN and not value):  # the truth of a tensor may be none
             continue
         own.append((key, found := plain(value)))
         if found is OPAQUE:
