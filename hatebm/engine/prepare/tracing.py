@@ -174,7 +174,7 @@ def _attributes_of(part: nn.Module) -> tuple | None:
         return type(part).told(part)
     own = []
     for key, value in held.items():
-        if key in REGISTERED or (key in BORN and not value):
+        if key in REGISTERED or (key in BORN and not value):  # the truth of a tensor may be none
             continue
         found = plain(value)
         if found is not OPAQUE:
