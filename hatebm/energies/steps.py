@@ -21,6 +21,22 @@ class Facts(NamedTuple):
     grad_norm: Tensor  # |grad E / T + prior_precision * x| there
     grad_norm_energy: Tensor  # |grad E / T| there
     displacement: Tensor  # |x' - x| over the whole step
+    accept: Tensor | None = None  # whether the proposal was accepted, and
+    nan_refused: Tensor | None = None  # refused for a NaN, of a corrected chain
+
+
+class Proposals(NamedTuple):
+    """What a run of corrected steps, or of steps by velocities, takes beside the law: :mod:`hatebm.dynamics.transitions`.
+
+    Row r of ``shares`` is a number of each step: temperature, 1 / (2 noise_std^2), prior_precision / 2, half and whole
+    kick step_size / noise_std, what is kept of a velocity, how much noise it gets, and the bound of a kick's clip.
+    """
+
+    corrected: bool  # whether each step is accepted or refused
+    leapfrog_steps: int  # of each step; 0: a step is one of Langevin's
+    shares: Tensor  # (8, n_steps) float64 on the CPU, any strides
+    velocity: Tensor | None  # (n, d) beside x, updated in place; None: none outlives its step
+    refused: Tensor  # (n,) bool beside x: set where a proposal was refused for a NaN
 
 
 class Steps(NamedTuple):
@@ -51,6 +67,7 @@ class Steps(NamedTuple):
     mask: Tensor | None = None  # (n, d) bool beside x, row by row: where the state may move
     reflect: bool = False  # whether low and high are walls that fold a move back, in place of a clamp
     facts: Facts | None = None
+    proposals: Proposals | None = None  # only for an energy that ``takes_proposals``
 
     @property
     def n_steps(self) -> int:

@@ -69,12 +69,19 @@ class Engine:
         return nullcontext() if as_is else as_set(self.device)
 
     def shortcuts(
-        self, form: Form, blocks: Blocks, potential: Potential, state: list[Tensor], watch: Watch, stepwise: bool
+        self,
+        form: Form,
+        blocks: Blocks,
+        potential: Potential,
+        state: list[Tensor],
+        velocity: list[Tensor],
+        watch: Watch,
+        stepwise: bool,
     ) -> "Shortcuts":
         """What takes stretches of steps of this run at once; nothing where it is to go step by step."""
         if stepwise or self.compile != "auto" or is_traced(state[0]):
             return Shortcuts(None, None)
-        kernel = WholeRuns(form, blocks, potential, state, watch)
+        kernel = WholeRuns(form, blocks, potential, state, velocity, watch)
         on_cuda = self.device.type == "cuda"
         return Shortcuts(kernel, GraphRuns(form, blocks, potential, state, watch, self.precision) if on_cuda else None)
 

@@ -12,6 +12,7 @@ from hatebm.dynamics.health import Watch
 from hatebm.dynamics.transitions.form import Form
 from hatebm.energies.perceptron import perceptron_of
 from hatebm.energies.steps import Steps
+from hatebm.engine import proposals
 from hatebm.ops.backend import kernels_for
 from hatebm.ops.scalars import OPEN
 
@@ -41,11 +42,20 @@ def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> St
 class WholeRuns:
     """Takes runs of steps of a chain in the energy's own kernel, where it has one that can."""
 
-    def __init__(self, form: Form, blocks: Blocks, potential: Potential, state: list[Tensor], watch: Watch) -> None:
-        self.blocks, self.state, self.watch = blocks, state, watch
+    def __init__(
+        self,
+        form: Form,
+        blocks: Blocks,
+        potential: Potential,
+        state: list[Tensor],
+        velocity: list[Tensor],
+        watch: Watch,
+    ) -> None:
+        self.form, self.blocks, self.watch = form, blocks, watch
+        self.state, self.velocity = state, velocity
         given = potential.energy
         energy = given if hasattr(given, "advance_") else perceptron_of(given)
-        self.taken, self.refusal = 0, "" if energy is None else _obstacle(form, blocks, potential, state)
+        self.taken, self.refusal = 0, "" if energy is None else _obstacle(form, blocks, potential, state, energy)
         self.energy = None if self.refusal else energy
         has_twin = hasattr(type(self.energy), "in_kernel")  # a module takes its time to miss an attribute
         twin = self.energy.in_kernel(state[0], blocks.backend) if has_twin else None
@@ -63,11 +73,15 @@ class WholeRuns:
             return 0
         longest = min(self.longest, self.blocks.laws.longest)
         steps = steps_of(self.blocks, t, min(n_steps, longest), self.watch.wanted)
-        if reason := self.energy.can_advance(self.state[0], steps):
+        if self.form.corrected or self.form.friction:
+            steps = proposals.added(steps, self.form, self.blocks, self.state[0], self.velocity)
+        if reason := self.energy.can_advance(self.state[0], steps) or proposals.pause(steps):
             self.energy, self.refusal = None, reason
             return 0
         began = time.perf_counter()
         self.watch.see_first(self.energy.advance_(self.state[0], steps))
+        if steps.proposals is not None:
+            self.watch.see_refused(steps.proposals.refused)
         if time.perf_counter() - began < 0.1:  # an interrupt waits for the kernel
             self.longest = min(2 * self.longest, STRETCH)
         self.taken += steps.n_steps
@@ -80,14 +94,9 @@ class WholeRuns:
         return f", not in one kernel: {self.refusal}" if self.refusal else ""
 
 
-def _obstacle(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor]) -> str:
+def _obstacle(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor], energy: Any) -> str:
     """Why no kernel takes the steps of this chain, whatever its energy; empty where one may."""
     x, law = state[0], blocks.laws.each[0]
-    if form.corrected:
-        asked = "correct='mala'" if form.leapfrog_steps is None else "leapfrog_steps"
-        return f"{asked} tests each proposal"
-    if form.friction:
-        return "friction moves it by velocities"
     if len(state) > 1:
         return f"a state of {len(state)} blocks"
     if blocks.region.masks[0] is not None:
@@ -106,6 +115,8 @@ def _obstacle(form: Form, blocks: Blocks, potential: Potential, state: list[Tens
         return "a seed in a tensor"
     if kernels_for(blocks.backend, x.device) is None:
         return f"backend {blocks.backend!r} has no kernel for {x.device}"
+    if (form.corrected or form.friction) and (reason := proposals.obstacle(form, blocks, energy, x)):
+        return reason
     return "hooks, or a forward of its own" if _is_listened_to(potential.energy) else ""
 
 

@@ -196,12 +196,14 @@ class Chain:
             settle(modules, self._potential, self.step, state)
             self._check_bounded(modules)
             self._engine.begin(self._potential, modules, self.step, state)
-            parts = (self._form, self._blocks, self._potential, state, watch)
+            parts = (self._form, self._blocks, self._potential, state, velocity, watch)
             shortcuts = self._engine.shortcuts(*parts, stepwise=grad_steps > 0 or graphs.keeps)
             t = self.step
             while t < end:
                 taken = shortcuts(t, info.stretch(t, end))
-                if not taken:
+                if taken:
+                    transition.forget()
+                else:
                     self._potential.differentiable = graphs.learning(t)
                     info.step(t, state)
                     state = graphs.after(t, state)

@@ -55,6 +55,10 @@ class Adjusted:
             refused.append(nan)
         return gathered_facts(energies, norms) | decisions(accepted, refused, energies) if gather else {}
 
+    def forget(self) -> None:
+        """Look anew at the state, which somebody else has moved."""
+        self.energies, self.grads = None, {}
+
     def _choose(
         self, t: int, state: list[Tensor], proposal: list[Tensor], now: list[Now], group: list[int], moving: list[int]
     ) -> tuple[Tensor, Tensor | None]:

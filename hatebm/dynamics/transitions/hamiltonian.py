@@ -79,6 +79,10 @@ class Hamiltonian:
         facts = gathered_facts(before, norms)
         return facts | decisions(accepted, refused, before) if self.corrected else facts
 
+    def forget(self) -> None:
+        """Look anew at the state, which somebody else has moved."""
+        self.energies, self.grads = None, None
+
     def _trajectory(
         self, t: int, state: list[Tensor], now: list[Now], group: list[int], moving: list[int]
     ) -> tuple[Tensor | None, Tensor | None]:

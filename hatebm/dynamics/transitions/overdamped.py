@@ -30,6 +30,9 @@ class Overdamped:
                 self._moves[k](grad, t, **now[k].arguments)
         return {}
 
+    def forget(self) -> None:
+        """Nothing is carried along."""
+
     def _is_ready(self, state: list[Tensor]) -> bool:
         if self._moves is None:
             self._moves = [self.blocks.ready(k, x, self.watch.first) for k, x in enumerate(state)]
