@@ -182,6 +182,7 @@ struct Run {
 
     void langevin() {
         float *drift = velocity, *back = start;
+        const Law law = this->law;  // which stores to a state cannot change
         mark_doubts(here.doubt);
         const V factor = clip_factors(here);
         for_noise([&](int64_t at, V noise) {
