@@ -5,8 +5,11 @@
 
 #include "cpu/cpu.h"
 #include "cpu/group.h"
+#include "cpu/lane_sums.h"
+#include "cpu/laws.h"
 #include "cpu/normal.h"
 #include "cpu/parallel.h"
+#include "cpu/telling.h"
 #include "formulas/energies.h"
 
 namespace hatebm::HATEBM_ISA {
@@ -50,13 +53,13 @@ void look_at(const Formula& formula, Group<V>& group, Spot& spot, bool energies)
         for (int k = 0; k < count; ++k) {
             put(&spot.gradient[(e + k) * width], g[k]);
             doubt = fma(g[k], V(0.0f), doubt);
-            if (energies) store_doubles(&group.sums[(e + k) * width], energy.term(seen, e + k, x[k], g[k]));
+            if (energies) put(&group.terms[(e + k) * width], energy.term(seen, e + k, x[k], g[k]));
         }
     });
     spot.doubt = doubt;
     if (!energies) return;
     double sums[width];
-    group.reduce(sums);
+    sums_of_chains<width>(group.d, group.terms.get(), sums);
     for (int lane = 0; lane < width; ++lane) spot.energy[lane] = static_cast<float>(energy.total(sums[lane]));
 }
 
@@ -80,7 +83,10 @@ struct Run {
     Buffer<float> room;
     Spot here, there;
     float *velocity, *start;  // as a trajectory goes, and where it began
-    Law law;                  // of the step, with open walls
+    float* before;            // the state where a step begins that is told of
+    Alike laws;
+    Telling<width> telling;
+    Law law;  // of the step, with open walls
     alignas(64) uint32_t chain[width], last[width];
     alignas(64) float eps[4 * width] = {};
     uint64_t id[width];
@@ -89,8 +95,9 @@ struct Run {
 
     Run(const Proposed& a, const RoundKeys& keys, int64_t first, int64_t count)
         : a(a), p(a.proposals), keys(keys), look(look_of(a.energy.kind)), group(a.energy, first, count), d(group.d),
-          size(d * width), room(buffer<float>(4 * size)), here{group.state.get(), group.gradient.get()},
-          there{room.get(), room.get() + size}, velocity(there.gradient + size), start(velocity + size) {
+          size(d * width), room(buffer<float>(5 * size)), here{group.state.get(), group.gradient.get()},
+          there{room.get(), room.get() + size}, velocity(there.gradient + size), start(velocity + size),
+          before(start + size), laws(a, first, count), telling(a, first, count, d) {
         for (int lane = 0; lane < width; ++lane) {
             id[lane] = chain_id(a.chain_ids, group.chain(lane));
             chain[lane] = static_cast<uint32_t>(id[lane]);
@@ -105,15 +112,22 @@ struct Run {
         see(here, true);
         mark([&](int lane) { return is_broken(here.energy[lane]); });
         for (; i < a.n_steps; ++i) {
-            law = law_at(a.law, a.numbers, i, 0);
+            laws.read(i);
+            law = laws.law;
             law.low = -infinite, law.high = infinite;
-            if (row() >= 0) tell();
+            if (is_told()) {
+                telling.of_gradient(laws, here.energy.of, here.x, here.gradient);
+                __builtin_memcpy(before, here.x, size * sizeof(float));
+            }
             if (p.leapfrog_steps == 0) langevin();
             else trajectory();
+            if (is_told()) telling.of_move(laws, before, here.x);
         }
         group.write(here.x, a.x);
         if (p.velocity) group.write(velocity, p.velocity);
     }
+
+    bool is_told() const { return i == telling.next; }
 
     uint64_t step() const { return a.draw.step + i; }
 
@@ -181,60 +195,50 @@ struct Run {
     // Langevin's proposal ----------------------------------------------------------------------------------------------
 
     void langevin() {
-        float *drift = velocity, *back = start;
+        float* drift = velocity;
         const Law law = this->law;  // which stores to a state cannot change
         mark_doubts(here.doubt);
-        const V factor = clip_factors(here);
+        const V factor = clip_factors(here).all();
         for_noise([&](int64_t at, V noise) {
             const V x = get<V>(here.x + at), total = total_gradient(law, x, get<V>(here.gradient + at));
             put(drift + at, drift_of(law, total, factor).drift);
             put(there.x + at, step_element(law, x, total, noise, factor));
         });
         see(there, true);
-        const V factor_back = clip_factors(there);
-        for (int64_t at = 0; at < size; at += width) {
-            const V total = total_gradient(law, get<V>(there.x + at), get<V>(there.gradient + at));
-            put(back + at, drift_of(law, total, factor_back).drift);
-        }
+        const Lanes factor_back = clip_factors(there);
         double ratio[width];
-        sum_ratios(share(Share::half_precision), share(Share::half_prior), here.x, there.x, drift, back, ratio);
+        const auto [half_precision, half_prior] = std::pair(share(Share::half_precision), share(Share::half_prior));
+        sum_ratios(half_precision, half_prior, here.x, there.x, ratio, [&](int64_t at) {
+            const Float end = float_at(there.x + at), total = total_gradient(law, end, float_at(there.gradient + at));
+            const Float back = drift_of(law, total, float_at(factor_back.of + at % width)).drift;
+            return std::pair(float_at(drift + at), back);
+        });
         for (int lane = 0; lane < width; ++lane) ratio[lane] = energy_difference(lane) + ratio[lane];
         Lanes met;
         decide(ratio, met);
     }
 
     // What the norm clip multiplies each chain's gradient with.
-    V clip_factors(const Spot& spot) {
-        if (law.clip != Clip::norm) return V(1.0f);
-        return factors_of(law, [&](int64_t at) {
-            return total_gradient(law, get<V>(spot.x + at), get<V>(spot.gradient + at));
-        });
-    }
-
-    template <class Total>
-    V factors_of(const Law& law, Total total) {
+    Lanes clip_factors(const Spot& spot) const {
         Lanes factors;
-        norms_of(total, factors.of);
-        for (float& factor : factors.of) factor = clip_factor(law, factor);
-        return factors.all();
+        if (law.clip == Clip::norm) gradient_norms<width>(laws, true, d, spot.x, spot.gradient, factors.of);
+        for (float& factor : factors.of) factor = law.clip == Clip::norm ? clip_factor(law, factor) : 1.0f;
+        return factors;
     }
 
-    template <class Total>
-    void norms_of(Total total, float* norms) {
-        double sums[width];
-        for (int64_t at = 0; at < size; at += width) store_squares(&group.sums[at], total(at));
-        group.reduce(sums);
-        for (int lane = 0; lane < width; ++lane) norms[lane] = static_cast<float>(__builtin_sqrt(sums[lane]));
-    }
-
-    // The sum of ratio_element over each chain, which has no sign where it is 0.
-    void sum_ratios(double half_precision, double half_prior, const float* x, const float* end, const float* drift,
-                    const float* back, double* out) {
-        double* terms = group.sums.get();
-        for (int64_t at = 0; at < size; ++at)
-            terms[at] = ratio_element(half_precision, half_prior, x[at], end[at], drift[at], back[at]);
-        group.reduce(out);
-        for (int lane = 0; lane < width; ++lane) out[lane] = out[lane] + 0.0;
+    // The sum of ratio_element over each chain, given the drifts at both ends; a sum of 0 has no sign.
+    template <class Drifts>
+    void sum_ratios(double half_precision, double half_prior, const float* x, const float* end, double* out,
+                    Drifts drifts) const {
+        for (int64_t v = 0; v < width; v += lanes) {
+            const Doubles sum = sum_over(d, [&](int64_t e) {
+                const int64_t at = e * width + v;
+                const auto [there, back] = drifts(at);
+                return ratio_element(half_precision, half_prior, doubles_of(float_at(x + at)),
+                                     doubles_of(float_at(end + at)), doubles_of(there), doubles_of(back));
+            });
+            store(out + v, sum + Doubles(0.0));
+        }
     }
 
     double energy_difference(int lane) {
@@ -259,7 +263,6 @@ struct Run {
         }
         if (!p.corrected) {
             mark([&](int lane) { return is_broken(there.energy[lane]); });
-            if (row() >= 0) tell_displacement(V(1.0f));
             std::swap(here, there);
             return;
         }
@@ -294,18 +297,24 @@ struct Run {
         Law push = law;
         push.step_size = static_cast<float>(share(of)), push.noise_std = 0, push.prior_precision = 0;
         push.clip_on_update = false, push.bound = static_cast<float>(share(Share::bound));
-        const V temperature(static_cast<float>(share(Share::temperature)));
+        const auto temperature = static_cast<float>(share(Share::temperature)), precision = law.prior_precision;
         const bool prior = a.law.prior_precision != 0;
         if (prior) push.inverse_temperature = 1;
-        const auto pull = [&](int64_t at) {
-            const V g = get<V>(spot.gradient + at);
-            return prior ? g / temperature + V(law.prior_precision) * get<V>(spot.x + at) : g;
+        const auto pull = [&](auto x, auto g) {
+            using F = decltype(x);
+            return prior ? g / F(temperature) + F(precision) * x : g;
         };
-        V factor(1.0f), doubt(0.0f);
-        if (law.clip == Clip::norm)
-            factor = factors_of(push, [&](int64_t at) { return total_gradient(push, V(0.0f), pull(at)); });
+        Lanes factors;
+        for (int64_t v = 0; law.clip == Clip::norm && v < width; v += lanes)
+            norms_over(d, [&](int64_t e) {
+                const Float x = float_at(spot.x + e * width + v), g = float_at(spot.gradient + e * width + v);
+                return total_gradient(push, x, pull(x, g));
+            }, factors.of + v);
+        for (float& factor : factors.of) factor = law.clip == Clip::norm ? clip_factor(push, factor) : 1.0f;
+        const V factor = factors.all();
+        V doubt(0.0f);
         for (int64_t at = 0; at < size; at += width) {
-            const V g = pull(at), v = get<V>(velocity + at);
+            const V g = pull(get<V>(spot.x + at), get<V>(spot.gradient + at)), v = get<V>(velocity + at);
             doubt = fma(g, V(0.0f), doubt);
             put(velocity + at, step_element(push, v, total_gradient(push, v, g), V(0.0f), factor));
         }
@@ -327,12 +336,10 @@ struct Run {
     void half_squares(double precision, const float* from, const float* to, double* out) {
         Law still{};
         still.inverse_temperature = 1, still.prior_precision = static_cast<float>(precision);
-        const auto none = [&](float v) { return drift_of(still, total_gradient(still, v, v), 1.0f).drift; };
-        double* terms = group.sums.get();
-        for (int64_t at = 0; at < size; ++at)
-            terms[at] = ratio_element(0.5, 0.5 * precision, from[at], to[at], none(from[at]), none(to[at]));
-        group.reduce(out);
-        for (int lane = 0; lane < width; ++lane) out[lane] = out[lane] + 0.0;
+        const auto none = [&](Float v) { return drift_of(still, total_gradient(still, v, v), Float(1.0f)).drift; };
+        sum_ratios(0.5, 0.5 * precision, from, to, out, [&](int64_t at) {
+            return std::pair(none(float_at(from + at)), none(float_at(to + at)));
+        });
     }
 
     // Decisions --------------------------------------------------------------------------------------------------------
@@ -347,10 +354,7 @@ struct Run {
         for (int lane = 0; lane < width; ++lane) accepted[lane] = accepts(log_ratio[lane], drawn[lane]) ? 1.0f : 0.0f;
         const V accept = accepted.all();
         for (int lane = 0; lane < group.count; ++lane) p.refused[group.first + lane] |= met[lane] != 0;
-        if (row() >= 0) {
-            tell(p.accept, accepted.of), tell(p.nan_refused, met.of);
-            tell_displacement(accept);
-        }
+        if (is_told()) tell(p.accept, accepted.of), tell(p.nan_refused, met.of);
         const auto choose = [&](const float* proposed, float* own) {
             put(own, where_greater(accept, V(0.0f), get<V>(proposed), get<V>(own)));
         };
@@ -388,43 +392,8 @@ struct Run {
         return minus_2_ln<V>(to_int(w0));
     }
 
-    // What is told -----------------------------------------------------------------------------------------------------
-
-    // The row of this step; -1 where nobody is told of it.
-    int64_t row() const {
-        const int64_t every = a.facts.every, at = static_cast<int64_t>(step());
-        if (every == 0 || at % every != 0) return -1;
-        return at / every - (static_cast<int64_t>(a.draw.step) + every - 1) / every;
-    }
-
     void tell(float* rows, const float* values) const {
-        if (rows) __builtin_memcpy(rows + row() * a.n + group.first, values, group.count * sizeof(float));
-    }
-
-    // Where the step begins.
-    void tell() {
-        float norms[width];
-        const auto total_of = [&](const Law& law) {
-            return [&](int64_t at) { return total_gradient(law, get<V>(here.x + at), get<V>(here.gradient + at)); };
-        };
-        Law bare = law;
-        bare.prior_precision = 0;
-        tell(a.facts.energy, here.energy.of);
-        norms_of(total_of(law), norms);
-        tell(a.facts.grad_norm, norms);
-        if (law.prior_precision != 0) norms_of(total_of(bare), norms);
-        tell(a.facts.grad_norm_energy, norms);
-    }
-
-    void tell_displacement(V accept) {
-        float norms[width];
-        norms_of(
-            [&](int64_t at) {
-                const V x = get<V>(here.x + at);
-                return where_greater(accept, V(0.0f), get<V>(there.x + at), x) - x;
-            },
-            norms);
-        tell(a.facts.displacement, norms);
+        __builtin_memcpy(rows + telling.row * a.n + group.first, values, group.count * sizeof(float));
     }
 };
 

@@ -93,6 +93,13 @@ class Blocks:
         temperature, prior_precision = (column(v, x) for v in (now.temperature, now.prior_precision))
         return self.region.free(k, grad.to(x.dtype) / temperature + prior_precision * x)
 
+    def norm(self, k: int, x: Tensor, grad: Tensor, **numbers: Any) -> Tensor:
+        """(n,) the L2 norm of grad / T + prior_precision * x, summed as in a step, which an x given up for it takes."""
+        norm = x.new_zeros(len(x))
+        settings = self._still(0, k, x) | numbers | UNCLIPPED | OPEN | {"noise_std": 0.0, "grad_norm": norm}
+        langevin_step_(x, grad.detach(), self.backend, **settings)
+        return norm
+
     def refresh(
         self, t: int, k: int, v: Tensor, noise_std: Number, noise: Tensor | None, purpose: int = Purpose.LANGEVIN
     ) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import _engine_run_backward
 
 from hatebm.energies.hat import remembering
+from hatebm.energies.parts import Parts, summed
 from hatebm.ops.checks import GRAD_DTYPES, check_like, checked_blocks, require
 
 
@@ -19,7 +20,8 @@ class Potential:
     ``differentiable`` keeps the graph of the gradient; ``changes`` says that the energy is another one at each step;
     ``prepared`` is the energy in a form that serves first derivatives alone, without keyword arguments; ``within``
     opens the context in which the gradient is to be taken, and then energies that decide are taken within
-    ``deciding``; ``kept`` is where hat energies keep what they made within a run.
+    ``deciding``; ``kept`` is where hat energies keep what they made within a run; ``parts`` are those of the last
+    energies, None before the first of a run.
     """
 
     def __init__(
@@ -38,9 +40,10 @@ class Potential:
         self.within: Callable[[], AbstractContextManager[None]] = nullcontext
         self.deciding: Callable[[], AbstractContextManager[None]] = nullcontext
         self.kept: dict[Any, Any] | None = None
+        self.parts: Parts | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"prepared": None, "kept": None}  # made afresh by each run
+        return self.__dict__ | {"prepared": None, "kept": None, "parts": None}  # made afresh by each run
 
     def gradient(self, t: int, state: Sequence[Tensor], wanted: Sequence[int]) -> tuple[Tensor | None, list[Tensor]]:
         """The energies where they come along, (n,) or a scalar, and the gradient in the blocks ``wanted``."""
@@ -48,7 +51,8 @@ class Potential:
         if self.grad_fn is None:
             asked = (self._energy(kwargs), state, wanted, kwargs)
             with self._remembering(), self.within():
-                energies, grads = energy_and_gradient(*asked, self.differentiable, self._ones)
+                energies, grads, parts = _evaluated(*asked, self.differentiable, self._ones)
+            self._see(parts)
         else:
             energies, grads = None, given_gradient(self.grad_fn, state, wanted, kwargs, self.differentiable)
         held = (self.masks[k] for k in wanted)
@@ -68,8 +72,15 @@ class Potential:
         """One energy a chain, (n,), alone."""
         kwargs = self.kwargs(t)
         with self._remembering(), self.deciding():
-            energies = _energies_alone(self._energy(kwargs), state, kwargs).clone()
-        return _one_each(energies, len(state[0]))
+            energies, parts = _energies_alone(self._energy(kwargs), state, kwargs)
+        self._see({name: part.clone() for name, part in parts.items()})
+        return _one_each(energies.clone(), len(state[0]))
+
+    def _see(self, parts: Parts) -> None:
+        if self.parts is not None and self.parts.keys() != parts.keys():
+            text = f"a dict of {list(self.parts)} at every step" if self.parts else "a tensor at every step"
+            require(False, "langevin", "energy's result", text, f"a dict of {list(parts)}" if parts else "a tensor")
+        self.parts = parts
 
     def _remembering(self) -> AbstractContextManager[None]:
         if torch.compiler.is_compiling():
@@ -94,20 +105,33 @@ def energy_and_gradient(
     Raises:
         ValueError: an energy of another shape, or one that does not depend on a wanted block.
     """
+    return _evaluated(energy, state, wanted, kwargs, differentiable, ones or Ones())[:2]
+
+
+def _evaluated(
+    energy: Callable[..., Tensor],
+    state: Sequence[Tensor],
+    wanted: Sequence[int],
+    kwargs: dict[str, Any],
+    differentiable: bool,
+    ones: "Ones",
+) -> tuple[Tensor, list[Tensor], Parts]:
+    """The same, and the energy's parts."""
     if not wanted:
-        return _energies_alone(energy, state, kwargs), []
+        energies, parts = _energies_alone(energy, state, kwargs)
+        return energies, [], parts
     if torch.compiler.is_compiling():
         return _traced_gradient(energy, state, wanted, kwargs, differentiable)
     before = [] if len(wanted) == len(state) else _versions(state, wanted)
     with torch.enable_grad():
         leaves = [_leaf(x, k in wanted, differentiable) for k, x in enumerate(state)]
         try:
-            energies = _checked_energies(energy(*leaves, **kwargs), state[0].shape[0])
+            energies, parts = _checked_energies(energy(*leaves, **kwargs), state[0].shape[0])
         except RuntimeError as error:
             _explain(error)
             raise
         at = tuple(leaves[k] for k in wanted)
-        grads = _gradient_of_sum(energies, at, differentiable, ones or Ones()) if energies.requires_grad else ()
+        grads = _gradient_of_sum(energies, at, differentiable, ones) if energies.requires_grad else ()
     if before:
         _check_unwritten(before, state, wanted)
     if all(grad is None for grad in grads):
@@ -117,15 +141,21 @@ def energy_and_gradient(
         if grad is None:
             text = "a function of every block that moves; a block of step size and noise 0 stays where it is"
             require(False, "langevin", "energy", text, f"a result that does not depend on block {k}")
-    return energies.detach(), list(grads)
+    return energies.detach(), list(grads), _detached(parts)
 
 
-def _energies_alone(energy: Callable[..., Tensor], state: Sequence[Tensor], kwargs: dict[str, Any]) -> Tensor:
+def _energies_alone(
+    energy: Callable[..., Tensor], state: Sequence[Tensor], kwargs: dict[str, Any]
+) -> tuple[Tensor, Parts]:
     before = _versions(state)
     with torch.no_grad():
-        energies = _checked_energies(energy(*state, **kwargs), len(state[0]))
+        found = _checked_energies(energy(*state, **kwargs), len(state[0]))
     _check_unwritten(before, state)
-    return energies
+    return found
+
+
+def _detached(parts: Parts) -> Parts:
+    return {name: part.detach() for name, part in parts.items()}
 
 
 def _explain(error: RuntimeError) -> None:
@@ -221,19 +251,19 @@ def _traced_gradient(
     wanted: Sequence[int],
     kwargs: dict[str, Any],
     differentiable: bool,
-) -> tuple[Tensor, list[Tensor]]:
+) -> tuple[Tensor, list[Tensor], Parts]:
     """The same where torch.compile traces, which follows torch.func.grad."""
 
-    def total(*moving: Tensor) -> tuple[Tensor, Tensor]:
+    def total(*moving: Tensor) -> tuple[Tensor, Any]:
         blocks = list(state)
         for k, x in zip(wanted, moving, strict=True):
             blocks[k] = x
-        energies = _checked_energies(energy(*blocks, **kwargs), len(state[0]))
-        return energies.sum(), energies
+        found = _checked_energies(energy(*blocks, **kwargs), len(state[0]))
+        return found[0].sum(), found
 
     gradient = torch.func.grad(total, argnums=tuple(range(len(wanted))), has_aux=True)
-    grads, energies = gradient(*(state[k] for k in wanted))
-    return energies.detach(), [grad if differentiable else grad.detach() for grad in grads]
+    grads, (energies, parts) = gradient(*(state[k] for k in wanted))
+    return energies.detach(), [grad if differentiable else grad.detach() for grad in grads], _detached(parts)
 
 
 def _leaf(x: Tensor, wanted: bool, differentiable: bool) -> Tensor:
@@ -242,10 +272,11 @@ def _leaf(x: Tensor, wanted: bool, differentiable: bool) -> Tensor:
     return x.detach().requires_grad_(wanted)
 
 
-def _checked_energies(energies: Any, n: int) -> Tensor:
+def _checked_energies(found: Any, n: int) -> tuple[Tensor, Parts]:
+    energies, parts = summed("langevin", "energy's result", found, n)
     if not isinstance(energies, Tensor) or (energies.dim() and energies.shape not in ((n,), (n, 1))):
         require(False, "langevin", "energy's result", f"a scalar or of shape ({n},)", energies)
-    return energies if energies.dim() < 2 else energies.reshape(n)
+    return energies if energies.dim() < 2 else energies.reshape(n), parts
 
 
 def _one_each(energies: Tensor, n: int) -> Tensor:

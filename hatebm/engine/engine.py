@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from hatebm.dynamics.blocks import Blocks
+from hatebm.dynamics.facts import Gathering
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
-from hatebm.dynamics.transitions.form import Form
+from hatebm.dynamics.transitions.form import Form, Transition
 from hatebm.engine.graphs.runs import GraphRuns
 from hatebm.engine.prepare import prepare
 from hatebm.engine.prepare.precision import as_set, check_precision, gradient_error, reduced
@@ -74,16 +75,18 @@ class Engine:
         blocks: Blocks,
         potential: Potential,
         state: list[Tensor],
-        velocity: list[Tensor],
         watch: Watch,
+        transition: Transition,
+        gathering: Gathering,
         stepwise: bool,
     ) -> "Shortcuts":
         """What takes stretches of steps of this run at once; nothing where it is to go step by step."""
         if stepwise or self.compile != "auto" or is_traced(state[0]):
-            return Shortcuts(None, None)
-        kernel = WholeRuns(form, blocks, potential, state, velocity, watch)
+            return Shortcuts(None, None, gathering)
+        kernel = WholeRuns(form, blocks, potential, state, watch, transition, gathering)
         on_cuda = self.device.type == "cuda"
-        return Shortcuts(kernel, GraphRuns(form, blocks, potential, state, watch, self.precision) if on_cuda else None)
+        graphs = GraphRuns(form, blocks, potential, state, watch, self.precision) if on_cuda else None
+        return Shortcuts(kernel, graphs, gathering)
 
     def end(self, n_steps: int, shortcuts: "Shortcuts") -> None:
         """Note the speed of a run, how many of its steps went in the energy's own kernel or why none, and graphs."""
@@ -121,13 +124,13 @@ class Engine:
 class Shortcuts:
     """What takes stretches of steps of one run at once: the energy's own kernel, CUDA graphs."""
 
-    def __init__(self, kernel: WholeRuns | None, graphs: GraphRuns | None) -> None:
-        self.kernel, self.graphs = kernel, graphs
+    def __init__(self, kernel: WholeRuns | None, graphs: GraphRuns | None, gathering: Gathering) -> None:
+        self.kernel, self.graphs, self.gathering = kernel, graphs, gathering
         self._takers = [taker for taker in (kernel, graphs) if taker is not None and not taker.refused]
 
     def __call__(self, t: int, n_steps: int) -> int:
         """Advance the state by at most ``n_steps`` from step t; returns by how many, 0 where a step is a step."""
         for take in self._takers:
-            if taken := take(t, n_steps):
+            if taken := take(t, n_steps if take is self.kernel else self.gathering.untold(t, n_steps)):
                 return taken
         return 0

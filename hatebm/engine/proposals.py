@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hatebm.dynamics.blocks import Blocks
 from hatebm.dynamics.law import Dynamics
-from hatebm.dynamics.transitions.form import Form
+from hatebm.dynamics.transitions.form import Form, Transition
 from hatebm.dynamics.transitions.hamiltonian import kept_and_fresh
 from hatebm.energies.steps import Proposals, Steps
 from hatebm.ops import native
@@ -32,9 +32,11 @@ def obstacle(form: Form, blocks: Blocks, energy: Any, x: Tensor) -> str:
     return f"{doing}, and numbers of its law lie in tensors" if law.is_in_tensors else ""
 
 
-def added(steps: Steps, form: Form, blocks: Blocks, x: Tensor, velocity: list[Tensor]) -> Steps:
-    """These steps with what a kernel is to test, and velocities of its own to move by."""
-    velocity[:] = [v.clone(memory_format=torch.contiguous_format) for v in velocity]
+def of(steps: Steps, form: Form, blocks: Blocks, x: Tensor, transition: Transition) -> Proposals:
+    """What these steps are to test, and velocities of the run's own to move by."""
+    velocity = None
+    if form.friction:
+        velocity = transition.velocity[0] = transition.velocity[0].clone(memory_format=torch.contiguous_format)
     leapfrog_steps = form.leapfrog_steps or int(form.friction)
     law, most, first = blocks.laws.each[0], blocks.laws.most[0], steps.first_step
     known = range(first, first + (1 if blocks.laws.constant else steps.n_steps))
@@ -42,8 +44,7 @@ def added(steps: Steps, form: Form, blocks: Blocks, x: Tensor, velocity: list[Te
     shares = torch.frombuffer(array("d", sum(zip(*columns, strict=True), ())), dtype=torch.float64)
     shares = shares.view(-1, len(known)).expand(-1, steps.n_steps)
     refused = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    told = Proposals(form.corrected, leapfrog_steps, shares, velocity[0] if velocity else None, refused)
-    return steps._replace(proposals=told)
+    return Proposals(form.corrected, leapfrog_steps, shares, velocity, refused)
 
 
 def pause(steps: Steps) -> str:

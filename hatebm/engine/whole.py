@@ -7,16 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from hatebm.dynamics.blocks import Blocks
+from hatebm.dynamics.facts import Gathering, Told
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
-from hatebm.dynamics.transitions.form import Form
+from hatebm.dynamics.transitions.form import Form, Transition
 from hatebm.energies.perceptron import perceptron_of
-from hatebm.energies.steps import Steps
+from hatebm.energies.steps import Facts, Steps
 from hatebm.engine import proposals
 from hatebm.ops.backend import kernels_for
 from hatebm.ops.scalars import OPEN
 
 STRETCH = 4096  # steps that a kernel takes at most before Python can be interrupted
+LISTENED = "hooks, or a forward of its own"
 
 
 def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> Steps:
@@ -39,6 +41,17 @@ def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> St
     )
 
 
+def facts_of(x: Tensor, every: int, kept: int, corrected: bool) -> Facts:
+    """Room for what a kernel tells of so many steps."""
+    return Facts(every, *torch.empty(6 if corrected else 4, kept, len(x), dtype=torch.float32, device=x.device))
+
+
+def rows_of(facts: Facts) -> Told:
+    """What a kernel told of a state of one block, as single steps tell it."""
+    columns = {name: rows for name, rows in facts._asdict().items() if name != "every" and rows is not None}
+    return columns | {"grad_norm_energy": facts.grad_norm_energy[..., None]}
+
+
 class WholeRuns:
     """Takes runs of steps of a chain in the energy's own kernel, where it has one that can."""
 
@@ -48,12 +61,14 @@ class WholeRuns:
         blocks: Blocks,
         potential: Potential,
         state: list[Tensor],
-        velocity: list[Tensor],
         watch: Watch,
+        transition: Transition,
+        gathering: Gathering,
     ) -> None:
-        self.form, self.blocks, self.watch = form, blocks, watch
-        self.state, self.velocity = state, velocity
-        given = potential.energy
+        self.form, self.blocks, self.state, self.watch = form, blocks, state, watch
+        self.transition, self.gathering = transition, gathering
+        self.given = given = potential.energy
+        self.tells = True
         energy = given if hasattr(given, "advance_") else perceptron_of(given)
         self.taken, self.refusal = 0, "" if energy is None else _obstacle(form, blocks, potential, state, energy)
         self.energy = None if self.refusal else energy
@@ -69,23 +84,44 @@ class WholeRuns:
 
     def __call__(self, t: int, n_steps: int) -> int:
         """Advance the state by at most ``n_steps`` from step t; returns by how many, 0 where a step is a step."""
+        n_steps = n_steps if self.tells else self.gathering.untold(t, n_steps)
         if self.energy is None or n_steps == 0:
             return 0
-        longest = min(self.longest, self.blocks.laws.longest)
-        steps = steps_of(self.blocks, t, min(n_steps, longest), self.watch.wanted)
-        if self.form.corrected or self.form.friction:
-            steps = proposals.added(steps, self.form, self.blocks, self.state[0], self.velocity)
-        if reason := self.energy.can_advance(self.state[0], steps) or proposals.pause(steps):
-            self.energy, self.refusal = None, reason
+        n_steps = min(n_steps, self.longest, self.blocks.laws.longest)
+        kept = self.gathering.kept(t, n_steps)
+        steps = self._steps(t, n_steps, len(kept))
+        if reason := self._obstacle(steps):
+            self.refusal = reason
+            if kept and not self._obstacle(steps._replace(facts=None)):
+                self.tells = False
+                return self(t, n_steps)
+            self.energy = None
             return 0
         began = time.perf_counter()
         self.watch.see_first(self.energy.advance_(self.state[0], steps))
         if steps.proposals is not None:
             self.watch.see_refused(steps.proposals.refused)
+            self.transition.forget()
         if time.perf_counter() - began < 0.1:  # an interrupt waits for the kernel
             self.longest = min(2 * self.longest, STRETCH)
-        self.taken += steps.n_steps
-        return steps.n_steps
+        if kept:
+            self.gathering.add(kept, rows_of(steps.facts))
+        self.taken += n_steps
+        return n_steps
+
+    def _obstacle(self, steps: Steps) -> str | None:
+        """Why the kernel does not take these steps; a callback may have changed the energy since those before."""
+        listened = self.taken > 0 and _is_listened_to(self.given)
+        return LISTENED if listened else self.energy.can_advance(self.state[0], steps) or proposals.pause(steps)
+
+    def _steps(self, t: int, n_steps: int, kept: int) -> Steps:
+        """What the kernel is told of so many steps from step t on, of which some are told of."""
+        x, corrected = self.state[0], self.form.corrected
+        facts = facts_of(x, self.gathering.every, kept, corrected) if kept else None
+        steps = steps_of(self.blocks, t, n_steps, self.watch.wanted)._replace(facts=facts)
+        if corrected or self.form.friction:
+            steps = steps._replace(proposals=proposals.of(steps, self.form, self.blocks, x, self.transition))
+        return steps
 
     def note(self) -> str:
         """What to report, behind the number of steps."""
@@ -117,7 +153,7 @@ def _obstacle(form: Form, blocks: Blocks, potential: Potential, state: list[Tens
         return f"backend {blocks.backend!r} has no kernel for {x.device}"
     if (form.corrected or form.friction) and (reason := proposals.obstacle(form, blocks, energy, x)):
         return reason
-    return "hooks, or a forward of its own" if _is_listened_to(potential.energy) else ""
+    return LISTENED if _is_listened_to(potential.energy) else ""
 
 
 def _is_listened_to(energy: Any) -> bool:

@@ -53,8 +53,8 @@ class Chain:
     any restart.
 
     Args:
-        energy: callable or module, (n, \*sample) to (n,) or a scalar, low = likely; called with every block of a
-            tuple state. None with ``grad_fn``.
+        energy: callable or module, (n, \*sample) to (n,) or a scalar, low = likely, or to a dict of (n,) parts, whose
+            sum in its order is the energy; called with every block of a tuple state. None with ``grad_fn``.
         x: the initial state, float32 (float64 runs on the reference), (n, \*sample), or a tuple or list of such blocks.
         dynamics: the law; or give its fields as keywords, see :class:`hatebm.Dynamics`.
         seed: 64-bit seed of the noise; None draws one from torch's generator.
@@ -156,13 +156,18 @@ class Chain:
 
         Args:
             n_steps: number of steps, >= 0.
-            callback: called as callback(t, state) after each step t that ``every`` divides, with a copy of the state.
+            callback: called as callback(t, state) after each step t that ``every`` divides, before the next one, with a
+                copy of the state.
             every: of how many steps one is kept for ``callback`` and info.
-            return_info: also return a dict of tensors over the kept steps t: "step" (kept,), and (kept, n) "energy"
-                where step t took its gradient, "grad_norm" of grad E / T + prior_precision * x there, and
-                "displacement", the distance moved; L2 norms over all blocks; and, of a corrected chain, "accept" and
-                "nan_refused", the shares of its proposals that were accepted, and that were refused for a NaN in their
-                energy or gradient (0 or 1, with sequential blocks between).
+            return_info: also return a dict of what is told of the kept steps t, tensors of a row each: "step" (kept,);
+                "energy" (kept, n) where step t took its gradient, before it is divided by T, (kept, 1) of a scalar
+                energy; "energy_parts", name to (kept, n), of an energy in a dict; "grad_norm" (kept, n) of
+                grad E / T + prior_precision * x there; "grad_norm_energy" (kept, n, blocks) of grad E / T alone, in
+                each block; and "displacement" (kept, n), the distance moved. Norms are L2, in the units of x and of
+                1 / x, before any clip, over all blocks where nothing else is said; 0 for what a mask holds and for a
+                chain or a block that rests. Of a corrected chain, energies and norms are those before the step, and
+                there are "accept" and "nan_refused" (kept, n), the shares of its proposals that were accepted, and
+                that were refused for a NaN in their energy or gradient (0 or 1, with sequential blocks between).
             grad_steps: the last so many steps keep the graph: of the energy's parameters, of the law's numbers in
                 tensors that ask for a gradient, and of x, when these are all steps. That holds what n gradients of the
                 energy need in memory.
@@ -196,24 +201,24 @@ class Chain:
             settle(modules, self._potential, self.step, state)
             self._check_bounded(modules)
             self._engine.begin(self._potential, modules, self.step, state)
-            parts = (self._form, self._blocks, self._potential, state, velocity, watch)
+            self._potential.parts = None
+            parts = (self._form, self._blocks, self._potential, state, watch, transition, info.gathering)
             shortcuts = self._engine.shortcuts(*parts, stepwise=grad_steps > 0 or graphs.keeps)
             t = self.step
             while t < end:
                 taken = shortcuts(t, info.stretch(t, end))
-                if taken:
-                    transition.forget()
-                else:
+                if not taken:
                     self._potential.differentiable = graphs.learning(t)
                     info.step(t, state)
                     state = graphs.after(t, state)
                 t += taken or 1
+                info.call(t - 1, state)
             watch.check(end - 1, state, self._blocks.noise.chain_ids)
             self._engine.end(n_steps, shortcuts)
             result = graphs.outputs if graphs.keeps else self._returned(state)
             self._state, self._velocity, self.step = copied(state), velocity, end
             self._blocks.region.held = self._state
-        return (result, info.gathered(self._state[0], self._form.corrected)) if return_info else result
+        return (result, info.gathered(self._state, self._form.corrected)) if return_info else result
 
     def report(self) -> str:
         """A few lines: how the energy was prepared for the last run, what was left alone and why, steps a second."""

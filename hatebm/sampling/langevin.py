@@ -60,7 +60,7 @@ def langevin(
     :class:`hatebm.Chain` and :meth:`hatebm.Chain.run`.
 
     Args:
-        energy: callable or module, (n, \*sample) to (n,) or a scalar, low = likely.
+        energy: callable or module, (n, \*sample) to (n,) or a scalar, low = likely, or to a dict of parts.
         x: the initial state, (n, \*sample), or a tuple of blocks, which the energy takes as arguments.
         n_steps: number of steps.
 

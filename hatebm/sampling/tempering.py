@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hatebm.dynamics.facts import joined
 from hatebm.dynamics.law import Dynamics
 from hatebm.energies.closure import modules_of
 from hatebm.energies.modes import bare, in_mode
@@ -141,10 +142,6 @@ def _info(told: list[dict[str, Tensor]], swaps: list[dict[str, Tensor]], replica
     rows = first.new_empty(0, len(states), len(first), dtype=torch.float64)
     steps = torch.empty(0, dtype=torch.int64, device="cpu")
     none = {"swap_step": steps, "swap_energy": rows, "swap_accept": rows[:, 1:]}
-    info = _joined(told) | _joined([none, *swaps])
+    info = joined(told) | joined([none, *swaps])
     shares = info["swap_accept"].nanmean(0)
     return info | {"swap_accept": shares, "replicas": states, "report": replicas.report()}
-
-
-def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

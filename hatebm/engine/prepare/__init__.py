@@ -128,6 +128,9 @@ def _rewritten(energy: nn.Module, state: Sequence[Tensor]) -> Rewritten:
     size = rules.part_size(energy, work.largest, n) if on_cpu and work.result_dim < 4 else None
     notes = [f"{count} {name}" for name, count in made.items()]
     notes += ["channels_last"] * found.channels_last
+    if size is not None and _comes_in_parts(graph):
+        size = None
+        notes.append("all chains together, since the energy comes in a dict")
     if size is not None:
         if _acts_on_each_chain(energy, probe, want):
             notes.append(f"parts of {size} chains")
@@ -159,6 +162,10 @@ def _agrees(energy: nn.Module, found: Rewritten, probe: Sequence[Tensor], want: 
         return same(outcome(energy, lambda module, *blocks: Bound(found, module)(*blocks), probe), want, tolerance)
     except Exception:  # a network may need its own layout, or write in place what a rewrite reads later
         return False
+
+
+def _comes_in_parts(graph: fx.Graph) -> bool:
+    return isinstance(next(reversed(graph.nodes)).args[0], dict)
 
 
 def _acts_on_each_chain(energy: nn.Module, probe: Sequence[Tensor], want: Outcome) -> bool:

@@ -39,7 +39,7 @@ def outcome(module: nn.Module, function: Callable[..., Tensor], state: Sequence[
 
     def energies(*blocks: Tensor) -> Tensor:
         found = function(own, *blocks)
-        if found.dim() != 4:
+        if isinstance(found, dict) or found.dim() != 4:
             return found
         generator = torch.Generator("cpu").manual_seed(1)
         normals = torch.randn(found.shape[1:], generator=generator, dtype=torch.float64, device="cpu").to(found)
