@@ -26,8 +26,22 @@ bool is_finite(double v) { return v - v == 0; }
 struct alignas(64) Lanes {
     float of[width] = {};
     float& operator[](int lane) { return of[lane]; }
+    float operator[](int lane) const { return of[lane]; }
     V all() const { return get<V>(of); }
     void operator=(V v) { put(of, v); }
+};
+
+// What pushes a velocity. The temperature divides where there is a prior, and multiplies by its inverse where there is none,
+// as step by step.
+struct Kick {
+    Law law;
+    bool prior;
+    float temperature, precision;
+
+    template <class F>
+    HATEBM_HD F pull(F x, F g) const {
+        return prior ? g / F(temperature) + F(precision) * x : g;
+    }
 };
 
 // A state of a group, and what was seen there.
@@ -205,21 +219,23 @@ struct Run {
             put(there.x + at, step_element(law, x, total, noise, factor));
         });
         see(there, true);
-        const Lanes factor_back = clip_factors(there);
         double ratio[width];
-        const auto [half_precision, half_prior] = std::pair(share(Share::half_precision), share(Share::half_prior));
-        sum_ratios(half_precision, half_prior, here.x, there.x, ratio, [&](int64_t at) {
-            const Float end = float_at(there.x + at), total = total_gradient(law, end, float_at(there.gradient + at));
-            const Float back = drift_of(law, total, float_at(factor_back.of + at % width)).drift;
-            return std::pair(float_at(drift + at), back);
-        });
+        langevin_ratios(drift, ratio);
         for (int lane = 0; lane < width; ++lane) ratio[lane] = energy_difference(lane) + ratio[lane];
         Lanes met;
         decide(ratio, met);
     }
 
+    __attribute__((noinline)) void langevin_ratios(const float* drift, double* ratio) const {
+        const Lanes factor = clip_factors(there);
+        sum_ratios(share(Share::half_precision), share(Share::half_prior), here.x, there.x, ratio, [&](int64_t at) {
+            const Float end = float_at(there.x + at), total = total_gradient(law, end, float_at(there.gradient + at));
+            return std::pair(float_at(drift + at), drift_of(law, total, float_at(factor.of + at % width)).drift);
+        });
+    }
+
     // What the norm clip multiplies each chain's gradient with.
-    Lanes clip_factors(const Spot& spot) const {
+    __attribute__((noinline)) Lanes clip_factors(const Spot& spot) const {
         Lanes factors;
         if (law.clip == Clip::norm) gradient_norms<width>(laws, true, d, spot.x, spot.gradient, factors.of);
         for (float& factor : factors.of) factor = law.clip == Clip::norm ? clip_factor(law, factor) : 1.0f;
@@ -241,7 +257,7 @@ struct Run {
         }
     }
 
-    double energy_difference(int lane) {
+    double energy_difference(int lane) const {
         return (static_cast<double>(here.energy[lane]) - there.energy[lane]) / share(Share::temperature);
     }
 
@@ -292,35 +308,41 @@ struct Run {
         });
     }
 
-    // v - kick * clip(grad E / T + prior_precision x). The temperature divides where there is a prior, as step by step.
+    // v - kick * clip(grad E / T + prior_precision x).
     void kick(Share of, const Spot& spot, bool watched) {
-        Law push = law;
-        push.step_size = static_cast<float>(share(of)), push.noise_std = 0, push.prior_precision = 0;
-        push.clip_on_update = false, push.bound = static_cast<float>(share(Share::bound));
-        const auto temperature = static_cast<float>(share(Share::temperature)), precision = law.prior_precision;
-        const bool prior = a.law.prior_precision != 0;
-        if (prior) push.inverse_temperature = 1;
-        const auto pull = [&](auto x, auto g) {
-            using F = decltype(x);
-            return prior ? g / F(temperature) + F(precision) * x : g;
-        };
-        Lanes factors;
-        for (int64_t v = 0; law.clip == Clip::norm && v < width; v += lanes)
-            norms_over(d, [&](int64_t e) {
-                const Float x = float_at(spot.x + e * width + v), g = float_at(spot.gradient + e * width + v);
-                return total_gradient(push, x, pull(x, g));
-            }, factors.of + v);
-        for (float& factor : factors.of) factor = law.clip == Clip::norm ? clip_factor(push, factor) : 1.0f;
-        const V factor = factors.all();
+        const Kick kick = kick_of(of);
+        const V factor = kick_factors(kick, spot).all();
         V doubt(0.0f);
         for (int64_t at = 0; at < size; at += width) {
-            const V g = pull(get<V>(spot.x + at), get<V>(spot.gradient + at)), v = get<V>(velocity + at);
+            const V g = kick.pull(get<V>(spot.x + at), get<V>(spot.gradient + at)), v = get<V>(velocity + at);
             doubt = fma(g, V(0.0f), doubt);
-            put(velocity + at, step_element(push, v, total_gradient(push, v, g), V(0.0f), factor));
+            put(velocity + at, step_element(kick.law, v, total_gradient(kick.law, v, g), V(0.0f), factor));
         }
         Lanes doubts;
         doubts = doubt;
         if (watched) mark_doubts(doubts);
+    }
+
+    Kick kick_of(Share of) const {
+        Law push = law;
+        push.step_size = static_cast<float>(share(of)), push.noise_std = 0, push.prior_precision = 0;
+        push.clip_on_update = false, push.bound = static_cast<float>(share(Share::bound));
+        const bool prior = a.law.prior_precision != 0;
+        if (prior) push.inverse_temperature = 1;
+        return {push, prior, static_cast<float>(share(Share::temperature)), law.prior_precision};
+    }
+
+    __attribute__((noinline)) Lanes kick_factors(const Kick kick, const Spot& spot) const {
+        Lanes factors;
+        for (int64_t v = 0; kick.law.clip == Clip::norm && v < width; v += lanes) {
+            const auto total = [&](int64_t e) {
+                const Float x = float_at(spot.x + e * width + v), g = float_at(spot.gradient + e * width + v);
+                return total_gradient(kick.law, x, kick.pull(x, g));
+            };
+            norms_over(d, total, factors.of + v);
+        }
+        for (float& factor : factors.of) factor = kick.law.clip == Clip::norm ? clip_factor(kick.law, factor) : 1.0f;
+        return factors;
     }
 
     // x + h v, within walls that clamp where nothing is refused.

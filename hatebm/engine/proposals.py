@@ -28,7 +28,7 @@ def obstacle(form: Form, blocks: Blocks, energy: Any, x: Tensor) -> str:
     if x.device.type != "cpu" or kernels_for(blocks.backend, x.device) is not native:
         return f"{doing}, in a kernel on CPUs alone"
     if blocks.region.masks[0] is not None or law.reflect is not None:
-        return f"{doing}, {'a mask holds elements' if law.reflect is None else 'and walls reflect'}"
+        return f"{doing}, and {'a mask holds elements' if law.reflect is None else 'walls reflect'}"
     return f"{doing}, and numbers of its law lie in tensors" if law.is_in_tensors else ""
 
 
