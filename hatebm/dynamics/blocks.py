@@ -54,12 +54,17 @@ class Blocks:
         It takes a gradient, the step and ``now.arguments``.
         """
         law = self.laws.each[k]
-        free = self.region.masks[k] is None and law.reflect is None and not self.laws.may_rest[k]
-        if not free or self.noise.given is not None or law.noise_at != "after" or x.requires_grad:
+        if not self.in_one_pass(k) or self.noise.given is not None or x.requires_grad:
             return None
         box = OPEN if law.clamp_at == "final" else {}
         settings = self.laws.settings[k] | self.noise.place(k) | box
         return ready_step(x, self.backend, **settings, diverged=diverged)
+
+    def in_one_pass(self, k: int) -> bool:
+        """Whether one step of the ops is all that happens to a block."""
+        law = self.laws.each[k]
+        free = self.region.masks[k] is None and law.reflect is None and not self.laws.may_rest[k]
+        return free and law.noise_at == "after"
 
     def drift(self, t: int, k: int, x: Tensor, v: Tensor, length: Number, bounded: bool) -> tuple[Tensor, Tensor]:
         """The state moved by length * v, in place, and the velocity: walls that reflect turn it."""

@@ -18,7 +18,9 @@ class Gathering:
 
     def __init__(self, every: int, wanted: bool) -> None:
         self.every, self.wanted = every, wanted
-        self.chunks: list[Told] = []
+        self._chunks: list[Told] = []
+        self._steps: list[range] = []
+        self._alone: list[Told] = []  # of steps one by one, since the last chunk
 
     def kept(self, t: int, n_steps: int) -> range:
         """Those of so many steps from t on that are told of."""
@@ -30,17 +32,36 @@ class Gathering:
 
     def add(self, steps: range, rows: Told) -> None:
         """Keep what is told of these steps, a row each; every step that is told of tells the same names."""
-        at = torch.arange(steps.start, steps.stop, steps.step, dtype=torch.int64, device="cpu")
-        self.chunks.append({"step": at} | rows)
+        self._close()
+        self._steps.append(steps)
+        self._chunks.append(rows)
+
+    def add_step(self, t: int, told: Told) -> None:
+        """Keep what is told of one step."""
+        self._steps.append(range(t, t + 1))
+        self._alone.append(told)
+
+    def joined(self) -> Told | None:
+        """All that was told, a row for each step; None where it is nothing."""
+        self._close()
+        if not self._chunks:
+            return None
+        steps = torch.tensor([t for steps in self._steps for t in steps], dtype=torch.int64, device="cpu")
+        return {"step": steps} | (self._chunks[0] if len(self._chunks) == 1 else joined(self._chunks))
+
+    def _close(self) -> None:
+        if self._alone:
+            self._chunks.append(joined(self._alone, torch.stack))
+            self._alone = []
 
 
-def joined(chunks: Sequence[Told]) -> Told:
-    """Chunks of rows, one after another."""
-    return {name: _joined([chunk[name] for chunk in chunks]) for name in chunks[0]}
+def joined(parts: Sequence[Told], join: Callable[[list[Tensor]], Tensor] = torch.cat) -> Told:
+    """What several parts tell, name by name: chunks of rows one after another, or rows that are stacked."""
 
+    def of_name(found: list[Any]) -> Any:
+        return joined(found, join) if isinstance(found[0], dict) else join(found)
 
-def _joined(chunks: Sequence[Any]) -> Any:
-    return joined(chunks) if isinstance(chunks[0], dict) else torch.cat(chunks)
+    return {name: of_name([part[name] for part in parts]) for name in parts[0]}
 
 
 def each(function: Callable[[Tensor], Tensor], told: Told) -> Told:
@@ -51,16 +72,21 @@ def each(function: Callable[[Tensor], Tensor], told: Told) -> Told:
 class StepFacts:
     """Gathers, block by block, what is told of one step from ``state``.
 
-    ``pulls`` are the norms of grad E / T + prior_precision * x of each block, which its step writes; they stay 0 for a
-    block that stays.
+    ``pulls`` are the norms of grad E / T + prior_precision * x of each block, and ``ways`` how far it goes; they stay 0
+    for a block that stays. The step of a block in ``one_pass`` writes both, any other its pull.
     """
 
-    def __init__(self, blocks: Blocks, state: list[Tensor]) -> None:
-        self.blocks = blocks
-        self.before = [x.detach().clone() for x in state]
+    def __init__(self, blocks: Blocks, state: list[Tensor], one_pass: Sequence[int] = ()) -> None:
+        self.blocks, self.one_pass = blocks, one_pass
+        self.before = [x if k in one_pass else x.detach().clone() for k, x in enumerate(state)]
         self.pulls = [x.new_zeros(len(x)) for x in state]
-        self._of_energy = [x.new_zeros(len(x)) for x in state]
+        self.ways = [x.new_zeros(len(x)) for x in state]
+        self._of_energy = list(self.pulls)
         self._moving: dict[int, Tensor | None] = {}  # which chains rest, of each block that moves
+
+    def written(self, k: int) -> dict[str, Tensor]:
+        """What the step of block k writes."""
+        return {"grad_norm": self.pulls[k]} | ({"displacement": self.ways[k]} if k in self.one_pass else {})
 
     def pulled(self, k: int, grad: Tensor, now: Now) -> None:
         """Block k has taken its step by a gradient of the energy."""
@@ -75,30 +101,22 @@ class StepFacts:
 
     def told(self, state: list[Tensor], energies: Tensor | None, parts: Parts | None) -> Told:
         """All of it, the step having led to ``state``; energies where there are any, their parts where it has some."""
+        for k in self._moving.keys() - set(self.one_pass):
+            way = self.blocks.region.free(k, state[k].detach() - self.before[k])
+            self.ways[k] = self.blocks.norm(k, torch.zeros_like(way), way)
+            _silence(self._moving[k], self.ways[k])
         dtype = self.before[0].dtype
         told: Told = {} if energies is None else {"energy": (energies if energies.dim() else energies[None]).to(dtype)}
         told |= {"energy_parts": {name: part.to(dtype) for name, part in parts.items()}} if parts else {}
+        alone = len(state) == 1
         return told | {
-            "grad_norm": _over_blocks(self.pulls),
-            "grad_norm_energy": torch.stack(self._of_energy, 1),
-            "displacement": _over_blocks([self._way(k, x.detach()) for k, x in enumerate(state)]),
+            "grad_norm": self.pulls[0] if alone else torch.stack(self.pulls).norm(dim=0),
+            "grad_norm_energy": self._of_energy[0][:, None] if alone else torch.stack(self._of_energy, 1),
+            "displacement": self.ways[0] if alone else torch.stack(self.ways).norm(dim=0),
         }
-
-    def _way(self, k: int, x: Tensor) -> Tensor:
-        """How far block k went, (n,)."""
-        if k not in self._moving:
-            return x.new_zeros(len(x))
-        way = self.blocks.region.free(k, x - self.before[k])
-        norm = self.blocks.norm(k, torch.zeros_like(way), way)
-        _silence(self._moving[k], norm)
-        return norm
 
 
 def _silence(resting: Tensor | None, norms: Tensor) -> None:
     """A chain that rests is not pulled and goes nowhere, whatever lies there."""
     if resting is not None:
         norms.masked_fill_(resting, 0)
-
-
-def _over_blocks(norms: list[Tensor]) -> Tensor:
-    return norms[0] if len(norms) == 1 else torch.stack(norms).norm(dim=0)

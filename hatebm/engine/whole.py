@@ -43,7 +43,8 @@ def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> St
 
 def facts_of(x: Tensor, every: int, kept: int, corrected: bool) -> Facts:
     """Room for what a kernel tells of so many steps."""
-    return Facts(every, *torch.empty(6 if corrected else 4, kept, len(x), dtype=torch.float32, device=x.device))
+    columns = range(len(Facts._fields) - 1 - (0 if corrected else len(Facts._field_defaults)))
+    return Facts(every, *(torch.empty(kept, len(x), dtype=torch.float32, device=x.device) for _ in columns))
 
 
 def rows_of(facts: Facts) -> Told:

@@ -12,7 +12,7 @@ from hatebm.ops.checks import require
 from hatebm.ops.native.extension import unavailable
 
 BACKENDS = ("reference", "cpu", "cuda", "triton")
-TELLING = ()  # whose kernels of whole runs tell of their steps
+TELLING = ("cpu",)  # whose kernels of whole runs tell of their steps
 CHOICE = f"one of {BACKENDS} or None"
 
 

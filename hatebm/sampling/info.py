@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hatebm.dynamics.facts import Gathering, Told, each, joined
+from hatebm.dynamics.facts import Gathering, Told
 from hatebm.sampling.state import State
 
 Transition = Callable[[int, list[Tensor], bool], Told]
@@ -33,10 +33,10 @@ class Info:
 
     def step(self, t: int, state: list[Tensor]) -> None:
         """Take step t, and gather what is to be told of it."""
-        steps = self.gathering.kept(t, 1)
-        told = self.transition(t, state, len(steps) > 0)
-        if steps:
-            self.gathering.add(steps, each(lambda v: v[None], told))
+        gathers = len(self.gathering.kept(t, 1)) > 0
+        told = self.transition(t, state, gathers)
+        if gathers:
+            self.gathering.add_step(t, told)
 
     def call(self, t: int, state: list[Tensor]) -> None:
         """Call the callback where it is to see the state after step t."""
@@ -45,8 +45,8 @@ class Info:
 
     def gathered(self, state: list[Tensor], corrected: bool) -> Told:
         """What was gathered, (kept, ...); where it is nothing, as many columns of no rows."""
-        if self.gathering.chunks:
-            return joined(self.gathering.chunks)
+        if told := self.gathering.joined():
+            return told
         columns = (*COLUMNS, *DECISIONS) if corrected else COLUMNS
         empty = state[0].new_empty(0, len(state[0]), len(state))
         nothing = {"step": torch.empty(0, dtype=torch.int64, device="cpu"), "grad_norm_energy": empty}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from whole_chains import outcome
 
 import hatebm
 from hatebm.energies import DoubleWell, Gaussian
@@ -124,3 +125,60 @@ def test_a_callback_may_change_the_energy_or_listen_to_it(told):
         energy.mean.add_(1)
     assert torch.equal(got[0] if told else got, state)
     assert len(calls) == 3
+
+
+RESTING = {
+    "eps": hatebm.per_chain([0.1, 0.0, 0.2, 0.1]),
+    "temperature": hatebm.per_chain([1.0, 2.0, 0.5, 1.0]),
+    "prior_precision": hatebm.per_chain([0.0, 0.3, 0.2, 0.0]),
+}
+LAWS = {
+    "plain": {"eps": 0.1},
+    "a prior": {"eps": 0.1, "temperature": 0.7, "prior_precision": 0.4, "clip": ("norm", 0.5)},
+    "noise before": {"eps": 0.3, "noise_at": "before", "clamp": (-0.7, 0.9), "clamp_at": "noise+step"},
+    "pauses": {"step_size": [0.02, 0.0, 0.0, 0.01] * 10, "noise_std": [0.1, 0.0, 0.2, 0.0] * 10},
+    "some rest": RESTING,
+}
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+@pytest.mark.parametrize("kind", ["well", "perceptron"])
+def test_kernels_tell_what_their_single_steps_tell(kind, law, monkeypatch):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 9), nn.SiLU(), nn.Linear(9, 1), nn.Flatten(0))
+    energy = DoubleWell() if kind == "well" else net
+    call = {"seed": 1, "first_step": 5, **law}
+    x = torch.randn(4, 3)
+    told = []
+    for module in ("analytic", "perceptron"):
+        monkeypatch.setattr(f"hatebm.energies.{module}.silent", lambda *_: None)
+    one = hatebm.Chain(energy, x, **call)
+    got, info = one.run(15, every=4, return_info=True)
+    assert "15 steps, 15 of them in one kernel, " in one.report()
+    for module in ("analytic", "perceptron"):
+        monkeypatch.setattr(f"hatebm.energies.{module}.silent", lambda *_: told.append(1) or "it tells nothing")
+    other = hatebm.Chain(energy, x, **call)
+    want, rows = other.run(15, every=4, return_info=True)
+    assert told
+    assert "15 steps, 12 of them in one kernel, " in other.report()
+    assert torch.equal(got, want)
+    same(info, rows)
+
+
+@pytest.mark.parametrize("told", [{"return_info": True}, {"callback": lambda t, x: None}], ids=str)
+def test_whoever_looks_hears_of_the_same_first_bad_steps(told):
+    x = torch.full((5, 3), 0.5)
+    x[2], x[4] = 40.0, -40.0
+    law = {"step_size": 0.05, "noise_std": 0.0, "every": 3, "first_step": 2}
+    want = outcome(DoubleWell(), x, "auto", 30, **law)
+    assert want[1] == [2, 4]
+    for mode in ("auto", "off"):
+        assert outcome(DoubleWell(), x, mode, 30, **law, **told) == want
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_no_chain_and_one(n):
+    info = hatebm.langevin(DoubleWell(), torch.ones(n, 3), 4, eps=0.1, seed=0, return_info=True)[1]
+    want = hatebm.langevin(DoubleWell(), torch.ones(n, 3), 4, eps=0.1, seed=0, return_info=True, compile="off")[1]
+    same(info, want)
+    assert info["grad_norm_energy"].shape == (4, n, 1)

@@ -51,7 +51,7 @@ class Adjusted:
             proposal = list(state)
             for k in group:
                 check_noisy(now[k].noise_std, "> 0 with correct='mala'")
-                open_box = OPEN | {"grad_norm": facts.pulls[k] if facts else None, "diverged": self.watch.first}
+                open_box = OPEN | (facts.written(k) if facts else {}) | {"diverged": self.watch.first}
                 proposal[k] = self.blocks.move(t, k, state[k].clone(), self.grads[k], now[k], noise[k], **open_box)
                 if facts:
                     facts.pulled(k, self.grads[k], now[k])

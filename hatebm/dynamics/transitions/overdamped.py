@@ -38,7 +38,7 @@ class Overdamped:
 
     def _step(self, t: int, state: list[Tensor], gather: bool, now: list[Now], groups: list[list[int]]) -> Told:
         noise = self.blocks.noise.at(t, state)
-        facts = StepFacts(self.blocks, state) if gather else None
+        facts = self._facts(state) if gather else None
         energies = None
         for group in groups:
             for k in group:
@@ -46,13 +46,18 @@ class Overdamped:
             energies, grads = self.potential.gradient(t, state, group)
             self.watch.see_energy(t, of_moving(energies, [now[k].resting for k in group]))
             for k, grad in zip(group, grads, strict=True):
-                gathered = {"grad_norm": facts.pulls[k] if facts else None, "diverged": self.watch.first}
-                state[k] = self.blocks.move(t, k, self._own(state[k]), grad, now[k], noise[k], **gathered)
+                written = (facts.written(k) if facts else {}) | {"diverged": self.watch.first}
+                state[k] = self.blocks.move(t, k, self._own(state[k]), grad, now[k], noise[k], **written)
                 if facts:
                     facts.pulled(k, grad, now[k])
         if facts and not groups:
             energies = self.potential.gradient(t, state, [])[0]
         return facts.told(state, energies, self.potential.parts) if facts else {}
+
+    def _facts(self, state: list[Tensor]) -> StepFacts:
+        if self.potential.differentiable:
+            return StepFacts(self.blocks, state)
+        return StepFacts(self.blocks, state, [k for k in range(len(state)) if self.blocks.in_one_pass(k)])
 
     def _own(self, x: Tensor) -> Tensor:
         """What may be written to: the graph of another block's gradient may hold the state itself."""
