@@ -21,12 +21,10 @@ class Facts(NamedTuple):
     grad_norm: Tensor  # |grad E / T + prior_precision * x| there
     grad_norm_energy: Tensor  # |grad E / T| there
     displacement: Tensor  # |x' - x| over the whole step
-    accept: Tensor | None = None  # whether the proposal was accepted, and
-    nan_refused: Tensor | None = None  # refused for a NaN, of a corrected chain
 
 
 class Proposals(NamedTuple):
-    """What a run of corrected steps, or of steps by velocities, takes beside the law: :mod:`hatebm.dynamics.transitions`.
+    """What a run of tested steps, or of steps by velocities, takes beside the law.
 
     Row r of ``shares`` is a number of each step: temperature, 1 / (2 noise_std^2), prior_precision / 2, half and whole
     kick step_size / noise_std, what is kept of a velocity, how much noise it gets, and the bound of a kick's clip.
@@ -37,6 +35,8 @@ class Proposals(NamedTuple):
     shares: Tensor  # (8, n_steps) float64 on the CPU, any strides
     velocity: Tensor | None  # (n, d) beside x, updated in place; None: none outlives its step
     refused: Tensor  # (n,) bool beside x: set where a proposal was refused for a NaN
+    accept: Tensor | None  # a row beside the Facts of each corrected step: 1 where it was accepted
+    nan_refused: Tensor | None  # and where it was refused for a NaN
 
 
 class Steps(NamedTuple):

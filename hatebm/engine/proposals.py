@@ -25,7 +25,7 @@ def obstacle(form: Form, blocks: Blocks, energy: Any, x: Tensor) -> str:
     law = blocks.laws.each[0]
     if not getattr(type(energy), "takes_proposals", False):
         return doing
-    if x.device.type != "cpu" or kernels_for(blocks.backend, x.device) is not native:
+    if kernels_for(blocks.backend, x.device) not in (None, native) or x.device.type != "cpu":
         return f"{doing}, in a kernel on CPUs alone"
     if blocks.region.masks[0] is not None or law.reflect is not None:
         return f"{doing}, and {'a mask holds elements' if law.reflect is None else 'walls reflect'}"
@@ -44,7 +44,16 @@ def of(steps: Steps, form: Form, blocks: Blocks, x: Tensor, transition: Transiti
     shares = torch.frombuffer(array("d", sum(zip(*columns, strict=True), ())), dtype=torch.float64)
     shares = shares.view(-1, len(known)).expand(-1, steps.n_steps)
     refused = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    return Proposals(form.corrected, leapfrog_steps, shares, velocity, refused)
+    told = form.corrected and steps.facts is not None
+    rows = [torch.empty_like(steps.facts.energy) if told else None for _ in range(2)]
+    return Proposals(form.corrected, leapfrog_steps, shares, velocity, refused, *rows)
+
+
+def decisions(steps: Steps) -> dict[str, Tensor]:
+    """What a kernel told of the decisions of its steps, as single steps tell it."""
+    if steps.proposals is None or not steps.proposals.corrected:
+        return {}
+    return {"accept": steps.proposals.accept, "nan_refused": steps.proposals.nan_refused}
 
 
 def pause(steps: Steps) -> str:

@@ -41,10 +41,10 @@ def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> St
     )
 
 
-def facts_of(x: Tensor, every: int, kept: int, corrected: bool) -> Facts:
+def facts_of(x: Tensor, every: int, kept: int) -> Facts:
     """Room for what a kernel tells of so many steps."""
-    columns = range(len(Facts._fields) - 1 - (0 if corrected else len(Facts._field_defaults)))
-    return Facts(every, *(torch.empty(kept, len(x), dtype=torch.float32, device=x.device) for _ in columns))
+    columns = (torch.empty(kept, len(x), dtype=torch.float32, device=x.device) for _ in Facts._fields[1:])
+    return Facts(every, *columns)
 
 
 def rows_of(facts: Facts) -> Told:
@@ -106,7 +106,7 @@ class WholeRuns:
         if time.perf_counter() - began < 0.1:  # an interrupt waits for the kernel
             self.longest = min(2 * self.longest, STRETCH)
         if kept:
-            self.gathering.add(kept, rows_of(steps.facts))
+            self.gathering.add(kept, rows_of(steps.facts) | proposals.decisions(steps))
         self.taken += n_steps
         return n_steps
 
@@ -117,10 +117,10 @@ class WholeRuns:
 
     def _steps(self, t: int, n_steps: int, kept: int) -> Steps:
         """What the kernel is told of so many steps from step t on, of which some are told of."""
-        x, corrected = self.state[0], self.form.corrected
-        facts = facts_of(x, self.gathering.every, kept, corrected) if kept else None
+        x = self.state[0]
+        facts = facts_of(x, self.gathering.every, kept) if kept else None
         steps = steps_of(self.blocks, t, n_steps, self.watch.wanted)._replace(facts=facts)
-        if corrected or self.form.friction:
+        if self.form.corrected or self.form.friction:
             steps = steps._replace(proposals=proposals.of(steps, self.form, self.blocks, x, self.transition))
         return steps
 
@@ -136,6 +136,8 @@ def _obstacle(form: Form, blocks: Blocks, potential: Potential, state: list[Tens
     x, law = state[0], blocks.laws.each[0]
     if len(state) > 1:
         return f"a state of {len(state)} blocks"
+    if (form.corrected or form.friction) and (reason := proposals.obstacle(form, blocks, energy, x)):
+        return reason
     if blocks.region.masks[0] is not None:
         return "a mask holds elements"
     if law.reflect is not None:
@@ -152,8 +154,6 @@ def _obstacle(form: Form, blocks: Blocks, potential: Potential, state: list[Tens
         return "a seed in a tensor"
     if kernels_for(blocks.backend, x.device) is None:
         return f"backend {blocks.backend!r} has no kernel for {x.device}"
-    if (form.corrected or form.friction) and (reason := proposals.obstacle(form, blocks, energy, x)):
-        return reason
     return LISTENED if _is_listened_to(potential.energy) else ""
 
 

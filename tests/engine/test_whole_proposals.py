@@ -66,9 +66,9 @@ def assert_alike(energy, x, n_steps, **options):
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_law_of_every_energy(kind, form, instruction_set):
-    decided = []
+    decided, told = [], {"every": 3, "first_step": 4, "nan": "ignore"}
     for law in LAWS.values():
-        found = assert_alike(of_kind(kind, 6), start(kind, 37, 6), 8, every=3, first_step=4, nan="ignore", **law, **form)
+        found = assert_alike(of_kind(kind, 6), start(kind, 37, 6), 8, **told, **law, **form)
         decided.append(found.get("accept"))
     if "friction" not in form or "leapfrog_steps" in form:
         assert 0 < torch.cat(decided).mean() < 1
@@ -116,7 +116,7 @@ def test_a_proposal_with_a_nan_is_refused_and_counted(form):
     energy, x = hatebm.energies.Gaussian(torch.zeros(2), matrix), torch.tensor([[1e-10, 0.0]] * 50)
     law = {"step_size": 1e-22, "noise_std": 1e20} | form
     found = assert_alike(energy, x, 6, nan="ignore", **law)
-    assert 0 < found["nan_refused"].mean()
+    assert found["nan_refused"].mean() > 0
     got, warned, _ = run(energy, x, "auto", 6, **law)
     assert warned == 1
     assert torch.equal(got["nan_refused"], found["nan_refused"])
@@ -158,7 +158,7 @@ def test_single_steps_go_on_where_the_kernel_stopped(form):
 
     x = torch.randn(9, 2)
     chains = [
-        hatebm.Chain(energy, x, eps=0.5, seed=2, compile=mode, **form)
+        hatebm.Chain(energy, x, eps=0.3, seed=2, compile=mode, **form)
         for energy, mode in zip(energies, ("auto", "off"), strict=True)
     ]
     got = chains[0].run(20, callback=listen, every=3)
@@ -190,7 +190,7 @@ def test_steps_without_noise_are_those_of_single_steps():
     ("options", "reason"),
     [
         ({"correct": "mala", "mask": torch.tensor([True, False])}, "a mask holds elements"),
-        ({"leapfrog_steps": 2, "reflect": (-2.0, 2.0)}, "walls reflect|walls that reflect"),
+        ({"leapfrog_steps": 2, "reflect": (-2.0, 2.0)}, "walls reflect"),
         ({"friction": 1.0, "temperature": torch.tensor(2.0, requires_grad=True)}, "lie in tensors"),
     ],
 )
@@ -199,7 +199,7 @@ def test_what_goes_step_by_step_says_why(options, reason):
     chain.run(2)
     line = chain.report().splitlines()[-1]
     assert "not in one kernel: " in line
-    assert any(words in line for words in reason.split("|"))
+    assert reason in line
 
 
 def test_networks_and_other_devices_go_step_by_step(monkeypatch):

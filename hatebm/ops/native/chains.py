@@ -163,7 +163,7 @@ def told_of(steps: Any, n: int, here: torch.device) -> tuple[int, int, int, int,
     """Where what is told of a run's steps is to lie."""
     if steps.facts is None:
         return 0, 0, 0, 0, 0
-    every, *rows = steps.facts[:5]
+    every, *rows = steps.facts
     kept = kept_steps(steps)
     return every, *(address(row, kept * n, here) for row in rows)
 
@@ -175,19 +175,14 @@ def kept_steps(steps: Any) -> int:
 
 def proposals_at(steps: Any, n: int, d: int, here: torch.device) -> tuple:
     """The proposals of a run as they cross."""
-    corrected, leapfrog_steps, shares, velocity, refused = steps.proposals
+    corrected, leapfrog_steps, shares, velocity, refused, *rows = steps.proposals
+    kept = 0 if steps.facts is None else kept_steps(steps)
     require(shares.shape == (8, steps.n_steps), "hatebm", "shares", f"of shape (8, {steps.n_steps})", shares)
     return (
         *(corrected, leapfrog_steps, address(shares, shares.numel(), shares.device, torch.float64), *shares.stride()),
-        *(address(velocity, n * d, here), address(refused, n, here, torch.bool), *_decisions_at(steps, n, here)),
+        *(address(velocity, n * d, here), address(refused, n, here, torch.bool)),
+        *(address(row, kept * n, here) for row in rows),
     )
-
-
-def _decisions_at(steps: Any, n: int, here: torch.device) -> tuple[int, int]:
-    """Where what is told of a run's decisions is to lie."""
-    if steps.facts is None or not steps.proposals.corrected:
-        return 0, 0
-    return tuple(address(rows, kept_steps(steps) * n, here) for rows in (steps.facts.accept, steps.facts.nan_refused))
 
 
 def schedule_at(steps: Any, n: int, here: torch.device) -> tuple[int, int, int, int]:
