@@ -33,14 +33,15 @@ struct alignas(64) Lanes {
 
 // What pushes a velocity. The temperature divides where there is a prior, and multiplies by its inverse where there is none,
 // as step by step.
+template <bool prior>
 struct Kick {
     Law law;
-    bool prior;
     float temperature, precision;
 
     template <class F>
     HATEBM_HD F pull(F x, F g) const {
-        return prior ? g / F(temperature) + F(precision) * x : g;
+        if constexpr (prior) return g / F(temperature) + F(precision) * x;
+        else return g;
     }
 };
 
@@ -310,7 +311,13 @@ struct Run {
 
     // v - kick * clip(grad E / T + prior_precision x).
     void kick(Share of, const Spot& spot, bool watched) {
-        const Kick kick = kick_of(of);
+        if (a.law.prior_precision != 0) kick_by<true>(of, spot, watched);
+        else kick_by<false>(of, spot, watched);
+    }
+
+    template <bool prior>
+    __attribute__((noinline)) void kick_by(Share of, const Spot& spot, bool watched) {
+        const Kick<prior> kick = kick_of<prior>(of);
         const V factor = kick_factors(kick, spot).all();
         V doubt(0.0f);
         for (int64_t at = 0; at < size; at += width) {
@@ -323,16 +330,17 @@ struct Run {
         if (watched) mark_doubts(doubts);
     }
 
-    Kick kick_of(Share of) const {
+    template <bool prior>
+    Kick<prior> kick_of(Share of) const {
         Law push = law;
         push.step_size = static_cast<float>(share(of)), push.noise_std = 0, push.prior_precision = 0;
         push.clip_on_update = false, push.bound = static_cast<float>(share(Share::bound));
-        const bool prior = a.law.prior_precision != 0;
         if (prior) push.inverse_temperature = 1;
-        return {push, prior, static_cast<float>(share(Share::temperature)), law.prior_precision};
+        return {push, static_cast<float>(share(Share::temperature)), law.prior_precision};
     }
 
-    __attribute__((noinline)) Lanes kick_factors(const Kick kick, const Spot& spot) const {
+    template <bool prior>
+    __attribute__((noinline)) Lanes kick_factors(const Kick<prior> kick, const Spot& spot) const {
         Lanes factors;
         for (int64_t v = 0; kick.law.clip == Clip::norm && v < width; v += lanes) {
             const auto total = [&](int64_t e) {
@@ -346,7 +354,7 @@ struct Run {
     }
 
     // x + h v, within walls that clamp where nothing is refused.
-    void drift(const float* from) {
+    __attribute__((noinline)) void drift(const float* from) {
         Law way{};
         way.step_size = -law.noise_std, way.inverse_temperature = 1, way.add = law.add;
         way.low = p.corrected ? -infinite : a.law.low, way.high = p.corrected ? infinite : a.law.high;
