@@ -119,14 +119,12 @@ class Engine:
         """What takes stretches of steps of this run at once; nothing where it is to go step by step."""
         if stepwise or self.compile != "auto" or is_traced(state[0]):
             return Shortcuts(None, None)
-        parts = (form, blocks, potential, state, watch)
+        parts = (form, blocks, potential, state, watch, transition, gathering)
         with self._plain():
-            kernel = WholeRuns(*parts, gathering, self._kernel, self.precision)
+            kernel = WholeRuns(*parts, self._kernel, self.precision)
             own_bits = hasattr(type(kernel.energy), "in_kernel")  # of which a graph knows nothing
-            graphs = None
-            if self.device.type == "cuda" and not own_bits:
-                graphs = GraphRuns(*parts, transition, gathering, self.precision)
-            return Shortcuts(kernel, graphs, self._plain)
+            on_cuda = self.device.type == "cuda" and not own_bits
+            return Shortcuts(kernel, GraphRuns(*parts, self.precision) if on_cuda else None, self._plain)
 
     def end(self, n_steps: int, shortcuts: "Shortcuts") -> None:
         """Note the speed of a run, how many of its steps went in the energy's own kernel or why none, and graphs."""
