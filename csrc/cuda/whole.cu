@@ -33,13 +33,16 @@ __device__ __forceinline__ Seat<Energy> seat(const Formula& formula, const Share
 }
 
 constexpr float largest = 3.4028235e38f;
+constexpr int64_t nowhere = -1;
 
-// The steps of one chain. Where chains have laws of their own, one that stays as it is keeps step with its warp.
-template <class Energy, bool own_laws>
+// The steps of one chain. Where chains have laws of their own, one that stays as it is keeps step with its warp. Only
+// with `extras` are there facts to tell: what needs none keeps its registers.
+template <class Energy, bool own_laws, bool extras>
 struct Run {
     const Whole& a;
     const OnChip<Energy>& chain;
     const int64_t index;
+    const bool live;  // whether there is such a chain
     const uint64_t id;
     const RoundKeys keys;
     const float limit = quotient(largest, a.energy.reach), first_limit = quotient(largest, a.energy.first_reach);
@@ -49,19 +52,51 @@ struct Run {
 
     __device__ __forceinline__ void operator()() {
         chain.for_own_quads([&](int e) { doubt_quad(e, chain.quad(e)); });
+        int64_t next = extras ? a.facts.next(a.draw.step) : nowhere;
         for (int64_t i = 0; i < a.n_steps; ++i) {
             Law law = law_at(a.law, a.numbers, i, own_laws ? index : 0);
-            const bool still = law.step_size == 0 && law.noise_std == 0;
+            const bool still = law.step_size == 0 && law.noise_std == 0, told = extras && i == next;
             idle = own_laws && still;
-            if (!any(!still)) continue;
+            if (!told && !any(!still)) continue;
+            const int64_t at = told ? i / a.facts.every * a.n + index : nowhere;
+            if (told) keep(), next += a.facts.every;
             const Draw draw{a.draw.seed, a.draw.step + i, a.draw.block, a.draw.purpose};
             if (a.noise_first) {
                 if (any(law.noise_std != 0) || a.clamp_noise) add_noise(law, draw);
                 law.noise_std = 0;
             }
-            if (a.first_bad && __any_sync(~0u, !idle && !(doubt == 0))) examine(draw.step);
-            step(law, draw);
+            if (told || (a.first_bad && __any_sync(~0u, !idle && !(doubt == 0)))) examine(draw.step, at);
+            step(law, draw, at);
+            if (told) tell(a.facts.displacement, at, way());
         }
+    }
+
+    // Keeps where a step begins: in the chain's own row of x, which nobody else needs before the end of the run.
+    __device__ __forceinline__ float* row() const { return a.x + index * chain.d; }
+    __device__ __forceinline__ void keep() const {
+        chain.for_own_quads([&](int e) {
+            for (int k = 0; k < 4 && e + k < chain.d; ++k)
+                if (live) row()[e + k] = chain.state[e + k];
+        });
+    }
+    __device__ __forceinline__ float way() const {
+        return norm([&](int e, Quad& away) {
+            for (int k = 0; k < 4 && e + k < chain.d; ++k) away.v[k] = chain.state[e + k] - row()[e + k];
+        });
+    }
+    // Where steps of nobody are told of, and where a chain rests, norms are 0.
+    __device__ __forceinline__ void tell(float* rows, int64_t at, float norm) const {
+        if (live && chain.crew.rank == 0) rows[at] = idle ? 0 : norm;
+    }
+    // The norm of what of(e, v) makes of zeros v, for each quad.
+    template <class Of>
+    __device__ __forceinline__ float norm(Of of) const {
+        return norm_of(chain.sum([&](int e, double* terms) {
+            Quad v{};
+            of(e, v);
+#pragma unroll
+            for (int k = 0; k < 4; ++k) terms[k] = double(v.v[k]) * double(v.v[k]);
+        }));
     }
 
     // Whether something is so of any chain of the warp.
@@ -109,30 +144,42 @@ struct Run {
         });
     }
 
-    // Where the state may be beyond reach: is the energy or the gradient not finite?
-    __device__ __forceinline__ void examine(uint64_t step) {
+    // Where the state may be beyond reach, or is told of: is the energy or the gradient not finite?
+    __device__ __forceinline__ void examine(uint64_t step, int64_t at) {
         double unclean = 0;
         const float energy = chain.evaluate([&](int e, const Quad& g) {
 #pragma unroll
             for (int k = 0; k < 4; ++k) unclean += g.v[k] - g.v[k];
         });
+        if (at != nowhere && live && chain.crew.rank == 0) a.facts.energy[at] = energy;
         unclean = chain.over_crew(unclean) + (energy - energy);
         if (!idle && !(unclean == 0) && static_cast<int64_t>(step) < bad) bad = static_cast<int64_t>(step);
         chain.crew.wait();
     }
 
-    __device__ __forceinline__ void step(const Law& law, const Draw& draw) {
+    // The norm of what the clip sees.
+    template <class Seen>
+    __device__ __forceinline__ float total_norm(const Law& law, const Seen& seen) const {
+        return norm([&](int e, Quad& total) {
+            const Quad x = chain.quad(e), g = chain.gradient(seen, e, x);
+#pragma unroll
+            for (int k = 0; k < 4; ++k) total.v[k] = total_gradient(law, x.v[k], g.v[k]);
+        });
+    }
+
+    __device__ __forceinline__ void step(const Law& law, const Draw& draw, int64_t at) {
         const auto seen = chain.look();
         float factor = 1;
-        if (law.clip == Clip::norm)
-            factor = clip_factor(law, norm_of(chain.sum([&](int e, double* terms) {
-                const Quad x = chain.quad(e), g = chain.gradient(seen, e, x);
-#pragma unroll
-                for (int k = 0; k < 4; ++k) {
-                    const double total = total_gradient(law, x.v[k], g.v[k]);
-                    terms[k] = total * total;
-                }
-            })));
+        if (law.clip == Clip::norm || at != nowhere) {
+            const float norm = total_norm(law, seen);
+            factor = clip_factor(law, norm);
+            if (at != nowhere) {
+                Law bare = law;
+                bare.prior_precision = 0;
+                tell(a.facts.grad_norm, at, norm);
+                tell(a.facts.grad_norm_energy, at, a.law.prior_precision == 0 ? norm : total_norm(bare, seen));
+            }
+        }
         chain.crew.wait();
         move([&](int e, Quad& x) {
             Quad eps{};
@@ -145,15 +192,15 @@ struct Run {
     }
 };
 
-template <class Energy, bool own_laws>
-__global__ void __maxnreg__(128) whole_chains(const __grid_constant__ Whole a, Shares shares) {
+template <class Energy, bool own_laws, bool extras = false>
+__global__ void __maxnreg__(extras ? 255 : 128) whole_chains(const __grid_constant__ Whole a, Shares shares) {
     extern __shared__ float shared[];
     const Seat<Energy> own = seat<Energy>(a.energy, shares, shared);
     const bool live = own.index < a.n;
     const int64_t index = live ? own.index : a.n - 1;
     own.chain.read(a.x + index * a.energy.d);
     const auto id = static_cast<uint64_t>(a.chain_ids ? a.chain_ids[index] : index);
-    Run<Energy, own_laws> run{a, own.chain, index, id, round_keys(a.draw.seed)};
+    Run<Energy, own_laws, extras> run{a, own.chain, index, live, id, round_keys(a.draw.seed)};
     run();
     if (!live) return;
     if (a.first_bad && own.chain.crew.rank == 0) a.first_bad[index] = run.bad;
@@ -211,7 +258,9 @@ void launch_over(void (*kernel)(Arguments, Shares), const Arguments& a, const ch
 
 template <class Energy>
 void launch_chains(const Whole& a, const Launch& launch) {
-    launch_over(a.numbers.chain ? whole_chains<Energy, true> : whole_chains<Energy, false>, a, "whole_chains_", launch);
+    const auto kernel = a.facts.every ? whole_chains<Energy, true, true>
+                        : a.numbers.chain ? whole_chains<Energy, true> : whole_chains<Energy, false>;
+    launch_over(kernel, a, "whole_chains_", launch);
 }
 
 }  // namespace

@@ -7,7 +7,9 @@ import torch
 from parity import LAWS
 
 import hatebm
-from hatebm.energies.steps import Steps
+from hatebm.energies.steps import Facts, Steps
+from hatebm.ops import native, reference
+from hatebm.ops.scalars import OPEN
 
 MORE = {
     "before": {"noise_at": "before"},
@@ -51,6 +53,11 @@ OWN_LAWS = {
     "no noise": {"noisy": False},
     "no prior": {"prior": False, "noise_at": "before"},
 }
+TOLD = {
+    "clip": {"clip": "norm", "first_step": 2**34 + 1},
+    "before": {"clip": "value", "noise_at": "before", "low": -0.7, "high": 0.9, "clamp_noise": True},
+    "no prior": {"prior": False, "add": "fma"},
+}
 SETTINGS = dict(clip=None, clip_on="grad", add="sequential", low=-math.inf, high=math.inf, clamp_noise=False)
 SETTINGS |= {"noisy": True, "prior": True, "noise_at": "after", "seed": 5, "first_step": 2**34, "chain_ids": None}
 
@@ -90,3 +97,46 @@ def outcome(energy, x, mode, n_steps, **options):
         return hatebm.langevin(energy, x, n_steps, compile=mode, **options)
     except hatebm.ChainDiverged as error:
         return error.step, error.chains
+
+
+def telling(steps, n, every):
+    """These steps with rows for what is told of those that ``every`` divides."""
+    kept = len(range(-steps.first_step % every, steps.n_steps, every))
+    return steps._replace(facts=Facts(every, *torch.full((4, kept, n), torch.nan)))
+
+
+def one_by_one(look, x, steps):
+    """Where steps of the ops lead in an energy that ``look`` tells with its gradient, and the facts of those kept."""
+    told = []
+    settings = {name: getattr(steps, name) for name in ("add", "clip", "clip_on", "seed", "chain_ids")}
+    box = {"low": steps.low, "high": steps.high}
+    for i in range(steps.n_steps):
+        numbers = steps.schedule[:, i].reshape(5, -1).contiguous()
+        place = settings | {"step": steps.first_step + i, "numbers": numbers, "step_size": 1.0}
+
+        def stepped(x, grad, noisy, prior, walls, place=place, **norm):
+            law = {"noise_std": float(noisy), "prior_precision": float(prior)}
+            native.langevin_step_(x := x.clone(), grad, **place, **law, **(box if walls else OPEN), **norm)
+            return x
+
+        rests, norms, first = (numbers[:2] == 0).all(0), torch.empty(2, len(x)), steps.noise_at == "before"
+        before, here = x, stepped(x, None, steps.noisy, False, steps.clamp_noise) if first else x
+        here = torch.where(rests[:, None], before, here)
+        energy, grad = look(here)
+        stepped(here, grad, False, False, False, grad_norm=norms[1])
+        x = stepped(here, grad, steps.noisy and not first, steps.prior, True, grad_norm=norms[0])
+        x = torch.where(rests[:, None], before, x)
+        norms = torch.stack([*norms, reference.sample_norm(x - before)])
+        if (steps.first_step + i) % steps.facts.every == 0:
+            told.append(torch.stack([energy, *torch.where(rests, 0, norms)]))
+    return x, torch.stack(told, 1)
+
+
+def assert_told(run, look, x, steps):
+    """``run(x, steps)`` goes where single steps go, and tells of those that are kept what they tell."""
+    x_want, facts_want = one_by_one(look, x, steps)
+    moved, first = run(x, steps)
+    for got, want in ((moved, x_want), (torch.stack(steps.facts[1:]), facts_want)):
+        assert torch.equal(got.isnan(), want.isnan())
+        assert torch.equal(got.nan_to_num(7).view(torch.int32), want.nan_to_num(7).view(torch.int32))
+    return moved, first
