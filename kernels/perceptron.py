@@ -16,7 +16,16 @@ from torch import Tensor
 from hatebm.kernels.activation import activated
 from hatebm.kernels.law import numbers_of
 from hatebm.kernels.quads import EXACT, NUMBERS, STRIDES
-from hatebm.kernels.whole import chains_of_program, kicked, law_of, normals_of_chains, schedule_of_chains, stepped
+from hatebm.kernels.whole import (
+    chains_of_program,
+    kicked,
+    law_of,
+    normals_of_chains,
+    schedule_of_chains,
+    stepped,
+    tell_norms,
+    tell_pull,
+)
 from hatebm.ops.native.chains import ACTIVATIONS, NEVER, mark_moved
 from hatebm.ops.native.extension import readable
 
@@ -96,9 +105,9 @@ def perceptron_look_at(
     tl.store(energies + sample, energy, mask=live)
 
 
-@triton.jit(do_not_specialize=[*NUMBERS, *STRIDES, "n_steps", "first_step"])
+@triton.jit(do_not_specialize=[*NUMBERS, *STRIDES, "n_steps", "first_step", "every"])
 def perceptron_steps(
-    x, weights, biases, work, schedule, chain_ids, first_bad, n, d, room, n_steps,
+    x, weights, biases, work, schedule, chain_ids, first_bad, facts, n, d, room, n_steps, every,
     field_stride: tl.int64, step_stride: tl.int64, chain_stride: tl.int64,
     seed: tl.int64, first_step: tl.int64, low, high,
     WIDTHS: tl.constexpr, ACTIVATIONS: tl.constexpr, PARAMETERS: tl.constexpr, AT: tl.constexpr, DEPTH: tl.constexpr,
@@ -134,11 +143,22 @@ def perceptron_steps(
         if WATCHED:
             unclean = (tl.max((inside & (g - g != 0.0)).to(tl.int32), 1) != 0) | (energy - energy != 0.0)
             bad = tl.where(active, tl.where(unclean[:, None] & (bad > first_step + i), first_step + i, bad), bad)
+        if facts is not None:
+            at_facts = (i // every).to(tl.int64) * n + sample
+            if (first_step + i) % every == 0:
+                tell_pull(
+                    facts, at_facts, state, g, energy, active, inside, live, inverse_temperature, prior_precision,
+                    PRIOR, LEVELS,
+                )  # fmt: skip
         new = stepped(
             state, g, eps, inside, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high,
             NOISY and not FIRST, PRIOR, ADD, CLIP, CLIP_ON, LEVELS,
         )  # fmt: skip
         state = tl.where(active, new, before)
+        if facts is not None:
+            at_facts = (i // every).to(tl.int64) * n + sample
+            if (first_step + i) % every == 0:
+                tell_norms(facts[3] + at_facts, state - before, active, inside, live, LEVELS)
     tl.debug_barrier()
     tl.store(x_at, state, mask=inside)
     if WATCHED:

@@ -72,9 +72,29 @@ def stepped(
     return moved(state, g, eps, factor, step_size, noise_std, bound, low, high, True, NOISY, True, ADD, CLIP, CLIP_ON)
 
 
-@triton.jit(do_not_specialize=[*NUMBERS, *STRIDES, "d", "components", "n_steps", "first_step"])
+@triton.jit
+def tell_norms(rows, v, active, inside, live, LEVELS: tl.constexpr):
+    """Write the norm of each row of v, 0 of a chain that rests."""
+    squares = tl.where(active, tl.where(inside, v, 0.0), 0.0).to(tl.float64)
+    tl.store(rows, norm_of(fold_in_halves(squares * squares, LEVELS)), mask=live)
+
+
+@triton.jit
+def tell_pull(
+    facts, at, state, g, energy, active, inside, live, inverse_temperature, prior_precision,
+    PRIOR: tl.constexpr, LEVELS: tl.constexpr,
+):  # fmt: skip
+    """Write what is known of a step where it takes its gradient."""
+    tl.store(facts[0] + at, energy, mask=live)
+    pull = total_gradient(state, g, inverse_temperature, prior_precision, PRIOR, True)
+    tell_norms(facts[1] + at, pull, active, inside, live, LEVELS)
+    bare = total_gradient(state, g, inverse_temperature, prior_precision, False, True)
+    tell_norms(facts[2] + at, bare, active, inside, live, LEVELS)
+
+
+@triton.jit(do_not_specialize=[*NUMBERS, *STRIDES, "d", "components", "n_steps", "first_step", "every"])
 def whole_steps(
-    x, where, weight, scratch, schedule, chain_ids, first_bad, n, d, components, n_steps,
+    x, where, weight, scratch, schedule, chain_ids, first_bad, facts, n, d, components, n_steps, every,
     field_stride: tl.int64, step_stride: tl.int64, chain_stride: tl.int64,
     seed: tl.int64, first_step: tl.int64, low, high, reach, first_reach,
     KIND: tl.constexpr, NOISY: tl.constexpr, FIRST: tl.constexpr, CLAMP_NOISE: tl.constexpr, PRIOR: tl.constexpr,
@@ -116,11 +136,23 @@ def whole_steps(
                 energy = energy_of(terms, where, KIND, LEVELS)
                 unclean = (tl.max((inside & (g - g != 0.0)).to(tl.int32), 1) != 0) | (energy - energy != 0.0)
                 bad = tl.where(active, tl.where(unclean[:, None] & (bad > step), step, bad), bad)
+        if facts is not None:
+            at_facts = (i // every).to(tl.int64) * n + sample
+            if step % every == 0:
+                energy = energy_of(terms, where, KIND, LEVELS)
+                tell_pull(
+                    facts, at_facts, state, g, energy, active, inside, live, inverse_temperature, prior_precision,
+                    PRIOR, LEVELS,
+                )  # fmt: skip
         new = stepped(
             state, g, eps, inside, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high,
             NOISY and not FIRST, PRIOR, ADD, CLIP, CLIP_ON, LEVELS,
         )  # fmt: skip
         state = tl.where(active, new, before)
+        if facts is not None:
+            at_facts = (i // every).to(tl.int64) * n + sample
+            if step % every == 0:
+                tell_norms(facts[3] + at_facts, state - before, active, inside, live, LEVELS)
         if REREAD:
             tl.debug_barrier()
             tl.store(x_at, state, mask=inside)
@@ -180,6 +212,7 @@ def law_of(steps: Any, rows: Tensor) -> dict[str, Any]:
         **{"n_steps": steps.n_steps, "seed": at["seed"], "first_step": at["step"], "chain_ids": steps.chain_ids},
         **{"schedule": steps.schedule, "field_stride": field, "step_stride": step, "chain_stride": chain},
         **{"EACH": steps.schedule.dim() == 3, "low": steps.low, "high": steps.high},
+        **{"facts": steps.facts and tuple(steps.facts[1:]), "every": steps.facts.every if steps.facts else 1},
         **{"NOISY": steps.noisy, "PRIOR": steps.prior, "FIRST": steps.noise_at == "before"},
         **{"CLAMP_NOISE": steps.clamp_noise, "ADD": steps.add},
         **{"CLIP": steps.clip, "CLIP_ON": steps.clip_on, "WATCHED": steps.watched},

@@ -84,7 +84,7 @@ struct Run {
             for (int k = 0; k < 4 && e + k < chain.d; ++k) away.v[k] = chain.state[e + k] - row()[e + k];
         });
     }
-    // Where steps of nobody are told of, and where a chain rests, norms are 0.
+    // Tells a norm, 0 of a chain that rests.
     __device__ __forceinline__ void tell(float* rows, int64_t at, float norm) const {
         if (live && chain.crew.rank == 0) rows[at] = idle ? 0 : norm;
     }
