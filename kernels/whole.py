@@ -29,6 +29,14 @@ def chains_of_program(n, d, CHAINS: tl.constexpr, ELEMENTS: tl.constexpr):
 
 
 @triton.jit
+def free_of(mask, sample, element, inside, d):
+    """Which elements of chains there are, and may move."""
+    if mask is not None:
+        inside = inside & (tl.load(mask + sample[:, None] * d + element[None, :], mask=inside, other=0) != 0)
+    return inside
+
+
+@triton.jit
 def normals_of_chains(seed, step, chain_ids, n, CHAINS: tl.constexpr, ELEMENTS: tl.constexpr):
     """The normals of block 0 of a program's chains at a step, (chains, elements)."""
     i = tl.arange(0, CHAINS * ELEMENTS // 4)
@@ -59,7 +67,7 @@ def kicked(state, eps, step_size, noise_std, low, high, NOISY: tl.constexpr, CLA
 
 @triton.jit
 def stepped(
-    state, g, eps, inside, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high,
+    state, g, eps, free, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high,
     NOISY: tl.constexpr, PRIOR: tl.constexpr, ADD: tl.constexpr, CLIP: tl.constexpr, CLIP_ON: tl.constexpr,
     LEVELS: tl.constexpr,
 ):  # fmt: skip
@@ -67,34 +75,34 @@ def stepped(
     g = total_gradient(state, g, inverse_temperature, prior_precision, PRIOR, True)
     factor = 1.0
     if CLIP == "norm":
-        squares = tl.where(inside, g, 0.0).to(tl.float64)
+        squares = tl.where(free, g, 0.0).to(tl.float64)
         factor = clip_factor(norm_of(fold_in_halves(squares * squares, LEVELS))[:, None], step_size, bound, CLIP_ON)
     return moved(state, g, eps, factor, step_size, noise_std, bound, low, high, True, NOISY, True, ADD, CLIP, CLIP_ON)
 
 
 @triton.jit
-def tell_norms(rows, v, active, inside, live, LEVELS: tl.constexpr):
+def tell_norms(rows, v, active, free, live, LEVELS: tl.constexpr):
     """Write the norm of each row of v, 0 of a chain that rests."""
-    squares = tl.where(active, tl.where(inside, v, 0.0), 0.0).to(tl.float64)
+    squares = tl.where(active, tl.where(free, v, 0.0), 0.0).to(tl.float64)
     tl.store(rows, norm_of(fold_in_halves(squares * squares, LEVELS)), mask=live)
 
 
 @triton.jit
 def tell_pull(
-    facts, at, state, g, energy, active, inside, live, inverse_temperature, prior_precision,
+    facts, at, state, g, energy, active, free, live, inverse_temperature, prior_precision,
     PRIOR: tl.constexpr, LEVELS: tl.constexpr,
 ):  # fmt: skip
     """Write what is known of a step where it takes its gradient."""
     tl.store(facts[0] + at, energy, mask=live)
     pull = total_gradient(state, g, inverse_temperature, prior_precision, PRIOR, True)
-    tell_norms(facts[1] + at, pull, active, inside, live, LEVELS)
+    tell_norms(facts[1] + at, pull, active, free, live, LEVELS)
     bare = total_gradient(state, g, inverse_temperature, prior_precision, False, True)
-    tell_norms(facts[2] + at, bare, active, inside, live, LEVELS)
+    tell_norms(facts[2] + at, bare, active, free, live, LEVELS)
 
 
 @triton.jit(do_not_specialize=[*NUMBERS, *STRIDES, "d", "components", "n_steps", "first_step", "every"])
 def whole_steps(
-    x, where, weight, scratch, schedule, chain_ids, first_bad, facts, n, d, components, n_steps, every,
+    x, where, weight, scratch, schedule, chain_ids, first_bad, mask, facts, n, d, components, n_steps, every,
     field_stride: tl.int64, step_stride: tl.int64, chain_stride: tl.int64,
     seed: tl.int64, first_step: tl.int64, low, high, reach, first_reach,
     KIND: tl.constexpr, NOISY: tl.constexpr, FIRST: tl.constexpr, CLAMP_NOISE: tl.constexpr, PRIOR: tl.constexpr,
@@ -112,6 +120,7 @@ def whole_steps(
         pulls = rows
     reaches = tl.where(element == 0, first_reach, reach)[None, :]
     state = tl.load(x_at, mask=inside, other=0.0)
+    free = free_of(mask, sample, element, inside, d)
     bad = tl.full((CHAINS, 1), 0x7FFFFFFFFFFFFFFF, tl.int64)
     at, there = schedule_of_chains(schedule, chain_stride, sample, live, EACH)
     for i in range(n_steps):
@@ -126,6 +135,8 @@ def whole_steps(
         before = state
         if FIRST:
             state = kicked(state, eps, step_size, noise_std, low, high, NOISY, CLAMP_NOISE)
+            if mask is not None:
+                state = tl.where(free, state, before)
             if REREAD:
                 tl.store(x_at, state, mask=inside)
                 tl.debug_barrier()
@@ -134,21 +145,23 @@ def whole_steps(
             far = inside & ~(tl.abs(state) <= reaches)
             if tl.max(tl.max(far.to(tl.int32), 1), 0) != 0:
                 energy = energy_of(terms, where, KIND, LEVELS)
-                unclean = (tl.max((inside & (g - g != 0.0)).to(tl.int32), 1) != 0) | (energy - energy != 0.0)
+                unclean = (tl.max((free & (g - g != 0.0)).to(tl.int32), 1) != 0) | (energy - energy != 0.0)
                 bad = tl.where(active, tl.where(unclean[:, None] & (bad > step), step, bad), bad)
         if facts is not None:
             at_facts = (i // every).to(tl.int64) * n + sample
             if step % every == 0:
                 energy = energy_of(terms, where, KIND, LEVELS)
                 tell_pull(
-                    facts, at_facts, state, g, energy, active, inside, live, inverse_temperature, prior_precision,
+                    facts, at_facts, state, g, energy, active, free, live, inverse_temperature, prior_precision,
                     PRIOR, LEVELS,
                 )  # fmt: skip
         new = stepped(
-            state, g, eps, inside, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high,
+            state, g, eps, free, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high,
             NOISY and not FIRST, PRIOR, ADD, CLIP, CLIP_ON, LEVELS,
         )  # fmt: skip
         state = tl.where(active, new, before)
+        if mask is not None:
+            state = tl.where(free, state, before)
         if facts is not None:
             at_facts = (i // every).to(tl.int64) * n + sample
             if step % every == 0:
@@ -212,7 +225,8 @@ def law_of(steps: Any, rows: Tensor) -> dict[str, Any]:
         **{"n_steps": steps.n_steps, "seed": at["seed"], "first_step": at["step"], "chain_ids": steps.chain_ids},
         **{"schedule": steps.schedule, "field_stride": field, "step_stride": step, "chain_stride": chain},
         **{"EACH": steps.schedule.dim() == 3, "low": steps.low, "high": steps.high},
-        **{"facts": steps.facts and tuple(steps.facts[1:]), "every": steps.facts.every if steps.facts else 1},
+        **{"mask": steps.mask, "facts": steps.facts and tuple(steps.facts[1:])},
+        **{"every": steps.facts.every if steps.facts else 1},
         **{"NOISY": steps.noisy, "PRIOR": steps.prior, "FIRST": steps.noise_at == "before"},
         **{"CLAMP_NOISE": steps.clamp_noise, "ADD": steps.add},
         **{"CLIP": steps.clip, "CLIP_ON": steps.clip_on, "WATCHED": steps.watched},

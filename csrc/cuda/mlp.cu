@@ -32,8 +32,10 @@ struct Block {
             rows[int64_t(own.chain) * d + e] = panel[e * own.chains + own.chain];
     }
 
-    // The gradient at x, and where somebody wants to know energies these, and of each chain whether all is finite.
-    __device__ __forceinline__ void evaluate(bool watched) const {
+    // The gradient at x, and where somebody wants to know energies these, and of each chain whether these and the gradient
+    // of what is not held(chain, element) are finite.
+    template <class Held>
+    __device__ __forceinline__ void evaluate(bool watched, Held held) const {
         const float* in = x;
         for (int l = 0; l < net.depth; ++l) {
             const HiddenLayer& layer = net.hidden[l];
@@ -59,7 +61,7 @@ struct Block {
         multiply(numbers + first.backward, nullptr, first.inputs, first.outputs, slopes, gradient, own);
         for (int e = own.crew; watched && e < d; e += own.crews) {
             const float g = gradient[e * own.chains + own.chain];
-            if (!(g - g == 0)) unclean[own.chain] = 1;
+            if (!(g - g == 0) && !held(own.chain, e)) unclean[own.chain] = 1;
         }
         __syncthreads();
     }
@@ -109,10 +111,10 @@ struct Block {
         __syncthreads();
     }
 
-    // body(element, normals) for the thread's quads.
-    template <class Body>
+    // body(place, normal) for what is not held(chain, element) of the thread's quads.
+    template <class Held, class Body>
     __device__ __forceinline__ void for_quads(const Law& law, const Draw& draw, const RoundKeys& keys, uint64_t id,
-                                              Body body) const {
+                                              Held held, Body body) const {
         for (int e = 4 * own.crew; e < d; e += 4 * own.crews) {
             Quad eps{};
             if (law.noise_std != 0)
@@ -120,7 +122,7 @@ struct Block {
                                 last_counter(draw, id), keys, eps.v[0], eps.v[1], eps.v[2], eps.v[3]);
 #pragma unroll
             for (int k = 0; k < 4; ++k)
-                if (e + k < d) body((e + k) * own.chains + own.chain, eps.v[k]);
+                if (e + k < d && !held(own.chain, e + k)) body((e + k) * own.chains + own.chain, eps.v[k]);
         }
     }
 };
@@ -143,7 +145,7 @@ __global__ void __maxnreg__(168) mlp_look_at(const __grid_constant__ MlpLook a, 
     const Block block = block_of<kept>(a.net, chains, shared);
     const int64_t first = int64_t(blockIdx.x) * chains, left = a.n - first;
     block.read(a.x + first * block.d, left);
-    block.evaluate(true);
+    block.evaluate(true, [](int, int) { return false; });
     block.write(block.gradient, a.gradients + first * block.d, left);
     if (block.own.crew == 0 && block.own.chain < left) a.energies[first + block.own.chain] = block.energies[block.own.chain];
 }
@@ -159,6 +161,9 @@ __global__ void __maxnreg__(own_laws ? 200 : 168) mlp_steps(const __grid_constan
     float *x = block.x, *gradient = block.gradient, *rows = a.x + first * block.d;
     block.read(rows, left);
     const auto rests = [](const Law& law) { return law.step_size == 0 && law.noise_std == 0; };
+    const auto held = [&](int chain, int e) {
+        return own_laws && a.mask && chain < left && !a.mask[(first + chain) * block.d + e];
+    };
     int64_t bad = INT64_MAX, next = own_laws ? a.facts.next(a.draw.step) : nowhere;
     for (int64_t i = 0; i < a.n_steps; ++i) {
         const auto law_of = [&](int chain) {
@@ -180,12 +185,12 @@ __global__ void __maxnreg__(own_laws ? 200 : 168) mlp_steps(const __grid_constan
         if (a.noise_first) {
             if (!a.clamp_noise) open.low = -INFINITY, open.high = INFINITY;
             if (!idle)
-                block.for_quads(open, draw, keys, id, [&](int at, float eps) {
+                block.for_quads(open, draw, keys, id, held, [&](int at, float eps) {
                     x[at] = noise_element(open, x[at], eps);
                 });
             __syncthreads();
         }
-        block.evaluate(told || a.first_bad != nullptr);
+        block.evaluate(told || a.first_bad != nullptr, held);
         if (told && own.crew == 0 && own.chain < left) a.facts.energy[at + own.chain] = block.energies[own.chain];
         if (own.crew == 0 && block.unclean[own.chain] != 0) {
             if (!idle && bad == INT64_MAX) bad = static_cast<int64_t>(draw.step);
@@ -195,7 +200,7 @@ __global__ void __maxnreg__(own_laws ? 200 : 168) mlp_steps(const __grid_constan
             return [&, prior](int c) {
                 Law law = law_of(c);
                 if (!prior) law.prior_precision = 0;
-                return [=](int, int i) { return total_gradient(law, x[i], gradient[i]); };
+                return [=](int e, int i) { return held(c, e) ? 0 : total_gradient(law, x[i], gradient[i]); };
             };
         };
         if (told || a.law.clip == Clip::norm)
@@ -208,7 +213,7 @@ __global__ void __maxnreg__(own_laws ? 200 : 168) mlp_steps(const __grid_constan
         Law law = law_of(own.chain);  // again: not kept in registers while the layers are evaluated
         if (a.noise_first) law.noise_std = 0;
         if (!idle)
-            block.for_quads(law, draw, keys, id, [&](int at, float eps) {
+            block.for_quads(law, draw, keys, id, held, [&](int at, float eps) {
                 x[at] = step_element(law, x[at], total_gradient(law, x[at], gradient[at]), eps, factor);
             });
         __syncthreads();
@@ -257,7 +262,7 @@ bool mlp_fits(const Perceptron& net, int device) { return Panels(net, 1).size(ne
 
 void mlp_chains(const MlpChains& a, const Launch& launch) {
     const char* op = "perceptron_chains_";
-    if (a.numbers.chain || a.facts.every) launch_over(mlp_steps<true, true>, mlp_steps<false, true>, a, op, launch);
+    if (a.numbers.chain || a.facts.every || a.mask) launch_over(mlp_steps<true, true>, mlp_steps<false, true>, a, op, launch);
     else launch_over(mlp_steps<true, false>, mlp_steps<false, false>, a, op, launch);
 }
 

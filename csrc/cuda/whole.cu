@@ -36,7 +36,7 @@ constexpr float largest = 3.4028235e38f;
 constexpr int64_t nowhere = -1;
 
 // The steps of one chain. Where chains have laws of their own, one that stays as it is keeps step with its warp. Only
-// with `extras` are there facts to tell: what needs none keeps its registers.
+// with `extras` are there facts to tell, or a mask: what needs none keeps its registers.
 template <class Energy, bool own_laws, bool extras>
 struct Run {
     const Whole& a;
@@ -99,6 +99,11 @@ struct Run {
         }));
     }
 
+    // Whether there is such an element, and the state may move there.
+    __device__ __forceinline__ bool free(int e) const {
+        return e < chain.d && !(extras && a.mask && !a.mask[index * chain.d + e]);
+    }
+
     // Whether something is so of any chain of the warp.
     __device__ __forceinline__ bool any(bool mine) const { return own_laws ? __any_sync(~0u, mine) : mine; }
 
@@ -126,8 +131,8 @@ struct Run {
                 of(e, x);
 #pragma unroll
                 for (int k = 0; k < 4; ++k)
-                    if (e + k < chain.d) chain.state.put(e + k, x.v[k]);
-                doubt_quad(e, x);
+                    if (free(e + k)) chain.state.put(e + k, x.v[k]);
+                doubt_quad(e, extras ? chain.quad(e) : x);
             });
         }
         chain.crew.wait();
@@ -149,7 +154,8 @@ struct Run {
         double unclean = 0;
         const float energy = chain.evaluate([&](int e, const Quad& g) {
 #pragma unroll
-            for (int k = 0; k < 4; ++k) unclean += g.v[k] - g.v[k];
+            for (int k = 0; k < 4; ++k)
+                if (!extras || free(e + k)) unclean += g.v[k] - g.v[k];
         });
         if (at != nowhere && live && chain.crew.rank == 0) a.facts.energy[at] = energy;
         unclean = chain.over_crew(unclean) + (energy - energy);
@@ -163,7 +169,8 @@ struct Run {
         return norm([&](int e, Quad& total) {
             const Quad x = chain.quad(e), g = chain.gradient(seen, e, x);
 #pragma unroll
-            for (int k = 0; k < 4; ++k) total.v[k] = total_gradient(law, x.v[k], g.v[k]);
+            for (int k = 0; k < 4; ++k)
+                if (!extras || free(e + k)) total.v[k] = total_gradient(law, x.v[k], g.v[k]);
         });
     }
 
@@ -258,7 +265,7 @@ void launch_over(void (*kernel)(Arguments, Shares), const Arguments& a, const ch
 
 template <class Energy>
 void launch_chains(const Whole& a, const Launch& launch) {
-    const auto kernel = a.facts.every ? whole_chains<Energy, true, true>
+    const auto kernel = a.facts.every || a.mask ? whole_chains<Energy, true, true>
                         : a.numbers.chain ? whole_chains<Energy, true> : whole_chains<Energy, false>;
     launch_over(kernel, a, "whole_chains_", launch);
 }

@@ -6,7 +6,7 @@ import pytest
 import torch
 from perceptrons import LAWS, gradient_in_float64, network
 from torch import nn
-from whole_chains import OWN_LAWS, TOLD, assert_own_laws, assert_told, own_schedule, own_steps, telling
+from whole_chains import OWN_LAWS, TOLD, assert_own_laws, assert_told, own_schedule, own_steps, telling, with_mask
 
 import hatebm
 from hatebm.energies.mlp import ACTIVATIONS
@@ -164,6 +164,8 @@ def test_a_run_tells_what_single_steps_tell(n, widths, law, steps_on_gpu, look_o
     run, look = functools.partial(steps_on_gpu, energy), functools.partial(look_on_gpu, energy)
     for numbers, every in ((schedule, 3), (schedule[..., 0], 1)):
         steps = telling(own_steps(numbers, **law), n, every)
+        if numbers is not schedule:
+            steps, x = with_mask(steps, x)
         moved = assert_told(run, look, x, steps)
         for got, want in zip(moved, run(x, steps._replace(facts=None)), strict=True):
             assert torch.equal(got.nan_to_num(7), want.nan_to_num(7))

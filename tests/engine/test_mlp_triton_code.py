@@ -6,7 +6,7 @@ import pytest
 import torch
 from disassembly import MARKS, assert_no_spill, count, instructions, tool
 from triton_compiler import Target
-from whole_chains import telling
+from whole_chains import telling, with_mask
 
 import hatebm
 from hatebm.energies import MLP
@@ -38,7 +38,7 @@ def compiled(monkeypatch, tmp_path):
         if each:
             steps = steps._replace(schedule=steps.schedule[..., None].expand(5, 2, n), prior=True)
         if extras:
-            steps = telling(steps, n, 1)
+            steps, _ = with_mask(telling(steps, n, 1), torch.zeros(n, d))
         perceptron_chains_(torch.zeros(n, d), layers_of(energy.layers), steps)
         return found[-1], sum(len(caches[0]) for caches in perceptron_steps.device_caches.values())
 

@@ -21,7 +21,7 @@ WHOLE = {
     **dict.fromkeys(("field_stride", "step_stride", "chain_stride"), "i64"),
     **dict.fromkeys(("low", "high", "reach", "first_reach"), "fp32"),
 }
-EXTRAS = {"facts": ("*fp32",) * 4}
+EXTRAS = {"facts": ("*fp32",) * 4, "mask": "*i1"}
 LAW = {
     "NOISY": True,
     "FIRST": False,
