@@ -110,10 +110,10 @@ def perceptron_look_at(
 def perceptron_steps(
     x, weights, biases, work, schedule, chain_ids, first_bad, mask, facts, n, d, room, n_steps, every,
     field_stride: tl.int64, step_stride: tl.int64, chain_stride: tl.int64,
-    seed: tl.int64, first_step: tl.int64, low, high,
+    seed: tl.int64, first_step: tl.int64, low, high, width,
     WIDTHS: tl.constexpr, ACTIVATIONS: tl.constexpr, PARAMETERS: tl.constexpr, AT: tl.constexpr, DEPTH: tl.constexpr,
     NOISY: tl.constexpr, FIRST: tl.constexpr, CLAMP_NOISE: tl.constexpr, PRIOR: tl.constexpr, ADD: tl.constexpr,
-    CLIP: tl.constexpr, CLIP_ON: tl.constexpr, WATCHED: tl.constexpr, EACH: tl.constexpr,
+    CLIP: tl.constexpr, CLIP_ON: tl.constexpr, WALLS: tl.constexpr, WATCHED: tl.constexpr, EACH: tl.constexpr,
     CHAINS: tl.constexpr, ELEMENTS: tl.constexpr, LEVELS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """WIDTHS: of the state, then of each hidden layer; AT: where in the workspace its values and slopes lie."""
@@ -134,7 +134,7 @@ def perceptron_steps(
             eps = normals_of_chains(seed, first_step + i, chain_ids, n, CHAINS, ELEMENTS)
         before = state
         if FIRST:
-            state = kicked(state, eps, step_size, noise_std, low, high, NOISY, CLAMP_NOISE)
+            state = kicked(state, eps, step_size, noise_std, low, high, width, NOISY, CLAMP_NOISE, WALLS)
             if mask is not None:
                 state = tl.where(free, state, before)
         tl.debug_barrier()
@@ -155,8 +155,8 @@ def perceptron_steps(
                     PRIOR, LEVELS,
                 )  # fmt: skip
         new = stepped(
-            state, g, eps, free, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high,
-            NOISY and not FIRST, PRIOR, ADD, CLIP, CLIP_ON, LEVELS,
+            state, g, eps, free, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high, width,
+            NOISY and not FIRST, PRIOR, ADD, CLIP, CLIP_ON, WALLS, LEVELS,
         )  # fmt: skip
         state = tl.where(active, new, before)
         if mask is not None:

@@ -1,5 +1,6 @@
 """Whole chains in Triton, for energies with a formula: a program takes a few chains through all their steps."""
 
+import math
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hatebm.kernels.energies import energy_of, looked_at
-from hatebm.kernels.law import clamp, clip_factor, moved, numbers_of, total_gradient
+from hatebm.kernels.law import clamp, clip_factor, folded, moved, numbers_of, total_gradient
 from hatebm.kernels.noise import chain_of, normals_of
 from hatebm.kernels.quads import EXACT, NUMBERS, STRIDES, place
 from hatebm.kernels.tree import fold_in_halves, norm_of
@@ -56,20 +57,24 @@ def schedule_of_chains(schedule, chain_stride, sample, live, EACH: tl.constexpr)
 
 
 @triton.jit
-def kicked(state, eps, step_size, noise_std, low, high, NOISY: tl.constexpr, CLAMP_NOISE: tl.constexpr):
+def kicked(
+    state, eps, step_size, noise_std, low, high, width,
+    NOISY: tl.constexpr, CLAMP_NOISE: tl.constexpr, WALLS: tl.constexpr,
+):  # fmt: skip
     """The state with the noise of a law that adds it before the gradient is taken."""
     if NOISY:
         state = tl.where(noise_std != 0.0, state + noise_std * eps, state)
     if CLAMP_NOISE:
-        state = tl.where((step_size != 0.0) | (noise_std != 0.0), clamp(state, low, high), state)
+        inside = folded(state, low, high, width, WALLS) if WALLS else clamp(state, low, high)
+        state = tl.where((step_size != 0.0) | (noise_std != 0.0), inside, state)
     return state
 
 
 @triton.jit
 def stepped(
-    state, g, eps, free, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high,
+    state, g, eps, free, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high, width,
     NOISY: tl.constexpr, PRIOR: tl.constexpr, ADD: tl.constexpr, CLIP: tl.constexpr, CLIP_ON: tl.constexpr,
-    LEVELS: tl.constexpr,
+    WALLS: tl.constexpr, LEVELS: tl.constexpr,
 ):  # fmt: skip
     """The states of chains, a row each, after a step with gradient g of the energy."""
     g = total_gradient(state, g, inverse_temperature, prior_precision, PRIOR, True)
@@ -77,7 +82,12 @@ def stepped(
     if CLIP == "norm":
         squares = tl.where(free, g, 0.0).to(tl.float64)
         factor = clip_factor(norm_of(fold_in_halves(squares * squares, LEVELS))[:, None], step_size, bound, CLIP_ON)
-    return moved(state, g, eps, factor, step_size, noise_std, bound, low, high, True, NOISY, True, ADD, CLIP, CLIP_ON)
+    left = -float("inf") if WALLS else low
+    right = float("inf") if WALLS else high
+    new = moved(
+        state, g, eps, factor, step_size, noise_std, bound, left, right, True, NOISY, True, ADD, CLIP, CLIP_ON
+    )  # fmt: skip
+    return folded(new, low, high, width, WALLS) if WALLS else new
 
 
 @triton.jit
@@ -104,10 +114,10 @@ def tell_pull(
 def whole_steps(
     x, where, weight, scratch, schedule, chain_ids, first_bad, mask, facts, n, d, components, n_steps, every,
     field_stride: tl.int64, step_stride: tl.int64, chain_stride: tl.int64,
-    seed: tl.int64, first_step: tl.int64, low, high, reach, first_reach,
+    seed: tl.int64, first_step: tl.int64, low, high, width, reach, first_reach,
     KIND: tl.constexpr, NOISY: tl.constexpr, FIRST: tl.constexpr, CLAMP_NOISE: tl.constexpr, PRIOR: tl.constexpr,
-    ADD: tl.constexpr, CLIP: tl.constexpr, CLIP_ON: tl.constexpr, WATCHED: tl.constexpr, EACH: tl.constexpr,
-    CHAINS: tl.constexpr, ELEMENTS: tl.constexpr, LEVELS: tl.constexpr,
+    ADD: tl.constexpr, CLIP: tl.constexpr, CLIP_ON: tl.constexpr, WALLS: tl.constexpr, WATCHED: tl.constexpr,
+    EACH: tl.constexpr, CHAINS: tl.constexpr, ELEMENTS: tl.constexpr, LEVELS: tl.constexpr,
 ):  # fmt: skip
     sample, live, element, inside = chains_of_program(n, d, CHAINS, ELEMENTS)
     REREAD: tl.constexpr = KIND == "full" or KIND == "funnel" or KIND == "mixture"  # what lies in x itself
@@ -134,7 +144,7 @@ def whole_steps(
             eps = normals_of_chains(seed, step, chain_ids, n, CHAINS, ELEMENTS)
         before = state
         if FIRST:
-            state = kicked(state, eps, step_size, noise_std, low, high, NOISY, CLAMP_NOISE)
+            state = kicked(state, eps, step_size, noise_std, low, high, width, NOISY, CLAMP_NOISE, WALLS)
             if mask is not None:
                 state = tl.where(free, state, before)
             if REREAD:
@@ -156,8 +166,8 @@ def whole_steps(
                     PRIOR, LEVELS,
                 )  # fmt: skip
         new = stepped(
-            state, g, eps, free, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high,
-            NOISY and not FIRST, PRIOR, ADD, CLIP, CLIP_ON, LEVELS,
+            state, g, eps, free, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high, width,
+            NOISY and not FIRST, PRIOR, ADD, CLIP, CLIP_ON, WALLS, LEVELS,
         )  # fmt: skip
         state = tl.where(active, new, before)
         if mask is not None:
@@ -230,6 +240,8 @@ def law_of(steps: Any, rows: Tensor) -> dict[str, Any]:
         **{"NOISY": steps.noisy, "PRIOR": steps.prior, "FIRST": steps.noise_at == "before"},
         **{"CLAMP_NOISE": steps.clamp_noise, "ADD": steps.add},
         **{"CLIP": steps.clip, "CLIP_ON": steps.clip_on, "WATCHED": steps.watched},
+        **{"width": steps.high - steps.low},
+        **{"WALLS": math.isfinite(steps.low) + math.isfinite(steps.high) if steps.reflect else 0},
     }
 
 

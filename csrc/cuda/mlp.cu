@@ -4,6 +4,7 @@
 #include "cuda/launch.h"
 #include "cuda/layers.h"
 #include "cuda/tree.h"
+#include "formulas/walls.h"
 
 namespace hatebm::cuda {
 namespace {
@@ -127,6 +128,12 @@ struct Block {
     }
 };
 
+// The law without the box.
+__device__ __forceinline__ Law opened(Law law) {
+    law.low = -INFINITY, law.high = INFINITY;
+    return law;
+}
+
 template <bool kept>
 __device__ __forceinline__ Block block_of(const Perceptron& net, int chains, float* shared) {
     const int d = net.hidden[0].inputs, panel = Panels(net, chains).widest * chains, state = whole_quads(d) * chains;
@@ -170,7 +177,15 @@ __global__ void __maxnreg__(own_laws ? 200 : 168) mlp_steps(const __grid_constan
             return law_at(a.law, a.numbers, i, !own_laws ? 0 : chain < left ? first + chain : a.n - 1);
         };
         Law open = law_of(own.chain);
-        const bool told = own_laws && i == next, still = rests(open), idle = own_laws && still;
+        const bool told = own_laws && i == next, reflect = own_laws && a.reflect;
+        const bool still = rests(open), idle = own_laws && still;
+        const auto fold_back = [&] {  // what has moved, where walls reflect
+            for (int e = own.crew; !idle && e < block.d; e += own.crews) {
+                float& place = x[e * own.chains + own.chain];
+                if (!held(own.chain, e)) place = folded(place, a.law.low, a.law.high, a.width);
+            }
+            __syncthreads();
+        };
         if (!told && (own_laws ? __syncthreads_and(still) : still)) continue;
         const int64_t at = told ? i / a.facts.every * a.n + first : nowhere;
         const auto tell = [&](float* facts, int chain, float norm) {
@@ -183,12 +198,13 @@ __global__ void __maxnreg__(own_laws ? 200 : 168) mlp_steps(const __grid_constan
         }
         const Draw draw{a.draw.seed, a.draw.step + i, a.draw.block, a.draw.purpose};
         if (a.noise_first) {
-            if (!a.clamp_noise) open.low = -INFINITY, open.high = INFINITY;
+            if (!a.clamp_noise || reflect) open = opened(open);
             if (!idle)
                 block.for_quads(open, draw, keys, id, held, [&](int at, float eps) {
                     x[at] = noise_element(open, x[at], eps);
                 });
             __syncthreads();
+            if (reflect && a.clamp_noise) fold_back();
         }
         block.evaluate(told || a.first_bad != nullptr, held);
         if (told && own.crew == 0 && own.chain < left) a.facts.energy[at + own.chain] = block.energies[own.chain];
@@ -212,11 +228,13 @@ __global__ void __maxnreg__(own_laws ? 200 : 168) mlp_steps(const __grid_constan
         const float factor = block.factors[own.chain];
         Law law = law_of(own.chain);  // again: not kept in registers while the layers are evaluated
         if (a.noise_first) law.noise_std = 0;
+        if (reflect) law = opened(law);
         if (!idle)
             block.for_quads(law, draw, keys, id, held, [&](int at, float eps) {
                 x[at] = step_element(law, x[at], total_gradient(law, x[at], gradient[at]), eps, factor);
             });
         __syncthreads();
+        if (reflect) fold_back();
         const auto way = [&](int c) {
             const float* before = c < left ? rows + int64_t(c) * block.d : rows;
             return [=](int e, int i) { return x[i] - before[e]; };
@@ -262,7 +280,7 @@ bool mlp_fits(const Perceptron& net, int device) { return Panels(net, 1).size(ne
 
 void mlp_chains(const MlpChains& a, const Launch& launch) {
     const char* op = "perceptron_chains_";
-    if (a.numbers.chain || a.facts.every || a.mask) launch_over(mlp_steps<true, true>, mlp_steps<false, true>, a, op, launch);
+    if (a.numbers.chain || a.facts.every || a.mask || a.reflect) launch_over(mlp_steps<true, true>, mlp_steps<false, true>, a, op, launch);
     else launch_over(mlp_steps<true, false>, mlp_steps<false, false>, a, op, launch);
 }
 

@@ -3,6 +3,7 @@
 
 #include "cuda/launch.h"
 #include "cuda/on_chip.h"
+#include "formulas/walls.h"
 
 namespace hatebm::cuda {
 namespace {
@@ -36,7 +37,7 @@ constexpr float largest = 3.4028235e38f;
 constexpr int64_t nowhere = -1;
 
 // The steps of one chain. Where chains have laws of their own, one that stays as it is keeps step with its warp. Only
-// with `extras` are there facts to tell, or a mask: what needs none keeps its registers.
+// with `extras` are there facts to tell, a mask or walls that reflect: what needs none keeps its registers.
 template <class Energy, bool own_laws, bool extras>
 struct Run {
     const Whole& a;
@@ -104,6 +105,13 @@ struct Run {
         return e < chain.d && !(extras && a.mask && !a.mask[index * chain.d + e]);
     }
 
+    // The law without the box, and the one whose box clamps: where walls reflect, none does.
+    static __device__ __forceinline__ Law opened(Law law) {
+        law.low = -INFINITY, law.high = INFINITY;
+        return law;
+    }
+    __device__ __forceinline__ Law clamped(const Law& law) const { return extras && a.reflect ? opened(law) : law; }
+
     // Whether something is so of any chain of the warp.
     __device__ __forceinline__ bool any(bool mine) const { return own_laws ? __any_sync(~0u, mine) : mine; }
 
@@ -121,9 +129,9 @@ struct Run {
         return n;
     }
 
-    // What of(e, x) makes of the lane's quads x.
+    // What of(e, x) makes of the lane's quads x, folded back where there are `walls` that reflect.
     template <class Of>
-    __device__ __forceinline__ void move(Of of) {
+    __device__ __forceinline__ void move(bool walls, Of of) {
         if (!idle) {
             doubt = 0;
             chain.for_own_quads([&](int e) {
@@ -132,6 +140,9 @@ struct Run {
 #pragma unroll
                 for (int k = 0; k < 4; ++k)
                     if (free(e + k)) chain.state.put(e + k, x.v[k]);
+#pragma unroll 1
+                for (int k = 0; extras && walls && a.reflect && k < 4; ++k)
+                    if (free(e + k)) chain.state.put(e + k, folded(chain.state[e + k], a.law.low, a.law.high, a.width));
                 doubt_quad(e, extras ? chain.quad(e) : x);
             });
         }
@@ -139,9 +150,8 @@ struct Run {
     }
 
     __device__ __forceinline__ void add_noise(const Law& law, const Draw& draw) {
-        Law open = law;
-        if (!a.clamp_noise) open.low = -INFINITY, open.high = INFINITY;
-        move([&](int e, Quad& x) {
+        const Law open = a.clamp_noise ? clamped(law) : opened(law);
+        move(a.clamp_noise, [&](int e, Quad& x) {
             Quad eps{};
             if (law.noise_std != 0) eps = normals(draw, e);
 #pragma unroll
@@ -188,13 +198,13 @@ struct Run {
             }
         }
         chain.crew.wait();
-        move([&](int e, Quad& x) {
+        move(true, [&](int e, Quad& x) {
             Quad eps{};
             if (law.noise_std != 0) eps = normals(draw, e);
             const Quad g = chain.gradient(seen, e, x);
 #pragma unroll
             for (int k = 0; k < 4; ++k)
-                x.v[k] = step_element(law, x.v[k], total_gradient(law, x.v[k], g.v[k]), eps.v[k], factor);
+                x.v[k] = step_element(clamped(law), x.v[k], total_gradient(law, x.v[k], g.v[k]), eps.v[k], factor);
         });
     }
 };
@@ -265,7 +275,7 @@ void launch_over(void (*kernel)(Arguments, Shares), const Arguments& a, const ch
 
 template <class Energy>
 void launch_chains(const Whole& a, const Launch& launch) {
-    const auto kernel = a.facts.every || a.mask ? whole_chains<Energy, true, true>
+    const auto kernel = a.facts.every || a.mask || a.reflect ? whole_chains<Energy, true, true>
                         : a.numbers.chain ? whole_chains<Energy, true> : whole_chains<Energy, false>;
     launch_over(kernel, a, "whole_chains_", launch);
 }

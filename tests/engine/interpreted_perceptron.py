@@ -109,8 +109,8 @@ def test_each_chain_has_the_bits_of_itself_alone(said):
 
 def test_a_run_tells_what_single_steps_tell():
     energy, x, schedule = network((6, 30, 17)), torch.randn(19, 6), own_schedule(4, 19, still=1)
-    x[0, 0] = torch.nan
-    for law, numbers, every in zip(TOLD.values(), (schedule, schedule[..., 2], schedule), (3, 1, 2), strict=True):
+    x[0, 0], x[-1, 0] = torch.nan, -3e9
+    for law, numbers, every in zip(TOLD.values(), (schedule, schedule[..., 2]) * 2, (3, 1, 2, 3), strict=True):
         steps = telling(own_steps(numbers, **law), 19, every)
         if every < 3:
             steps, x = with_mask(steps, x)

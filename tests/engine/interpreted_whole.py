@@ -162,10 +162,10 @@ def test_every_energy_by_schedules_in_any_place(kind, assert_same):
             assert_same(a, b)
 
 
-@pytest.mark.parametrize(("kind", "law"), [*zip(KINDS, cycle(TOLD.values())), ("funnel", TOLD["before"])])
+@pytest.mark.parametrize(("kind", "law"), [*zip(KINDS, cycle(TOLD.values())), ("funnel", TOLD["walls"])])
 def test_a_run_tells_what_single_steps_tell(kind, law, assert_same):
     energy, x, schedule = of_kind(kind, 6), start(kind, 23, 6), own_schedule(4, 23, still=1)
-    x[0, 0] = torch.nan
+    x[0, 0], x[-1, 0] = torch.nan, -3e9
     for numbers, every in ((schedule, 3), (schedule[..., 2], 1)):
         steps = telling(own_steps(numbers, **law), 23, every)
         if numbers is not schedule:

@@ -39,6 +39,7 @@ def compiled(monkeypatch, tmp_path):
             steps = steps._replace(schedule=steps.schedule[..., None].expand(5, 2, n), prior=True)
         if extras:
             steps, _ = with_mask(telling(steps, n, 1), torch.zeros(n, d))
+            steps = steps._replace(low=-1.0, high=1.0, reflect=True)
         perceptron_chains_(torch.zeros(n, d), layers_of(energy.layers), steps)
         return found[-1], sum(len(caches[0]) for caches in perceptron_steps.device_caches.values())
 

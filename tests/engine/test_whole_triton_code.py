@@ -19,7 +19,7 @@ WHOLE = {
     **dict.fromkeys(("n", "d", "components", "n_steps"), "i32"),
     **{"first_bad": "*i64", "seed": "i64", "first_step": "i64", "every": "i64"},
     **dict.fromkeys(("field_stride", "step_stride", "chain_stride"), "i64"),
-    **dict.fromkeys(("low", "high", "reach", "first_reach"), "fp32"),
+    **dict.fromkeys(("low", "high", "width", "reach", "first_reach"), "fp32"),
 }
 EXTRAS = {"facts": ("*fp32",) * 4, "mask": "*i1"}
 LAW = {
@@ -29,6 +29,7 @@ LAW = {
     "PRIOR": False,
     "WATCHED": True,
     "CLIP_ON": "grad",
+    "WALLS": 0,
     "EACH": False,
 }
 
@@ -113,7 +114,7 @@ def test_numbers_of_each_chain_stay_in_registers(disassembled, architecture, kin
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(("kind", "elements"), [("mixture", 16), ("full", 1024)])
 def test_runs_with_all_extras_stay_in_registers(disassembled, architecture, kind, elements):
-    law = {"EACH": True, "PRIOR": True, "CLIP": "norm", "FIRST": True, "CLAMP_NOISE": True}
+    law = {"EACH": True, "PRIOR": True, "CLIP": "norm", "FIRST": True, "CLAMP_NOISE": True, "WALLS": 2}
     kernel = compile_whole(architecture, kind, elements, EXTRAS, **law)
     assert_no_spill(disassembled(kernel))
     assert_exact(kernel.asm["ptx"])

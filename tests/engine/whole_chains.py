@@ -7,6 +7,7 @@ import torch
 from parity import LAWS
 
 import hatebm
+from hatebm.dynamics.region import folded
 from hatebm.energies.steps import Facts, Steps
 from hatebm.ops import native, reference
 from hatebm.ops.native.chains import NEVER
@@ -57,7 +58,8 @@ OWN_LAWS = {
 TOLD = {
     "clip": {"clip": "norm", "first_step": 2**34 + 1},
     "before": {"clip": "value", "noise_at": "before", "low": -0.7, "high": 0.9, "clamp_noise": True},
-    "no prior": {"prior": False, "add": "fma"},
+    "no prior": {"prior": False, "add": "fma", "low": 0.1, "reflect": True},
+    "walls": {"noise_at": "before", "low": -0.3, "high": 0.9, "clamp_noise": True, "reflect": True},
 }
 SETTINGS = dict(clip=None, clip_on="grad", add="sequential", low=-math.inf, high=math.inf, clamp_noise=False)
 SETTINGS |= {"noisy": True, "prior": True, "noise_at": "after", "seed": 5, "first_step": 2**34, "chain_ids": None}
@@ -127,7 +129,9 @@ def one_by_one(look, x, steps):
         def stepped(x, grad, noisy, prior, walls, place=place, **norm):
             law = {"noise_std": float(noisy), "prior_precision": float(prior)}
             moved = torch.where(free, x, 0)
-            native.langevin_step_(moved, grad, **place, **law, **(box if walls else OPEN), **norm)
+            clamps = box if walls and not steps.reflect else OPEN
+            native.langevin_step_(moved, grad, **place, **law, **clamps, **norm)
+            moved = folded(moved, *box.values())[0] if walls and steps.reflect else moved
             return torch.where(free, moved, x)
 
         rests, norms, first = (numbers[:2] == 0).all(0), torch.empty(2, len(x)), steps.noise_at == "before"
