@@ -9,7 +9,6 @@
 #include "cpu/normal.h"
 #include "cpu/parallel.h"
 #include "formulas/energies.h"
-#include "formulas/tree.h"
 
 namespace hatebm {
 namespace {
@@ -30,18 +29,12 @@ template <class V>
 struct Group {
     static constexpr int width = width_of<V>;
     int64_t first, count, d;
-    Buffer<float> state, gradient, scratch;
-    Buffer<double> sums;
+    Buffer<float> state, gradient, scratch, terms;
 
     Group(const Formula& f, int64_t first, int64_t count)
         : first(first), count(count), d(f.d), state(buffer<float>(width * d)), gradient(buffer<float>(width * d)),
-          scratch(buffer<float>(width * (d > f.components ? d : f.components))), sums(buffer<double>(width * padded(d))) {}
+          scratch(buffer<float>(width * (d > f.components ? d : f.components))), terms(buffer<float>(width * d)) {}
 
-    static int64_t padded(int64_t d) {
-        int64_t power = 1;
-        while (power < d) power *= 2;
-        return power < fold || d > fold ? (d > fold ? d : power) : fold;
-    }
     Column<V> elements() const { return {state.get()}; }
     Column<V> column() const { return {scratch.get()}; }
     int64_t chain(int lane) const { return first + (lane < count ? lane : count - 1); }
@@ -52,23 +45,6 @@ struct Group {
     void write(const float* from, float* x) const {
         for (int lane = 0; lane < count; ++lane)
             for (int64_t e = 0; e < d; ++e) x[(first + lane) * d + e] = from[e * width + lane];
-    }
-    // The sum over elements of every lane, in the order of tree.h; `sums` is overwritten.
-    void reduce(double* out) {
-        if (d > fold) {
-            const auto own = buffer<double>(d);
-            for (int lane = 0; lane < width; ++lane) {
-                for (int64_t e = 0; e < d; ++e) own[e] = sums[e * width + lane];
-                out[lane] = tree_sum(own.get(), d);
-            }
-            return;
-        }
-        double* v = sums.get();
-        const int64_t power = padded(d);
-        for (int64_t i = d * width; i < power * width; ++i) v[i] = 0;
-        for (int64_t half = power / 2 * width; half >= width; half /= 2)
-            for (int64_t i = 0; i < half; ++i) v[i] += v[i + half];
-        __builtin_memcpy(out, v, width * sizeof(double));
     }
 };
 

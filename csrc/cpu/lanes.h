@@ -30,9 +30,6 @@ struct Column {
     HATEBM_HD void put(int64_t e, V v) const { hatebm::put(at + e * width_of<V>, v); }
 };
 
-HATEBM_HD void store_squares(double* p, Twice<Float> v) { store_squares(p, v.a), store_squares(p + lanes, v.b); }
-HATEBM_HD void store_doubles(double* p, Twice<Float> v) { store_doubles(p, v.a), store_doubles(p + lanes, v.b); }
-
 HATEBM_HD bool none_set(Float v) { return all_zero(v); }
 HATEBM_HD bool none_set(Twice<Float> v) { return all_zero(v.a + v.b); }
 

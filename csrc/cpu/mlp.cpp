@@ -7,6 +7,7 @@
 #include "cpu/laws.h"
 #include "cpu/panel_step.h"
 #include "cpu/parallel.h"
+#include "cpu/telling.h"
 
 namespace hatebm::HATEBM_ISA {
 namespace {
@@ -50,13 +51,14 @@ struct Network {
 
 // Room for the work on `width` chains.
 struct Desk {
-    float *x, *gradient, *even, *odd;  // the state, the gradient there, and what the layers put out, in turns
-    std::vector<float*> slopes;        // of each hidden layer; on the way back, the gradient there
+    float *x, *gradient, *before;  // the state, the gradient there, and the state before a step
+    float *even, *odd;             // what the layers put out, in turns
+    std::vector<float*> slopes;    // of each hidden layer; on the way back, the gradient there
 
     Desk(const Network& net, int64_t width) {
         const int64_t d = padded(net.hidden[0].inputs) * width, most = padded(net.widest) * width;
-        float* room = kept_floats<Desk>(2 * d + (2 + net.hidden.size()) * most);
-        x = room, gradient = x + d, even = gradient + d, odd = even + most;
+        float* room = kept_floats<Desk>(3 * d + (2 + net.hidden.size()) * most);
+        x = room, gradient = x + d, before = gradient + d, even = before + d, odd = even + most;
         for (size_t l = 0; l < net.hidden.size(); ++l) slopes.push_back(odd + (1 + l) * most);
     }
 };
@@ -131,17 +133,27 @@ void run_panel(const MlpArgs& a, const Network& net, Desk& desk, int64_t first, 
     for (int64_t i = d * width; i < padded(d) * width; ++i) desk.x[i] = 0;
     PanelStep<vectors> step(d, a.draw, a.chain_ids, first, chains);
     Laws laws(a, first, chains);
+    Telling<width> telling(a, first, chains, d);
     for (int64_t k = 0; k < a.n_steps; ++k) {
         laws.read(k);
-        if (laws.all_rest()) continue;
+        const bool told = k == telling.next, moves = !laws.all_rest();
+        if (!told && !moves) continue;
+        if (told) __builtin_memcpy(desk.before, desk.x, d * width * sizeof(float));
         Draw draw = a.draw;
         draw.step += k;
-        if (a.noise_first && (laws.any_noise() || a.clamp_noise)) step.add_noise(laws, a.clamp_noise, draw, desk.x);
+        if (moves && a.noise_first && (laws.any_noise() || a.clamp_noise))
+            step.add_noise(laws, a.clamp_noise, draw, desk.x);
         Float doubt[vectors];  // stays 0 while all is finite
         evaluate(net, desk, doubt);
+        if (told) {
+            alignas(64) float energies[width];
+            for (int v = 0; v < vectors; ++v) store(energies + v * lanes, doubt[v]);
+            telling.of_gradient(laws, energies, desk.x, desk.gradient);
+        }
         for (Float& v : doubt) v = v * Float(0.0f);
-        step.take(laws, a.noise_first, draw, desk.gradient, desk.x, doubt);
-        for (int v = 0; a.first_bad && v < vectors; ++v) {
+        if (moves) step.take(laws, a.noise_first, draw, desk.gradient, desk.x, doubt);
+        if (told) telling.of_move(laws, desk.before, desk.x);
+        for (int v = 0; moves && a.first_bad && v < vectors; ++v) {
             if (all_zero(doubt[v])) continue;
             float doubts[lanes];
             store(doubts, doubt[v]);

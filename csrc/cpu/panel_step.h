@@ -2,10 +2,10 @@
 #pragma once
 
 #include "cpu/cpu.h"
+#include "cpu/lane_sums.h"
 #include "cpu/laws.h"
 #include "cpu/normal.h"
 #include "cpu/panels.h"
-#include "formulas/tree.h"
 
 namespace hatebm {
 namespace {
@@ -70,19 +70,13 @@ struct PanelStep {
             if (noisy) draw_quad(draw, e);
             for (int64_t i = 0; i < 4 * width; i += lanes) {
                 const auto law = kick_of(laws.template of<Float>(i % width), clamped);
-                const Float state = at(x + e * width + i);
-                store(x + e * width + i, laws.unless_resting(i % width, state, noise_element(law, state, at(eps + i))));
+                const Float state = float_at(x + e * width + i);
+                store(x + e * width + i, laws.unless_resting(i % width, state, noise_element(law, state, float_at(eps + i))));
             }
         }
     }
 
 private:
-    static HATEBM_HD Float at(const float* p) {
-        Float v;
-        load(p, v);
-        return v;
-    }
-
     void prepare(const Draw& draw) {
         for (int64_t c = 0; c < width; ++c) last[c] = last_counter(draw, id[c]);
     }
@@ -110,8 +104,8 @@ private:
                 for (int v = 0; v < vectors; ++v) {
                     float* place = x + (e + k) * width + v * lanes;
                     const auto& law = law_of(v * lanes);
-                    const Float g = at(gradient + (e + k) * width + v * lanes), state = at(place);
-                    const Float noise = at(eps + k * width + v * lanes), factor = at(factors + v * lanes);
+                    const Float g = float_at(gradient + (e + k) * width + v * lanes), state = float_at(place);
+                    const Float noise = float_at(eps + k * width + v * lanes), factor = float_at(factors + v * lanes);
                     doubt[v] = fma(g, Float(0.0f), doubt[v]);
                     const Float moved = step_element(law, state, total_gradient(law, state, g), noise, factor);
                     store(place, laws.unless_resting(v * lanes, state, moved));
@@ -122,22 +116,8 @@ private:
     // What the norm clip multiplies each chain's gradient with.
     template <class Laws>
     void clip_factors(const Laws& laws, const float* gradient, const float* x, float* factors) const {
-        const int64_t runs = (d + fold - 1) / fold;
-        const std::unique_ptr<double[]> sums(new double[runs]);
-        for (int64_t c = 0; c < width; ++c) {
-            const Law law = laws.of_lane(c);
-            for (int64_t r = 0; r < runs; ++r) {
-                double squares[fold];
-                const int64_t first = r * fold, count = r + 1 < runs ? fold : d - first;
-                for (int64_t e = 0; e < count; ++e) {
-                    const int64_t i = (first + e) * width + c;
-                    const double g = total_gradient(law, x[i], gradient[i]);
-                    squares[e] = g * g;
-                }
-                sums[r] = fold_run(squares, count);
-            }
-            factors[c] = clip_factor(law, static_cast<float>(__builtin_sqrt(tree_sum(sums.get(), runs))));
-        }
+        gradient_norms<width>(laws, true, d, x, gradient, factors);
+        for (int64_t c = 0; c < width; ++c) factors[c] = clip_factor(laws.of_lane(c), factors[c]);
     }
 };
 

@@ -33,6 +33,12 @@ struct Word {  // lane p in the low half of 64-bit lane p / 2 of `even` or `odd`
     HATEBM_INLINE Word(__m512i even, __m512i odd) : even(even), odd(odd) {}
     HATEBM_INLINE explicit Word(uint32_t s) : even(_mm512_set1_epi64(s)), odd(even) {}
 };
+struct Doubles {  // of the lanes of a Float
+    __m512d lo, hi;
+    HATEBM_INLINE Doubles() = default;
+    HATEBM_INLINE Doubles(__m512d lo, __m512d hi) : lo(lo), hi(hi) {}
+    HATEBM_INLINE explicit Doubles(double s) : lo(_mm512_set1_pd(s)), hi(lo) {}
+};
 struct Vector {
     static constexpr int lanes = 16;
     static constexpr bool two_tiles = true;  // drawn together, where there are registers for it
@@ -93,16 +99,13 @@ HATEBM_INLINE void load_bfloat16(const uint16_t* p, Float& v) {
 HATEBM_INLINE void load_float16(const uint16_t* p, Float& v) {
     v = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
-HATEBM_INLINE void store_squares(double* p, Float v) {
-    const __m512d lo = _mm512_cvtps_pd(_mm512_castps512_ps256(v.v));
-    const __m512d hi = _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v.v), 1)));
-    _mm512_storeu_pd(p, _mm512_mul_pd(lo, lo));
-    _mm512_storeu_pd(p + 8, _mm512_mul_pd(hi, hi));
+HATEBM_INLINE Doubles doubles_of(Float v) {
+    return {_mm512_cvtps_pd(_mm512_castps512_ps256(v.v)),
+            _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v.v), 1)))};
 }
-HATEBM_INLINE void store_doubles(double* p, Float v) {
-    _mm512_storeu_pd(p, _mm512_cvtps_pd(_mm512_castps512_ps256(v.v)));
-    _mm512_storeu_pd(p + 8, _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v.v), 1))));
-}
+HATEBM_INLINE Doubles operator+(Doubles a, Doubles b) { return {_mm512_add_pd(a.lo, b.lo), _mm512_add_pd(a.hi, b.hi)}; }
+HATEBM_INLINE Doubles operator*(Doubles a, Doubles b) { return {_mm512_mul_pd(a.lo, b.lo), _mm512_mul_pd(a.hi, b.hi)}; }
+HATEBM_INLINE void store(double* p, Doubles v) { _mm512_storeu_pd(p, v.lo), _mm512_storeu_pd(p + 8, v.hi); }
 HATEBM_INLINE bool all_zero(Float v) {
     return _mm512_cmp_ps_mask(v.v, _mm512_setzero_ps(), _CMP_EQ_OQ) == 0xFFFF;
 }
@@ -133,6 +136,12 @@ struct Word {
     __m256i even, odd;
     HATEBM_INLINE Word(__m256i even, __m256i odd) : even(even), odd(odd) {}
     HATEBM_INLINE explicit Word(uint32_t s) : even(_mm256_set1_epi64x(s)), odd(even) {}
+};
+struct Doubles {  // of the lanes of a Float
+    __m256d lo, hi;
+    HATEBM_INLINE Doubles() = default;
+    HATEBM_INLINE Doubles(__m256d lo, __m256d hi) : lo(lo), hi(hi) {}
+    HATEBM_INLINE explicit Doubles(double s) : lo(_mm256_set1_pd(s)), hi(lo) {}
 };
 struct Vector {
     static constexpr int lanes = 8;
@@ -192,15 +201,12 @@ HATEBM_INLINE void load_bfloat16(const uint16_t* p, Float& v) {
 HATEBM_INLINE void load_float16(const uint16_t* p, Float& v) {
     v = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
-HATEBM_INLINE void store_squares(double* p, Float v) {
-    const __m256d lo = _mm256_cvtps_pd(_mm256_castps256_ps128(v.v)), hi = _mm256_cvtps_pd(_mm256_extractf128_ps(v.v, 1));
-    _mm256_storeu_pd(p, _mm256_mul_pd(lo, lo));
-    _mm256_storeu_pd(p + 4, _mm256_mul_pd(hi, hi));
+HATEBM_INLINE Doubles doubles_of(Float v) {
+    return {_mm256_cvtps_pd(_mm256_castps256_ps128(v.v)), _mm256_cvtps_pd(_mm256_extractf128_ps(v.v, 1))};
 }
-HATEBM_INLINE void store_doubles(double* p, Float v) {
-    _mm256_storeu_pd(p, _mm256_cvtps_pd(_mm256_castps256_ps128(v.v)));
-    _mm256_storeu_pd(p + 4, _mm256_cvtps_pd(_mm256_extractf128_ps(v.v, 1)));
-}
+HATEBM_INLINE Doubles operator+(Doubles a, Doubles b) { return {_mm256_add_pd(a.lo, b.lo), _mm256_add_pd(a.hi, b.hi)}; }
+HATEBM_INLINE Doubles operator*(Doubles a, Doubles b) { return {_mm256_mul_pd(a.lo, b.lo), _mm256_mul_pd(a.hi, b.hi)}; }
+HATEBM_INLINE void store(double* p, Doubles v) { _mm256_storeu_pd(p, v.lo), _mm256_storeu_pd(p + 4, v.hi); }
 HATEBM_INLINE bool all_zero(Float v) {
     return _mm256_movemask_ps(_mm256_cmp_ps(v.v, _mm256_setzero_ps(), _CMP_EQ_OQ)) == 0xFF;
 }
@@ -232,6 +238,7 @@ struct Vector {
     static constexpr bool two_tiles = false;
 };
 using Float = float;
+using Doubles = double;
 using Word = uint32_t;
 
 HATEBM_HD Word load_words(const uint32_t* p) { return *p; }
@@ -240,8 +247,8 @@ HATEBM_HD void load(const float* p, float& v) { v = *p; }
 HATEBM_HD void store(float* p, float v) { *p = v; }
 HATEBM_HD void load_bfloat16(const uint16_t* p, float& v) { v = float_of_bits(static_cast<int32_t>(uint32_t(*p) << 16)); }
 HATEBM_HD void load_float16(const uint16_t* p, float& v) { v = float_of_half(*p); }
-HATEBM_HD void store_squares(double* p, float v) { *p = static_cast<double>(v) * v; }
-HATEBM_HD void store_doubles(double* p, float v) { *p = v; }
+HATEBM_HD double doubles_of(float v) { return v; }
+HATEBM_HD void store(double* p, double v) { *p = v; }
 HATEBM_HD bool all_zero(float v) { return v == 0; }
 HATEBM_HD void transpose(float&, float&, float&, float&) {}
 
@@ -272,6 +279,8 @@ HATEBM_HD Tile load_tile(const float* p) {
 HATEBM_HD void store(float* p, Tile t) {
     store(p, t.a.a), store(p + lanes, t.a.b), store(p + 2 * lanes, t.b.a), store(p + 3 * lanes, t.b.b);
 }
+HATEBM_HD Doubles squares_of(Float v) { return doubles_of(v) * doubles_of(v); }
+HATEBM_HD void store_squares(double* p, Float v) { store(p, squares_of(v)); }
 HATEBM_HD void store_squares(double* p, Tile t) {
     store_squares(p, t.a.a), store_squares(p + lanes, t.a.b);
     store_squares(p + 2 * lanes, t.b.a), store_squares(p + 3 * lanes, t.b.b);

@@ -2,9 +2,11 @@
 
 #include "cpu/cpu.h"
 #include "cpu/group.h"
+#include "cpu/lane_sums.h"
 #include "cpu/laws.h"
 #include "cpu/normal.h"
 #include "cpu/parallel.h"
+#include "cpu/telling.h"
 #include "formulas/energies.h"
 
 namespace hatebm::HATEBM_ISA {
@@ -12,7 +14,7 @@ namespace {
 
 // The energy and the gradient at the state, as a step alone sees them.
 template <class V, class Energy>
-void evaluate(const Energy& energy, Group<V>& group, float* energies) {
+__attribute__((noinline)) void evaluate(const Energy& energy, Group<V>& group, float* energies) {
     constexpr int width = width_of<V>;
     const auto seen = energy.look(group.elements(), group.d, group.column(), Alone());
     for_quads(group.d, [&](auto quad, int64_t e) {
@@ -22,11 +24,11 @@ void evaluate(const Energy& energy, Group<V>& group, float* energies) {
         energy.template gradient<count>(seen, group.column(), e, x, g);
         for (int k = 0; k < count; ++k) {
             put(&group.gradient[(e + k) * width], g[k]);
-            store_doubles(&group.sums[(e + k) * width], energy.term(seen, e + k, x[k], g[k]));
+            put(&group.terms[(e + k) * width], energy.term(seen, e + k, x[k], g[k]));
         }
     });
     double sums[width];
-    group.reduce(sums);
+    sums_of_chains<width>(group.d, group.terms.get(), sums);
     for (int lane = 0; lane < width; ++lane) energies[lane] = static_cast<float>(energy.total(sums[lane]));
 }
 
@@ -66,14 +68,18 @@ struct Run {
     const Energy energy;
     const RoundKeys& keys;
     Group<V> group;
+    Buffer<float> before;  // a step that is told of
     Laws laws;
     alignas(64) uint32_t chain[width], last[width];
     alignas(64) float eps[4 * width] = {};
     uint64_t id[width];
     Doubt<V, Energy> doubt;
+    Telling<width> telling;
+    bool plain = false;
 
     Run(const Whole& a, const RoundKeys& keys, int64_t first, int64_t count)
-        : a(a), energy(a.energy), keys(keys), group(a.energy, first, count), laws(a, first, count), doubt(a.energy) {}
+        : a(a), energy(a.energy), keys(keys), group(a.energy, first, count), laws(a, first, count), doubt(a.energy),
+          telling(a, first, count, a.energy.d) {}
 
     void operator()() {
         group.read(a.x);
@@ -85,12 +91,13 @@ struct Run {
         }
         for (int64_t e = 0; e < group.d; ++e) doubt.see(e, get<V>(&group.state[e * width]));
         const bool bare = a.law.clip == Clip::none && a.law.prior_precision == 0;
-        const bool plain = alike && bare && a.law.add == Add::sequential && !a.noise_first;
+        plain = alike && bare && a.law.add == Add::sequential && !a.noise_first;
         for (int64_t i = 0; i < a.n_steps;) {
             laws.read(i);
-            if (plain && laws.all_noise()) i = plain_steps_from(i);
+            if (i == telling.next) told_step(i++);
+            else if (plain && laws.all_noise()) i = plain_steps_from(i, telling.end());
             else if (laws.all_rest()) ++i;
-            else step(draw_at(i++));
+            else step(draw_at(i++), false);
         }
         group.write(group.state.get(), a.x);
     }
@@ -135,24 +142,37 @@ struct Run {
     template <class Seen>
     V clip_factors(const Seen& seen) {
         alignas(64) float factors[width];
-        double sums[width];
-        const auto law = laws.template of<V>(0);
         for_quads(group.d, [&](auto quad, int64_t e) {
             constexpr int count = decltype(quad)::value;
             V x[count], g[count];
             get_quad<count>(&group.state[e * width], x);
             energy.template gradient<count>(seen, group.column(), e, x, g);
-            for (int k = 0; k < count; ++k)
-                store_squares(&group.sums[(e + k) * width], total_gradient(law, x[k], g[k]));
+            for (int k = 0; k < count; ++k) put(&group.gradient[(e + k) * width], g[k]);
         });
-        group.reduce(sums);
-        for (int lane = 0; lane < width; ++lane)
-            factors[lane] = clip_factor(laws.of_lane(lane), static_cast<float>(__builtin_sqrt(sums[lane])));
+        gradient_norms<width>(laws, true, group.d, group.state.get(), group.gradient.get(), factors);
+        for (int lane = 0; lane < width; ++lane) factors[lane] = clip_factor(laws.of_lane(lane), factors[lane]);
         return get<V>(factors);
     }
 
+    // A step that is told of.
+    __attribute__((noinline)) void told_step(int64_t i) {
+        const int64_t size = width * group.d;
+        if (!before) before = buffer<float>(size);
+        __builtin_memcpy(before.get(), group.state.get(), size * sizeof(float));
+        if (plain && laws.all_noise()) tell(), plain_steps_from(i, i + 1);
+        else if (laws.all_rest()) tell();
+        else step(draw_at(i), true);
+        telling.of_move(laws, before.get(), group.state.get());
+    }
+
+    void tell() {
+        alignas(64) float energies[width];
+        evaluate(energy, group, energies);
+        telling.of_gradient(laws, energies, group.state.get(), group.gradient.get());
+    }
+
     // One step under any law.
-    void step(const Draw& draw) {
+    void step(const Draw& draw, bool told) {
         auto law = laws.template of<V>(0);
         bool noisy = laws.any_noise();
         for (int lane = 0; lane < width; ++lane) last[lane] = last_counter(draw, id[lane]);
@@ -161,6 +181,7 @@ struct Run {
             law = silent(law), noisy = false;
         }
         if (a.first_bad && doubt.arose()) examine(draw.step);
+        if (told) tell();
         doubt.clear();
         const auto seen = energy.look(group.elements(), group.d, group.column(), Alone());
         V factor(1.0f);
@@ -181,14 +202,14 @@ struct Run {
         });
     }
 
-    int64_t plain_steps_from(int64_t i) {
-        if constexpr (!std::is_same_v<Laws, Alike>) return plain_steps<0>(i);
+    int64_t plain_steps_from(int64_t i, int64_t end) {
+        if constexpr (!std::is_same_v<Laws, Alike>) return plain_steps<0>(i, end);
         switch (group.d) {
-            case 1: return plain_steps<1>(i);
-            case 2: return plain_steps<2>(i);
-            case 3: return plain_steps<3>(i);
-            case 4: return plain_steps<4>(i);
-            default: return plain_steps<0>(i);
+            case 1: return plain_steps<1>(i, end);
+            case 2: return plain_steps<2>(i, end);
+            case 3: return plain_steps<3>(i, end);
+            case 4: return plain_steps<4>(i, end);
+            default: return plain_steps<0>(i, end);
         }
     }
 
@@ -200,10 +221,10 @@ struct Run {
         return law;
     }
 
-    // The steps from i on while all have noise, of a law without options and chains of `small` elements (0: of any
-    // number) that counters tell apart by one word. Returns where they end.
+    // The steps from i on to before `end` while all have noise, of a law without options and chains of `small` elements
+    // (0: of any number) that counters tell apart by one word. Returns where they end.
     template <int small>
-    __attribute__((noinline)) int64_t plain_steps(int64_t i) {
+    __attribute__((noinline)) int64_t plain_steps(int64_t i, int64_t end) {
         const int64_t d = small ? small : group.d;
         const WordsOf<V> chains = get_words<V>(chain);
         Doubt<V, Energy> beyond = doubt;
@@ -229,7 +250,7 @@ struct Run {
                     put(&group.state[(e + k) * width], x[k]);
                 }
             });
-            if (++i == a.n_steps) break;
+            if (++i == end) break;
             if (a.numbers.step != 0) law = plain_law(i);
         }
         doubt = beyond;

@@ -54,12 +54,17 @@ class Blocks:
         It takes a gradient, the step and ``now.arguments``.
         """
         law = self.laws.each[k]
-        free = self.region.masks[k] is None and law.reflect is None and not self.laws.may_rest[k]
-        if not free or self.noise.given is not None or law.noise_at != "after" or x.requires_grad:
+        if not self.in_one_pass(k) or self.noise.given is not None or x.requires_grad:
             return None
         box = OPEN if law.clamp_at == "final" else {}
         settings = self.laws.settings[k] | self.noise.place(k) | box
         return ready_step(x, self.backend, **settings, diverged=diverged)
+
+    def in_one_pass(self, k: int) -> bool:
+        """Whether one step of the ops is all that happens to a block."""
+        law = self.laws.each[k]
+        free = self.region.masks[k] is None and law.reflect is None and not self.laws.may_rest[k]
+        return free and law.noise_at == "after"
 
     def drift(self, t: int, k: int, x: Tensor, v: Tensor, length: Number, bounded: bool) -> tuple[Tensor, Tensor]:
         """The state moved by length * v, in place, and the velocity: walls that reflect turn it."""
@@ -92,6 +97,13 @@ class Blocks:
         """What pulls: grad E / T + prior_precision * x, 0 where the state is held."""
         temperature, prior_precision = (column(v, x) for v in (now.temperature, now.prior_precision))
         return self.region.free(k, grad.to(x.dtype) / temperature + prior_precision * x)
+
+    def norm(self, k: int, x: Tensor, grad: Tensor, **numbers: Any) -> Tensor:
+        """(n,) the L2 norm of grad / T + prior_precision * x, summed as in a step, which an x given up for it takes."""
+        norm = x.new_zeros(len(x))
+        settings = self._still(0, k, x) | numbers | UNCLIPPED | OPEN | {"noise_std": 0.0, "grad_norm": norm}
+        langevin_step_(x, grad.detach(), self.backend, **settings)
+        return norm
 
     def refresh(
         self, t: int, k: int, v: Tensor, noise_std: Number, noise: Tensor | None, purpose: int = Purpose.LANGEVIN

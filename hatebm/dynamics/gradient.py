@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd.graph import _engine_run_backward
 
 from hatebm.energies.hat import remembering
+from hatebm.energies.parts import Parts, summed
+from hatebm.energies.precision import ieee
 from hatebm.ops.checks import GRAD_DTYPES, check_like, checked_blocks, require
 
 
@@ -17,9 +19,10 @@ class Potential:
     """The energy of every chain and its gradient: autograd's, or a given one; 0 where a mask holds the state.
 
     ``differentiable`` keeps the graph of the gradient; ``changes`` says that the energy is another one at each step;
-    ``prepared`` is the energy in a form that serves first derivatives alone, without keyword arguments; ``within``
-    opens the context in which the gradient is to be taken, and then energies that decide are taken within
-    ``deciding``; ``kept`` is where hat energies keep what they made within a run.
+    ``prepared`` is the energy in a form that serves first derivatives alone; ``within`` opens the context in which the
+    gradient is to be taken, and ``reduced`` says that it is none of IEEE float32, in which energies that decide always
+    are; ``kept`` is where hat energies keep what they made within a run; ``parts`` are those of the last energies, None
+    before the first of a run.
     """
 
     def __init__(
@@ -36,21 +39,24 @@ class Potential:
         self._ones = Ones()
         self.prepared: Callable[..., Tensor] | None = None
         self.within: Callable[[], AbstractContextManager[None]] = nullcontext
-        self.deciding: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.reduced = False
         self.kept: dict[Any, Any] | None = None
+        self.parts: Parts | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"prepared": None, "kept": None}  # made afresh by each run
+        return self.__dict__ | {"prepared": None, "kept": None, "parts": None}  # made afresh by each run
 
     def gradient(self, t: int, state: Sequence[Tensor], wanted: Sequence[int]) -> tuple[Tensor | None, list[Tensor]]:
         """The energies where they come along, (n,) or a scalar, and the gradient in the blocks ``wanted``."""
         kwargs = self.kwargs(t)
         if self.grad_fn is None:
-            asked = (self._energy(kwargs), state, wanted, kwargs)
+            asked = (self._energy(), state, wanted, kwargs)
             with self._remembering(), self.within():
-                energies, grads = energy_and_gradient(*asked, self.differentiable, self._ones)
+                energies, grads, parts = _evaluated(*asked, self.differentiable, self._ones)
+            self._see(parts)
         else:
-            energies, grads = None, given_gradient(self.grad_fn, state, wanted, kwargs, self.differentiable)
+            with self.within():
+                energies, grads = None, given_gradient(self.grad_fn, state, wanted, kwargs, self.differentiable)
         held = (self.masks[k] for k in wanted)
         return energies, [g if m is None else torch.where(m, g, 0) for g, m in zip(grads, held, strict=True)]
 
@@ -61,24 +67,30 @@ class Potential:
         energies, grads = self.gradient(t, state, wanted)
         if self.grad_fn is not None:
             grads = [g.clone() for g in grads]  # they live on, while the next ones may come in the same tensor
-        alone = energies is None or self.within is not nullcontext
+        alone = energies is None or self.reduced
         return self.energies(t, state) if alone else _one_each(energies, len(state[0])), grads
 
     def energies(self, t: int, state: Sequence[Tensor]) -> Tensor:
         """One energy a chain, (n,), alone."""
         kwargs = self.kwargs(t)
-        with self._remembering(), self.deciding():
-            energies = _energies_alone(self._energy(kwargs), state, kwargs).clone()
-        return _one_each(energies, len(state[0]))
+        with self._remembering(), ieee(state[0].device):
+            energies, parts = _energies_alone(self._energy(), state, kwargs)
+        self._see({name: part.clone() for name, part in parts.items()})
+        return _one_each(energies.clone(), len(state[0]))
+
+    def _see(self, parts: Parts) -> None:
+        if self.parts is not None and self.parts.keys() != parts.keys():
+            text = f"a dict of {list(self.parts)} at every step" if self.parts else "a tensor at every step"
+            require(False, "langevin", "energy's result", text, f"a dict of {list(parts)}" if parts else "a tensor")
+        self.parts = parts
 
     def _remembering(self) -> AbstractContextManager[None]:
         if torch.compiler.is_compiling():
             return nullcontext()
         return remembering(None if self.differentiable else self.kept)
 
-    def _energy(self, kwargs: dict[str, Any]) -> Callable[..., Tensor]:
-        plain = self.prepared is None or self.differentiable or kwargs
-        return self.energy if plain else self.prepared
+    def _energy(self) -> Callable[..., Tensor]:
+        return self.energy if self.prepared is None or self.differentiable else self.prepared
 
 
 def energy_and_gradient(
@@ -94,20 +106,33 @@ def energy_and_gradient(
     Raises:
         ValueError: an energy of another shape, or one that does not depend on a wanted block.
     """
+    return _evaluated(energy, state, wanted, kwargs, differentiable, ones or Ones())[:2]
+
+
+def _evaluated(
+    energy: Callable[..., Tensor],
+    state: Sequence[Tensor],
+    wanted: Sequence[int],
+    kwargs: dict[str, Any],
+    differentiable: bool,
+    ones: "Ones",
+) -> tuple[Tensor, list[Tensor], Parts]:
+    """The same, and the energy's parts."""
     if not wanted:
-        return _energies_alone(energy, state, kwargs), []
+        energies, parts = _energies_alone(energy, state, kwargs)
+        return energies, [], parts
     if torch.compiler.is_compiling():
         return _traced_gradient(energy, state, wanted, kwargs, differentiable)
     before = [] if len(wanted) == len(state) else _versions(state, wanted)
     with torch.enable_grad():
         leaves = [_leaf(x, k in wanted, differentiable) for k, x in enumerate(state)]
         try:
-            energies = _checked_energies(energy(*leaves, **kwargs), state[0].shape[0])
+            energies, parts = _checked_energies(energy(*leaves, **kwargs), state[0].shape[0])
         except RuntimeError as error:
             _explain(error)
             raise
         at = tuple(leaves[k] for k in wanted)
-        grads = _gradient_of_sum(energies, at, differentiable, ones or Ones()) if energies.requires_grad else ()
+        grads = _gradient_of_sum(energies, at, differentiable, ones) if energies.requires_grad else ()
     if before:
         _check_unwritten(before, state, wanted)
     if all(grad is None for grad in grads):
@@ -117,15 +142,21 @@ def energy_and_gradient(
         if grad is None:
             text = "a function of every block that moves; a block of step size and noise 0 stays where it is"
             require(False, "langevin", "energy", text, f"a result that does not depend on block {k}")
-    return energies.detach(), list(grads)
+    return energies.detach(), list(grads), _detached(parts)
 
 
-def _energies_alone(energy: Callable[..., Tensor], state: Sequence[Tensor], kwargs: dict[str, Any]) -> Tensor:
+def _energies_alone(
+    energy: Callable[..., Tensor], state: Sequence[Tensor], kwargs: dict[str, Any]
+) -> tuple[Tensor, Parts]:
     before = _versions(state)
     with torch.no_grad():
-        energies = _checked_energies(energy(*state, **kwargs), len(state[0]))
+        found = _checked_energies(energy(*state, **kwargs), len(state[0]))
     _check_unwritten(before, state)
-    return energies
+    return found
+
+
+def _detached(parts: Parts) -> Parts:
+    return {name: part.detach() for name, part in parts.items()}
 
 
 def _explain(error: RuntimeError) -> None:
@@ -221,19 +252,19 @@ def _traced_gradient(
     wanted: Sequence[int],
     kwargs: dict[str, Any],
     differentiable: bool,
-) -> tuple[Tensor, list[Tensor]]:
+) -> tuple[Tensor, list[Tensor], Parts]:
     """The same where torch.compile traces, which follows torch.func.grad."""
 
-    def total(*moving: Tensor) -> tuple[Tensor, Tensor]:
+    def total(*moving: Tensor) -> tuple[Tensor, Any]:
         blocks = list(state)
         for k, x in zip(wanted, moving, strict=True):
             blocks[k] = x
-        energies = _checked_energies(energy(*blocks, **kwargs), len(state[0]))
-        return energies.sum(), energies
+        found = _checked_energies(energy(*blocks, **kwargs), len(state[0]))
+        return found[0].sum(), found
 
     gradient = torch.func.grad(total, argnums=tuple(range(len(wanted))), has_aux=True)
-    grads, energies = gradient(*(state[k] for k in wanted))
-    return energies.detach(), [grad if differentiable else grad.detach() for grad in grads]
+    grads, (energies, parts) = gradient(*(state[k] for k in wanted))
+    return energies.detach(), [grad if differentiable else grad.detach() for grad in grads], _detached(parts)
 
 
 def _leaf(x: Tensor, wanted: bool, differentiable: bool) -> Tensor:
@@ -242,10 +273,11 @@ def _leaf(x: Tensor, wanted: bool, differentiable: bool) -> Tensor:
     return x.detach().requires_grad_(wanted)
 
 
-def _checked_energies(energies: Any, n: int) -> Tensor:
+def _checked_energies(found: Any, n: int) -> tuple[Tensor, Parts]:
+    energies, parts = summed("langevin", "energy's result", found, n)
     if not isinstance(energies, Tensor) or (energies.dim() and energies.shape not in ((n,), (n, 1))):
         require(False, "langevin", "energy's result", f"a scalar or of shape ({n},)", energies)
-    return energies if energies.dim() < 2 else energies.reshape(n)
+    return energies if energies.dim() < 2 else energies.reshape(n), parts
 
 
 def _one_each(energies: Tensor, n: int) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hatebm.energies.closure import modules_of, owner_of
 from hatebm.energies.modes import in_mode
+from hatebm.energies.parts import summed
 from hatebm.energies.rays import Rays
 from hatebm.ops.checks import require
 from hatebm.ops.scalars import checked_number
@@ -27,7 +28,7 @@ def product(*energies: Energy) -> "Product":
 
     Args:
         energies: modules, functions, methods of modules or partials of these, (n, \*sample) to (n,), (n, 1) or a
-            scalar, the sum over chains, which makes the result a scalar too.
+            scalar, the sum over chains, which makes the result a scalar too; a dict of (n,) parts is its sum.
 
     Returns:
         A module that owns the experts' parameters; tensors held by a partial stay where they are.
@@ -96,11 +97,9 @@ class Composition(nn.Module):
     def energies(self, state: Sequence[Tensor], kwargs: dict[str, Any]) -> list[Tensor]:
         """What each expert says, (n,), or a scalar where it sums over chains."""
         n = len(state[0])
-        entries = {key: self._entries(key, value) for key, value in kwargs.items()}
         results = []
-        for k, expert in enumerate(self.experts):
-            own = {key: values[k] for key, values in entries.items() if values[k] is not None}
-            result = expert(*state, **own)
+        for k, (expert, own) in enumerate(zip(self.experts, self.arguments(kwargs), strict=True)):
+            result, _ = summed(self.name, f"expert {k}'s result", expert(*state, **own), n)
             fits = isinstance(result, Tensor) and result.shape in ((), (n,), (n, 1))
             require(fits, self.name, f"expert {k}'s result", f"a scalar or of shape ({n},)", result)
             results.append(result.reshape(n) if result.dim() or n == 1 else result)
@@ -111,6 +110,12 @@ class Composition(nn.Module):
         if any(e.dim() == 0 for e in energies):
             energies = [e.sum() for e in energies]
         return functools.reduce(torch.add, energies)
+
+    def arguments(self, kwargs: dict[str, Any]) -> list[dict[str, Any]]:
+        """The keyword arguments of each expert."""
+        entries = {key: self._entries(key, value) for key, value in kwargs.items()}
+        own = ({key: values[k] for key, values in entries.items()} for k in range(len(self.experts)))
+        return [{key: value for key, value in given.items() if value is not None} for given in own]
 
     def _entries(self, key: str, value: Any) -> Sequence[Any]:
         if not isinstance(value, tuple):

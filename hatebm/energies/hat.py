@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hatebm.energies.precision import CPU, CUDA, under_autocast
 from hatebm.ops.checks import require
 from hatebm.ops.library import is_traced
 
@@ -68,11 +69,9 @@ class HatEnergy(nn.Module):
         return [*self.generator.parameters(), *self.generator.buffers()]
 
 
-def _precision(z: Tensor) -> tuple[bool, str, str]:
-    """Whether convolutions and products run under autocast, and the precision of each on CUDA."""
-    backends = torch.backends
-    autocast = torch.is_autocast_enabled(z.device.type)
-    return autocast, backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision
+def _precision(z: Tensor) -> tuple:
+    """Whether convolutions and products run under autocast, and the precision of each."""
+    return under_autocast(z.device), getattr(*(CUDA if z.is_cuda else CPU))
 
 
 class Kept(NamedTuple):

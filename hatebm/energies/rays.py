@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hatebm.energies.parts import summed
 from hatebm.ops.noise import Purpose, normal
 
 CHAINS, ROUNDS = 4, 24
@@ -100,7 +101,7 @@ class Rays:
         parts = x.split([block[0].numel() for block in self.blocks], 1)
         prior = sum(p / 2 * part.square().sum(1) for p, part in zip(self.precisions, parts, strict=True))
         state = [part.view_as(block).to(block.dtype) for part, block in zip(parts, self.blocks, strict=True)]
-        energies = self.energy(*state, **self.kwargs)
+        energies, _ = summed("langevin", "energy's result", self.energy(*state, **self.kwargs), len(x))
         return energies.reshape(len(x)) + prior if energies.dim() else (energies + prior.sum())[None]
 
 

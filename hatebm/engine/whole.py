@@ -7,15 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from hatebm.dynamics.blocks import Blocks
+from hatebm.dynamics.facts import Gathering, Told
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.transitions.form import Form
-from hatebm.energies.perceptron import perceptron_of
-from hatebm.energies.steps import Steps
+from hatebm.energies.perceptron import Perceptron
+from hatebm.energies.steps import Facts, Steps
+from hatebm.engine.prepare.precision import REDUCED
 from hatebm.ops.backend import kernels_for
 from hatebm.ops.scalars import OPEN
 
 STRETCH = 4096  # steps that a kernel takes at most before Python can be interrupted
+LISTENED = "hooks, or a forward of its own"
 
 
 def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> Steps:
@@ -38,19 +41,51 @@ def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> St
     )
 
 
-class WholeRuns:
-    """Takes runs of steps of a chain in the energy's own kernel, where it has one that can."""
+def facts_of(x: Tensor, every: int, kept: int) -> Facts:
+    """Room for what a kernel tells of so many steps."""
+    columns = (torch.empty(kept, len(x), dtype=torch.float32, device=x.device) for _ in Facts._fields[1:])
+    return Facts(every, *columns)
 
-    def __init__(self, form: Form, blocks: Blocks, potential: Potential, state: list[Tensor], watch: Watch) -> None:
-        self.blocks, self.state, self.watch = blocks, state, watch
-        given = potential.energy
-        energy = given if hasattr(given, "advance_") else perceptron_of(given)
+
+def rows_of(facts: Facts, total: bool) -> Told:
+    """What a kernel told of a state of one block, as single steps tell it; ``total``: of the sum of all energies."""
+    columns = {name: rows for name, rows in facts._asdict().items() if name != "every" and rows is not None}
+    energies = {"energy": torch.stack([row.sum() for row in facts.energy])[:, None]} if total else {}
+    return columns | energies | {"grad_norm_energy": facts.grad_norm_energy[..., None]}
+
+
+class WholeRuns:
+    """Takes runs of steps of a chain in the energy's own kernel, where it has one that can.
+
+    Kernels are float32 whatever torch is set to, and so are the single steps of their chains.
+    """
+
+    def __init__(
+        self,
+        form: Form,
+        blocks: Blocks,
+        potential: Potential,
+        state: list[Tensor],
+        watch: Watch,
+        gathering: Gathering,
+        energy: Any | None,
+        precision: str | None,
+    ) -> None:
+        self.blocks, self.state, self.watch, self.gathering = blocks, state, watch, gathering
+        self.given, self.potential, self.precision = potential.energy, potential, precision
+        self.tells = True
         self.taken, self.refusal = 0, "" if energy is None else _obstacle(form, blocks, potential, state)
+        self.renew(energy)
+        self.longest = min(STRETCH, max(16, 2**22 // max(state[0].numel(), 1)))
+
+    def renew(self, energy: Any | None) -> None:
+        """Go on in the kernel of an energy, where none was refused; None: in no kernel."""
+        if isinstance(energy, Perceptron) and self.precision in REDUCED:
+            self.refusal = self.refusal or f"precision={self.precision!r}, its kernel is float32"
         self.energy = None if self.refusal else energy
         has_twin = hasattr(type(self.energy), "in_kernel")  # a module takes its time to miss an attribute
-        twin = self.energy.in_kernel(state[0], blocks.backend) if has_twin else None
-        potential.prepared = potential.prepared if twin is None else twin
-        self.longest = min(STRETCH, max(16, 2**22 // max(state[0].numel(), 1)))
+        twin = self.energy.in_kernel(self.state[0], self.blocks.backend) if has_twin else None
+        self.potential.prepared = self.potential.prepared if twin is None else twin
 
     @property
     def refused(self) -> bool:
@@ -59,19 +94,33 @@ class WholeRuns:
 
     def __call__(self, t: int, n_steps: int) -> int:
         """Advance the state by at most ``n_steps`` from step t; returns by how many, 0 where a step is a step."""
+        n_steps = n_steps if self.tells else self.gathering.untold(t, n_steps)
         if self.energy is None or n_steps == 0:
             return 0
-        longest = min(self.longest, self.blocks.laws.longest)
-        steps = steps_of(self.blocks, t, min(n_steps, longest), self.watch.wanted)
-        if reason := self.energy.can_advance(self.state[0], steps):
-            self.energy, self.refusal = None, reason
+        n_steps = min(n_steps, self.longest, self.blocks.laws.longest)
+        kept = self.gathering.kept(t, n_steps)
+        facts = facts_of(self.state[0], self.gathering.every, len(kept)) if kept else None
+        steps = steps_of(self.blocks, t, n_steps, self.watch.wanted)._replace(facts=facts)
+        if reason := self._obstacle(steps):
+            self.refusal = reason
+            if kept and not self._obstacle(steps._replace(facts=None)):
+                self.tells = False
+                return self(t, n_steps)
+            self.energy = None
             return 0
         began = time.perf_counter()
         self.watch.see_first(self.energy.advance_(self.state[0], steps))
         if time.perf_counter() - began < 0.1:  # an interrupt waits for the kernel
             self.longest = min(2 * self.longest, STRETCH)
-        self.taken += steps.n_steps
-        return steps.n_steps
+        if kept:
+            self.gathering.add(kept, rows_of(facts, getattr(self.energy, "total", False)))
+        self.taken += n_steps
+        return n_steps
+
+    def _obstacle(self, steps: Steps) -> str | None:
+        """Why the kernel does not take these steps; a callback may have changed the energy since those before."""
+        listened = self.taken > 0 and _is_listened_to(self.given)
+        return LISTENED if listened else self.energy.can_advance(self.state[0], steps)
 
     def note(self) -> str:
         """What to report, behind the number of steps."""
@@ -106,7 +155,7 @@ def _obstacle(form: Form, blocks: Blocks, potential: Potential, state: list[Tens
         return "a seed in a tensor"
     if kernels_for(blocks.backend, x.device) is None:
         return f"backend {blocks.backend!r} has no kernel for {x.device}"
-    return "hooks, or a forward of its own" if _is_listened_to(potential.energy) else ""
+    return LISTENED if _is_listened_to(potential.energy) else ""
 
 
 def _is_listened_to(energy: Any) -> bool:

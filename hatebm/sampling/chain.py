@@ -53,8 +53,8 @@ class Chain:
     any restart.
 
     Args:
-        energy: callable or module, (n, \*sample) to (n,) or a scalar, low = likely; called with every block of a
-            tuple state. None with ``grad_fn``.
+        energy: callable or module, (n, \*sample) to (n,) or a scalar, low = likely, or to a dict of (n,) parts, whose
+            sum in its order is the energy; called with every block of a tuple state. None with ``grad_fn``.
         x: the initial state, float32 (float64 runs on the reference), (n, \*sample), or a tuple or list of such blocks.
         dynamics: the law; or give its fields as keywords, see :class:`hatebm.Dynamics`.
         seed: 64-bit seed of the noise; None draws one from torch's generator.
@@ -79,9 +79,10 @@ class Chain:
             in one kernel, to the same bits, an MLP to rounding; a network with large convolutions is prepared, to
             rounding, see :mod:`hatebm.engine` and :meth:`report`), "off" (False) is the loop's own autograd and
             nothing else, "max" (True) runs the energy through torch.compile.
-        precision: of the energy's convolutions and products: "float32", or "bfloat16" or, on CUDA, "tf32", which are
-            faster and less exact; the state and its update stay float32, :meth:`report` tells the gradient's error. A
-            corrected chain takes only gradients in it, its energies in float32, and so stays exact.
+        precision: of the energy's convolutions and products: None takes torch as it is set, autocast too; "float32" is
+            IEEE on every device, whatever torch is set to; "bfloat16" or, on CUDA, "tf32" are faster and less exact:
+            :meth:`report` tells the gradient's error. The state, its update and all kernels of whole runs are float32
+            always, and so are the energies by which a corrected chain decides: it stays exact.
 
     Raises:
         TypeError, ValueError: naming the argument, what was wanted and what came.
@@ -106,7 +107,7 @@ class Chain:
         mask: Tensor | tuple[Tensor | None, ...] | None = None,
         backend: str | None = None,
         compile: str | bool = "auto",
-        precision: str = "float32",
+        precision: str | None = None,
         **law: Any,
     ) -> None:
         check_functions(energy, grad_fn, noise, energy_kwargs, dynamics, law)
@@ -124,7 +125,7 @@ class Chain:
         self._form = checked_form(NAME, correct, leapfrog_steps, laws.each, energy)
         self._mode, self._nan, self._explored = mode, nan, False
         n, device = len(self._state[0]), self._state[0].device
-        self._engine = Engine(compile, precision, device)
+        self._engine = Engine(compile, precision, device, self._form.corrected)
         seed = drawn_seed(self._state[0]) if seed is None else seed
         ids = checked_chain_ids(NAME, chain_ids, n, device)
         seed, step = checked_draw(NAME, seed, first_step, 0, 0, device)
@@ -156,13 +157,18 @@ class Chain:
 
         Args:
             n_steps: number of steps, >= 0.
-            callback: called as callback(t, state) after each step t that ``every`` divides, with a copy of the state.
+            callback: called as callback(t, state) after each step t that ``every`` divides, before the next one, with a
+                copy of the state.
             every: of how many steps one is kept for ``callback`` and info.
-            return_info: also return a dict of tensors over the kept steps t: "step" (kept,), and (kept, n) "energy"
-                where step t took its gradient, "grad_norm" of grad E / T + prior_precision * x there, and
-                "displacement", the distance moved; L2 norms over all blocks; and, of a corrected chain, "accept" and
-                "nan_refused", the shares of its proposals that were accepted, and that were refused for a NaN in their
-                energy or gradient (0 or 1, with sequential blocks between).
+            return_info: also return a dict of what is told of the kept steps t, tensors of a row each: "step" (kept,);
+                "energy" (kept, n) where step t took its gradient, before it is divided by T, (kept, 1) of a scalar
+                energy; "energy_parts", name to (kept, n), of an energy in a dict; "grad_norm" (kept, n) of
+                grad E / T + prior_precision * x there; "grad_norm_energy" (kept, n, blocks) of grad E / T alone, in
+                each block; and "displacement" (kept, n), the distance moved. Norms are L2, in the units of x and of
+                1 / x, before any clip, over all blocks where nothing else is said; 0 for what a mask holds and for a
+                chain or a block that rests. Of a corrected chain, energies and norms are those before the step, and
+                there are "accept" and "nan_refused" (kept, n), the shares of its proposals that were accepted, and
+                that were refused for a NaN in their energy or gradient (0 or 1, with sequential blocks between).
             grad_steps: the last so many steps keep the graph: of the energy's parameters, of the law's numbers in
                 tensors that ask for a gradient, and of x, when these are all steps. That holds what n gradients of the
                 energy need in memory.
@@ -195,8 +201,9 @@ class Chain:
             self._blocks.region.held = self._state if grad_steps == n_steps > 0 else [x.detach() for x in self._state]
             settle(modules, self._potential, self.step, state)
             self._check_bounded(modules)
-            self._engine.begin(self._potential, modules, self.step, state)
-            parts = (self._form, self._blocks, self._potential, state, watch)
+            self._engine.begin(self._potential, modules, self.step, state, callback is not None)
+            self._potential.parts = None
+            parts = (self._form, self._blocks, self._potential, state, watch, info.gathering)
             shortcuts = self._engine.shortcuts(*parts, stepwise=grad_steps > 0 or graphs.keeps)
             t = self.step
             while t < end:
@@ -206,12 +213,14 @@ class Chain:
                     info.step(t, state)
                     state = graphs.after(t, state)
                 t += taken or 1
+                if info.call(t - 1, state):
+                    self._engine.go_on(self._potential, t, state, shortcuts)
             watch.check(end - 1, state, self._blocks.noise.chain_ids)
             self._engine.end(n_steps, shortcuts)
             result = graphs.outputs if graphs.keeps else self._returned(state)
             self._state, self._velocity, self.step = copied(state), velocity, end
             self._blocks.region.held = self._state
-        return (result, info.gathered(self._state[0], self._form.corrected)) if return_info else result
+        return (result, info.gathered(self._state, self._form.corrected)) if return_info else result
 
     def report(self) -> str:
         """A few lines: how the energy was prepared for the last run, what was left alone and why, steps a second."""

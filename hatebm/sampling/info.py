@@ -1,14 +1,15 @@
 """What a run keeps of its steps, for a callback and for the caller."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from hatebm.dynamics.facts import Gathering, Told
 from hatebm.sampling.state import State
 
-Transition = Callable[[int, list[Tensor], bool], dict[str, Tensor]]
-COLUMNS = ("step", "energy", "grad_norm", "displacement")
+Transition = Callable[[int, list[Tensor], bool], Told]
+COLUMNS = ("energy", "grad_norm", "displacement")
 DECISIONS = ("accept", "nan_refused")  # of a corrected chain
 
 
@@ -24,36 +25,31 @@ class Info:
         shaped: Callable[[list[Tensor]], State],
     ) -> None:
         self.transition, self.every, self.callback = transition, every, callback
-        self.gathers, self.shaped = gathers, shaped
-        self.looks = gathers or callback is not None
-        self.rows: list[dict[str, Tensor]] = []
+        self.shaped, self.gathering = shaped, Gathering(every, gathers)
 
     def stretch(self, t: int, end: int) -> int:
-        """How many steps from t on, of those before ``end``, nobody looks at."""
-        return min(end - t, -t % self.every) if self.looks else end - t
+        """How many steps from t on, of those before ``end``, are taken before a callback."""
+        return end - t if self.callback is None else min(end - t, -t % self.every + 1)
 
     def step(self, t: int, state: list[Tensor]) -> None:
-        """Take step t, and look at it where it is one of those."""
-        if not self.looks or t % self.every:
-            self.transition(t, state, False)
-            return
-        before = [x.detach().clone() for x in state] if self.gathers else []
-        facts = self.transition(t, state, self.gathers)
-        if self.gathers:
-            at = torch.tensor(t, dtype=torch.int64, device="cpu")
-            self.rows.append({"step": at, **facts, "displacement": _distance(before, state)})
-        if self.callback is not None:
+        """Take step t, and gather what is to be told of it."""
+        gathers = len(self.gathering.kept(t, 1)) > 0
+        told = self.transition(t, state, gathers)
+        if gathers:
+            self.gathering.add_step(t, told)
+
+    def call(self, t: int, state: list[Tensor]) -> bool:
+        """Call the callback where it is to see the state after step t; whether it was called."""
+        called = self.callback is not None and t % self.every == 0
+        if called:
             self.callback(t, self.shaped([x.detach().clone() for x in state]))
+        return called
 
-    def gathered(self, like: Tensor, corrected: bool) -> dict[str, Tensor]:
-        """What was gathered, (kept, ...); where it is nothing, as many columns of no rows, (0, n)."""
-        if self.rows:
-            return {name: torch.stack([row[name] for row in self.rows]) for name in self.rows[0]}
+    def gathered(self, state: list[Tensor], corrected: bool) -> Told:
+        """What was gathered, (kept, ...); where it is nothing, as many columns of no rows."""
+        if told := self.gathering.joined():
+            return told
         columns = (*COLUMNS, *DECISIONS) if corrected else COLUMNS
-        empty = dict.fromkeys(columns, like.new_empty(0, len(like)))
-        return empty | {"step": torch.empty(0, dtype=torch.int64, device="cpu")}
-
-
-def _distance(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
-    moved = [(x.detach() - old).reshape(len(x), x[:1].numel()) for x, old in zip(after, before, strict=True)]
-    return torch.cat(moved, 1).norm(dim=1)
+        empty = state[0].new_empty(0, len(state[0]), len(state))
+        nothing = {"step": torch.empty(0, dtype=torch.int64, device="cpu"), "grad_norm_energy": empty}
+        return nothing | dict.fromkeys(columns, empty[..., 0])

@@ -50,7 +50,7 @@ def langevin(
     mask: Tensor | tuple[Tensor | None, ...] | None = None,
     backend: str | None = None,
     compile: str | bool = "auto",
-    precision: str = "float32",
+    precision: str | None = None,
 ) -> State | list[State] | tuple[State | list[State], dict[str, Tensor]]:
     r"""Run n_steps of x <- clamp(x - step_size * clip(grad E(x) / T + prior_precision * x) + noise_std * eps).
 
@@ -60,7 +60,7 @@ def langevin(
     :class:`hatebm.Chain` and :meth:`hatebm.Chain.run`.
 
     Args:
-        energy: callable or module, (n, \*sample) to (n,) or a scalar, low = likely.
+        energy: callable or module, (n, \*sample) to (n,) or a scalar, low = likely, or to a dict of parts.
         x: the initial state, (n, \*sample), or a tuple of blocks, which the energy takes as arguments.
         n_steps: number of steps.
 

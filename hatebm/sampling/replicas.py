@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from hatebm.dynamics.facts import each
 from hatebm.dynamics.gradient import Potential
 from hatebm.sampling.chain import Chain
 from hatebm.sampling.state import State, blocks_of, each_block, joined, parted
@@ -37,8 +38,8 @@ class Replicas:
         for chain in self._chains[1:]:
             chain.run(n_steps)
         state, info = found if return_info else (found, {})
-        columns = {name: rows.tensor_split(self._each, 1)[0] for name, rows in info.items() if name != "step"}
-        return self._cold(state), info | columns
+        columns = {name: rows for name, rows in info.items() if name != "step"}
+        return self._cold(state), info | each(lambda rows: rows.tensor_split(self._each, 1)[0], columns)
 
     def energies(self, t: int) -> Tensor:
         """The energy of each row before step t, (replicas, n)."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hatebm.dynamics.facts import joined
 from hatebm.dynamics.law import Dynamics
 from hatebm.energies.closure import modules_of
 from hatebm.energies.modes import bare, in_mode
@@ -45,7 +46,7 @@ def tempering(
     mask: Tensor | tuple[Tensor | None, ...] | None = None,
     backend: str | None = None,
     compile: str | bool = "auto",
-    precision: str = "float32",
+    precision: str | None = None,
     **law: Any,
 ) -> State | tuple[State, dict[str, Any]]:
     r"""Run n chains at each of the temperatures T_1 < T_2 < ..., where neighbours exchange states; return those at T_1.
@@ -78,7 +79,8 @@ def tempering(
             states: given as ``x`` beside ``first_step`` it goes on, without friction bit for bit; and "report", the
             text of :meth:`hatebm.Chain.report` for the chain with the cold replica.
         seed, first_step, energy_kwargs, grad_fn, mode, every, nan, correct, leapfrog_steps, mask, backend, compile,
-            precision: as in :class:`hatebm.Chain` and :meth:`hatebm.Chain.run`; exchanges compare energies in float32.
+            precision: as in :class:`hatebm.Chain` and :meth:`hatebm.Chain.run`; exchanges compare energies in IEEE
+            float32.
 
     Returns:
         The cold replica's last state, shaped like x; with ``return_info`` also the dict.
@@ -141,10 +143,6 @@ def _info(told: list[dict[str, Tensor]], swaps: list[dict[str, Tensor]], replica
     rows = first.new_empty(0, len(states), len(first), dtype=torch.float64)
     steps = torch.empty(0, dtype=torch.int64, device="cpu")
     none = {"swap_step": steps, "swap_energy": rows, "swap_accept": rows[:, 1:]}
-    info = _joined(told) | _joined([none, *swaps])
+    info = joined(told) | joined([none, *swaps])
     shares = info["swap_accept"].nanmean(0)
     return info | {"swap_accept": shares, "replicas": states, "report": replicas.report()}
-
-
-def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

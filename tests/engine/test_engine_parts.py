@@ -50,6 +50,24 @@ class Viewed(nn.Module):
         return self.head(h.view(h.size(0), -1))[:, 0]
 
 
+class InParts(Viewed):
+    """The energy in a dict."""
+
+    def forward(self, x):
+        return {"net": super().forward(x), "box": x.square().flatten(1).sum(1) / 2}
+
+
+def test_an_energy_in_a_dict_is_prepared_and_comes_in_one(monkeypatch):
+    monkeypatch.setattr("hatebm.engine.prepare.rules.PART_BYTES", (1, 1))
+    net, x = seeded(InParts), images(9)
+    energy, notes = prepared(net, x)
+    assert energy is not net
+    assert "channels_last" in notes
+    assert "all chains together, since the energy comes in a dict" in notes
+    assert list(energy(x)) == ["net", "box"]
+    assert apart(energy, net, x) < ROUNDING
+
+
 class NeedsItsLayout(Viewed):
     def forward(self, x):
         h = F.silu(F.avg_pool2d(self.conv(x), 2))

@@ -243,7 +243,7 @@ def test_info_and_callback_keep_every_step_that_divides():
     assert list(states) == [2, 4, 6] == info["step"].tolist()
     assert {k: tuple(v.shape) for k, v in info.items() if k != "step"} == dict.fromkeys(
         ("energy", "grad_norm", "displacement"), (3, 5)
-    )
+    ) | {"grad_norm_energy": (3, 5, 1)}
     chain, rows = hatebm.Chain(quadratic, x, first_step=1, **law), []
     for t in range(1, 8):
         before = chain.state.requires_grad_()

@@ -1,16 +1,18 @@
 """Metropolis-adjusted Langevin: exact at any step size."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from hatebm.dynamics.blocks import Blocks
+from hatebm.dynamics.facts import StepFacts, Told
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch, surely_finite
 from hatebm.dynamics.law import Number
 from hatebm.dynamics.laws import Now
-from hatebm.dynamics.transitions.overdamped import gathered_facts
+from hatebm.energies.parts import Parts
 from hatebm.ops.checks import require
 from hatebm.ops.law_numbers import as_column
 from hatebm.ops.law_tensors import LawTensor
@@ -33,33 +35,36 @@ class Adjusted:
         self.blocks, self.potential, self.watch = blocks, potential, watch
         self.energies: Tensor | None = None
         self.grads: dict[int, Tensor] = {}
+        self.parts: Parts = {}
 
-    def __call__(self, t: int, state: list[Tensor], gather: bool) -> dict[str, Tensor]:
-        """Step t; ``gather`` returns energies and gradient norms before it, and the share of accepted proposals."""
+    def __call__(self, t: int, state: list[Tensor], gather: bool) -> Told:
+        """Step t; ``gather`` returns what is told of it: energies and pulls before it, decisions."""
         now, groups = self.blocks.laws.at(t)
         moving = sorted(k for group in groups for k in group)
         noise = self.blocks.noise.at(t, state)
         if self.energies is None or self.potential.changes or set(moving) - set(self.grads):
-            self.energies, self.grads = look(self.potential, self.blocks, t, state, moving)
+            self.energies, self.grads, self.parts = look(self.potential, self.blocks, t, state, moving)
             self.watch.see_energy(t, self.energies)
-        norms = [x.new_zeros(len(x)) if gather else None for x in state]
-        energies, accepted, refused = self.energies, [], []
+        facts = StepFacts(self.blocks, state) if gather else None
+        energies, parts, accepted, refused = self.energies, self.parts, [], []
         for group in groups:
             proposal = list(state)
             for k in group:
                 check_noisy(now[k].noise_std, "> 0 with correct='mala'")
-                open_box = OPEN | {"grad_norm": norms[k], "diverged": self.watch.first}
+                open_box = OPEN | (facts.written(k) if facts else {}) | {"diverged": self.watch.first}
                 proposal[k] = self.blocks.move(t, k, state[k].clone(), self.grads[k], now[k], noise[k], **open_box)
+                if facts:
+                    facts.pulled(k, self.grads[k], now[k])
             accept, nan = self._choose(t, state, proposal, now, group, moving)
             accepted.append(accept)
             refused.append(nan)
-        return gathered_facts(energies, norms) | decisions(accepted, refused, energies) if gather else {}
+        return facts.told(state, energies, parts) | decisions(accepted, refused, energies) if facts else {}
 
     def _choose(
         self, t: int, state: list[Tensor], proposal: list[Tensor], now: list[Now], group: list[int], moving: list[int]
     ) -> tuple[Tensor, Tensor | None]:
         """Who accepts, and whose proposal had a NaN; None where nobody's."""
-        there, grads = look(self.potential, self.blocks, t, proposal, moving)
+        there, grads, parts = look(self.potential, self.blocks, t, proposal, moving)
         log_ratio = energy_difference(self.energies, there, now[group[0]].temperature)
         for k in group:
             at = (
@@ -78,7 +83,8 @@ class Adjusted:
         accept = decide(self.blocks, log_ratio, t, group[0])
         for k in group:
             state[k] = chosen(accept, proposal[k], state[k])
-        self.energies, self.grads = carried(accept, (there, grads), (self.energies, self.grads))
+        here = Here(self.energies, self.grads, self.parts)
+        self.energies, self.grads, self.parts = carried(accept, Here(there, grads, parts), here)
         return accept, nan
 
 
@@ -96,7 +102,12 @@ def energy_difference(here: Tensor, there: Tensor, temperature: Number) -> Tenso
     return (here.double() - there.double()) / (as_column(temperature, len(here), here.device) if own else temperature)
 
 
-Here = tuple[Tensor, dict[int, Tensor]]  # energies, and the gradient of each moving block
+class Here(NamedTuple):
+    """What is known of a state: energies, the gradient of each moving block, the parts of the energies."""
+
+    energies: Tensor
+    grads: dict[int, Tensor]
+    parts: Parts
 
 
 def look(potential: Potential, blocks: Blocks, t: int, state: list[Tensor], moving: list[int]) -> Here:
@@ -106,13 +117,14 @@ def look(potential: Potential, blocks: Blocks, t: int, state: list[Tensor], movi
         inside = blocks.region.inside(k, state[k])
         if inside is not None:
             energies = torch.where(inside, energies, math.inf)
-    return energies, dict(zip(moving, grads, strict=True))
+    return Here(energies, dict(zip(moving, grads, strict=True)), potential.parts)
 
 
 def carried(accept: Tensor, there: Here, here: Here) -> Here:
     """The energies and gradients from which the next step goes on."""
-    grads = {k: chosen(accept, grad, here[1][k]) for k, grad in there[1].items()}
-    return torch.where(accept, there[0], here[0]), grads
+    grads = {k: chosen(accept, grad, here.grads[k]) for k, grad in there.grads.items()}
+    parts = {name: torch.where(accept, part, here.parts[name]) for name, part in there.parts.items()}
+    return Here(torch.where(accept, there.energies, here.energies), grads, parts)
 
 
 def without_nan(

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from hatebm.dynamics.blocks import Blocks, column
+from hatebm.dynamics.facts import StepFacts, Told
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch, surely_finite
 from hatebm.dynamics.law import Number
 from hatebm.dynamics.laws import Now
 from hatebm.dynamics.transitions.adjusted import (
+    Here,
     carried,
     check_noisy,
     chosen,
@@ -22,7 +24,7 @@ from hatebm.dynamics.transitions.adjusted import (
     rows,
     without_nan,
 )
-from hatebm.dynamics.transitions.overdamped import gathered_facts
+from hatebm.energies.parts import Parts
 from hatebm.ops.law_numbers import arguments_of, halves_of
 from hatebm.ops.law_tensors import is_hidden
 from hatebm.ops.library import langevin_ratio
@@ -53,31 +55,33 @@ class Hamiltonian:
         self.velocity, self.leapfrog_steps, self.corrected = velocity, leapfrog_steps, corrected
         self.energies: Tensor | None = None
         self.grads: dict[int, Tensor] | None = None
+        self.parts: Parts = {}
         self._shares: dict[int, tuple[Now, Number, Number]] = {}  # of a velocity that stays, and of noise that comes
 
-    def __call__(self, t: int, state: list[Tensor], gather: bool) -> dict[str, Tensor]:
-        """Step t; ``gather`` returns energies and gradient norms before it, and the share of accepted proposals."""
+    def __call__(self, t: int, state: list[Tensor], gather: bool) -> Told:
+        """Step t; ``gather`` returns what is told of it: energies and pulls before it, decisions."""
         now, groups = self.blocks.laws.at(t)
         moving = sorted(k for group in groups for k in group)
         noise = self.blocks.noise.at(t, state)
         if self.grads is None or self.grads.keys() != set(moving) or self.potential.changes:
-            self.energies, self.grads = self._look(t, state, moving, decides=self.corrected)
+            self.energies, self.grads, self.parts = self._look(t, state, moving, decides=self.corrected)
             self.watch.see_energy(t, self.energies)
-        norms = [x.new_zeros(len(x)) for x in state] if gather else []
-        for k in moving if gather else ():
-            force = self.blocks.force(k, state[k], self.grads[k], now[k])
-            norms[k] = force.reshape(len(force), force[:1].numel()).norm(dim=1)
-        before, accepted, refused = self.energies, [], []
+        facts = StepFacts(self.blocks, state) if gather else None
+        for k in moving if facts else ():
+            at = self.blocks.region.free(k, state[k].clone())
+            facts.pulls[k] = self.blocks.norm(k, at, self.grads[k], **now[k].arguments)
+            facts.pulled(k, self.grads[k], now[k])
+        before, parts, accepted, refused = self.energies, self.parts, [], []
         for group in groups:
             for k in group:
                 self.velocity[k] = self._refreshed(t, k, state[k], now[k], noise[k])
             accept, nan = self._trajectory(t, state, now, group, moving)
             accepted.append(accept)
             refused.append(nan)
-        if not gather:
+        if not facts:
             return {}
-        facts = gathered_facts(before, norms)
-        return facts | decisions(accepted, refused, before) if self.corrected else facts
+        told = facts.told(state, before, parts)
+        return told | decisions(accepted, refused, before) if self.corrected else told
 
     def _trajectory(
         self, t: int, state: list[Tensor], now: list[Now], group: list[int], moving: list[int]
@@ -90,7 +94,7 @@ class Hamiltonian:
             for k in group:
                 x[k], v[k] = self.blocks.drift(t, k, x[k].clone(), v[k], now[k].noise_std, bounded=not self.corrected)
             last = leap + 1 == self.leapfrog_steps
-            energies, grads = self._look(t, x, moving, decides=self.corrected and last)
+            energies, grads, parts = self._look(t, x, moving, decides=self.corrected and last)
             if self.corrected and not last:
                 met = _either(met, _nan_gradient(x, [grads[k] for k in group]))
             halves = 1 if last else 2
@@ -98,7 +102,8 @@ class Hamiltonian:
                 v[k] = self.blocks.push(t, k, v[k], x[k], grads[k], now[k], halves, None)
         if not self.corrected:
             self.watch.see_energy(t, energies)
-            state[:], self.velocity[:], self.energies, self.grads = x, v, energies, grads
+            state[:], self.velocity[:] = x, v
+            self.energies, self.grads, self.parts = energies, grads, parts
             return None, None
         log_ratio = energy_difference(self.energies, energies, now[group[0]].temperature)
         for k in group:
@@ -114,16 +119,15 @@ class Hamiltonian:
         accept = decide(self.blocks, log_ratio, t, group[0])
         for k in group:
             state[k], self.velocity[k] = chosen(accept, x[k], state[k]), chosen(accept, v[k], -self.velocity[k])
-        self.energies, self.grads = carried(accept, (energies, grads), (self.energies, self.grads))
+        here = Here(self.energies, self.grads, self.parts)
+        self.energies, self.grads, self.parts = carried(accept, Here(energies, grads, parts), here)
         return accept, met
 
-    def _look(
-        self, t: int, state: list[Tensor], moving: list[int], decides: bool
-    ) -> tuple[Tensor | None, dict[int, Tensor]]:
+    def _look(self, t: int, state: list[Tensor], moving: list[int], decides: bool) -> Here:
         if decides:
             return look(self.potential, self.blocks, t, state, moving)
         energies, grads = self.potential.gradient(t, state, moving)
-        return energies, dict(zip(moving, grads, strict=True))
+        return Here(energies, dict(zip(moving, grads, strict=True)), self.potential.parts or {})
 
     def _refreshed(self, t: int, k: int, x: Tensor, now: Now, noise: Tensor | None) -> Tensor:
         friction = self.blocks.laws.each[k].friction

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hatebm.dynamics.blocks import Blocks
+from hatebm.dynamics.facts import StepFacts, Told
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.laws import Now
@@ -18,8 +19,8 @@ class Overdamped:
         self.blocks, self.potential, self.watch = blocks, potential, watch
         self._moves: list[Callable[..., None] | None] | None = None  # of blocks in place, None where a step is more
 
-    def __call__(self, t: int, state: list[Tensor], gather: bool) -> dict[str, Tensor]:
-        """Step t; ``gather`` returns the energies and gradient norms where it took its gradients."""
+    def __call__(self, t: int, state: list[Tensor], gather: bool) -> Told:
+        """Step t; ``gather`` returns what is told of it."""
         now, groups = self.blocks.laws.at(t, learning=self.potential.differentiable)
         if gather or self.potential.differentiable or not self._is_ready(state):
             return self._step(t, state, gather, now, groups)
@@ -35,11 +36,9 @@ class Overdamped:
             self._moves = [self.blocks.ready(k, x, self.watch.first) for k, x in enumerate(state)]
         return None not in self._moves
 
-    def _step(
-        self, t: int, state: list[Tensor], gather: bool, now: list[Now], groups: list[list[int]]
-    ) -> dict[str, Tensor]:
+    def _step(self, t: int, state: list[Tensor], gather: bool, now: list[Now], groups: list[list[int]]) -> Told:
         noise = self.blocks.noise.at(t, state)
-        norms = [x.new_zeros(len(x)) if gather else None for x in state]
+        facts = self._facts(state) if gather else None
         energies = None
         for group in groups:
             for k in group:
@@ -47,13 +46,18 @@ class Overdamped:
             energies, grads = self.potential.gradient(t, state, group)
             self.watch.see_energy(t, of_moving(energies, [now[k].resting for k in group]))
             for k, grad in zip(group, grads, strict=True):
-                gathered = {"grad_norm": norms[k], "diverged": self.watch.first}
-                state[k] = self.blocks.move(t, k, self._own(state[k]), grad, now[k], noise[k], **gathered)
-                if gather and now[k].resting is not None:
-                    norms[k].masked_fill_(now[k].resting, 0)
-        if gather and not groups:
+                written = (facts.written(k) if facts else {}) | {"diverged": self.watch.first}
+                state[k] = self.blocks.move(t, k, self._own(state[k]), grad, now[k], noise[k], **written)
+                if facts:
+                    facts.pulled(k, grad, now[k])
+        if facts and not groups:
             energies = self.potential.gradient(t, state, [])[0]
-        return gathered_facts(energies, norms) if gather else {}
+        return facts.told(state, energies, self.potential.parts) if facts else {}
+
+    def _facts(self, state: list[Tensor]) -> StepFacts:
+        if self.potential.differentiable:
+            return StepFacts(self.blocks, state)
+        return StepFacts(self.blocks, state, [k for k in range(len(state)) if self.blocks.in_one_pass(k)])
 
     def _own(self, x: Tensor) -> Tensor:
         """What may be written to: the graph of another block's gradient may hold the state itself."""
@@ -65,9 +69,3 @@ def of_moving(energies: Tensor | None, resting: list[Tensor | None]) -> Tensor |
     if energies is None or None in resting or not energies.dim():
         return energies
     return torch.where(torch.stack(resting).all(0), 0, energies)
-
-
-def gathered_facts(energies: Tensor | None, norms: list[Tensor]) -> dict[str, Tensor]:
-    """What a run keeps of a step: (n,) energies, where there are any, and the joint norm over all blocks."""
-    facts = {"grad_norm": torch.stack(norms).norm(dim=0)}
-    return facts if energies is None else facts | {"energy": energies.expand(len(norms[0]))}

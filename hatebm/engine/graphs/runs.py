@@ -63,7 +63,7 @@ class GraphRuns:
         potential: Potential,
         state: list[Tensor],
         watch: Watch,
-        precision: str,
+        precision: str | None,
     ) -> None:
         self.blocks, self.potential, self.state, self.watch, self.precision = blocks, potential, state, watch, precision
         self.function = potential.energy if potential.grad_fn is None else potential.grad_fn
