@@ -347,7 +347,7 @@ struct Run {
                 const Float x = float_at(spot.x + e * width + v), g = float_at(spot.gradient + e * width + v);
                 return total_gradient(kick.law, x, kick.pull(x, g));
             };
-            norms_over(d, total, factors.of + v);
+            store(factors.of + v, norm_over(d, total));
         }
         for (float& factor : factors.of) factor = kick.law.clip == Clip::norm ? clip_factor(kick.law, factor) : 1.0f;
         return factors;
