@@ -89,9 +89,9 @@ class WholeRuns:
         kept = self.gathering.kept(t, n_steps)
         facts = facts_of(self.state[0], self.gathering.every, len(kept)) if kept else None
         steps = steps_of(self.blocks, t, n_steps, self.watch.wanted)._replace(facts=facts)
-        if reason := self._obstacle(steps):
+        if reason := self._why_not(steps):
             self.refusal = reason
-            if kept and not self._obstacle(steps._replace(facts=None)):
+            if kept and not self._why_not(steps._replace(facts=None)):
                 self.tells = False
                 return self(t, n_steps)
             self.energy = None
@@ -105,7 +105,7 @@ class WholeRuns:
         self.taken += n_steps
         return n_steps
 
-    def _obstacle(self, steps: Steps) -> str | None:
+    def _why_not(self, steps: Steps) -> str | None:
         """Why the kernel does not take these steps; a callback may have changed the energy since those before."""
         listened = self.taken > 0 and _is_listened_to(self.given)
         return LISTENED if listened else self.energy.can_advance(self.state[0], steps)

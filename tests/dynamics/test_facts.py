@@ -234,3 +234,13 @@ def test_a_compiled_caller_is_told_of_parts(law):
     )
     torch.testing.assert_close(got, want)
     torch.testing.assert_close(told, info)
+
+
+def test_what_is_held_counts_nowhere_whatever_lies_there():
+    x, law = drawn((N, D)), LAWS["a mask"] | {"nan": "ignore", "seed": 0}
+    want = hatebm.langevin(wavy, x, 3, return_info=True, **law)[1]
+    told = hatebm.langevin(wavy, torch.where(MASK, x, torch.inf), 3, return_info=True, **law)[1]
+    assert told["energy"].isnan().all()
+    for name in ("grad_norm", "grad_norm_energy", "displacement"):
+        assert want[name].min() > 0
+        assert torch.equal(told[name], want[name])
