@@ -16,6 +16,7 @@ from hatebm.commands.relocate import first_stage_beside, known, place, relocated
 from hatebm.commands.settings import parse_settings
 from hatebm.data import Images
 from hatebm.data.fingerprint import Fingerprint
+from hatebm.engine.prepare.precision import in_words
 from hatebm.errors import UsageError
 from hatebm.learning.config import Config
 from hatebm.learning.learner import Learner
@@ -38,12 +39,12 @@ def begun(options: argparse.Namespace, device: torch.device) -> Iterator[Begun]:
     A start that was killed before its config.json came is a start again, with --resume or without it.
     """
     resumes = options.resume and not (options.out is not None and left_behind(options.out))
-    with resumed(options, device) if resumes else started(options) as found:
+    with resumed(options, device) if resumes else started(options, device) as found:
         yield found
 
 
 @contextmanager
-def started(options: argparse.Namespace) -> Iterator[Begun]:
+def started(options: argparse.Namespace, device: torch.device) -> Iterator[Begun]:
     """A new run; the folder is made last, so a refused run leaves none behind."""
     name = options.system or DEFAULT
     system, data_root = SYSTEMS[name], options.data_root or "."
@@ -59,7 +60,8 @@ def started(options: argparse.Namespace) -> Iterator[Begun]:
     if config.channels != images.channels:
         raise UsageError(f"--set: channels must be {images.channels} like the data, got {config.channels}")
     where, root = place(source, data_root), str(Path(data_root).resolve())
-    run = Run(folder, name, where, root, len(images.train), config, Fingerprint.of(images))
+    about = Fingerprint.of(images), in_words(None, device)
+    run = Run(folder, name, where, root, len(images.train), config, *about)
     set_threads(options.threads, run)
     if system.generator is None:
         if options.generator is not None:
@@ -117,7 +119,7 @@ def resumed(options: argparse.Namespace, device: torch.device) -> Iterator[Begun
     if before is not None:
         _refuse_change(begun, first, vars(before.config), "generator.")
     images = run.images()
-    run = known(replace(run, config=replace(run.config, **settings)), images)
+    run = known(replace(run, config=replace(run.config, **settings), precision=in_words(None, device)), images)
     finished = int(run.last_checkpoint().stem) if run.has_checkpoint() else 0
     if run.config.iterations < finished:
         raise UsageError(f"--steps: the run has {finished} iterations already, got {run.config.iterations}")

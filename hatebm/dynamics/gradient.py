@@ -11,6 +11,7 @@ from torch.autograd.graph import _engine_run_backward
 
 from hatebm.energies.hat import remembering
 from hatebm.energies.parts import Parts, summed
+from hatebm.energies.precision import ieee
 from hatebm.ops.checks import GRAD_DTYPES, check_like, checked_blocks, require
 
 
@@ -18,10 +19,10 @@ class Potential:
     """The energy of every chain and its gradient: autograd's, or a given one; 0 where a mask holds the state.
 
     ``differentiable`` keeps the graph of the gradient; ``changes`` says that the energy is another one at each step;
-    ``prepared`` is the energy in a form that serves first derivatives alone, without keyword arguments; ``within``
-    opens the context in which the gradient is to be taken, and then energies that decide are taken within
-    ``deciding``; ``kept`` is where hat energies keep what they made within a run; ``parts`` are those of the last
-    energies, None before the first of a run.
+    ``prepared`` is the energy in a form that serves first derivatives alone; ``within`` opens the context in which the
+    gradient is to be taken, and ``reduced`` says that it is none of IEEE float32, in which energies that decide always
+    are; ``kept`` is where hat energies keep what they made within a run; ``parts`` are those of the last energies, None
+    before the first of a run.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Potential:
         self._ones = Ones()
         self.prepared: Callable[..., Tensor] | None = None
         self.within: Callable[[], AbstractContextManager[None]] = nullcontext
-        self.deciding: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.reduced = False
         self.kept: dict[Any, Any] | None = None
         self.parts: Parts | None = None
 
@@ -49,12 +50,13 @@ class Potential:
         """The energies where they come along, (n,) or a scalar, and the gradient in the blocks ``wanted``."""
         kwargs = self.kwargs(t)
         if self.grad_fn is None:
-            asked = (self._energy(kwargs), state, wanted, kwargs)
+            asked = (self._energy(), state, wanted, kwargs)
             with self._remembering(), self.within():
                 energies, grads, parts = _evaluated(*asked, self.differentiable, self._ones)
             self._see(parts)
         else:
-            energies, grads = None, given_gradient(self.grad_fn, state, wanted, kwargs, self.differentiable)
+            with self.within():
+                energies, grads = None, given_gradient(self.grad_fn, state, wanted, kwargs, self.differentiable)
         held = (self.masks[k] for k in wanted)
         return energies, [g if m is None else torch.where(m, g, 0) for g, m in zip(grads, held, strict=True)]
 
@@ -65,14 +67,14 @@ class Potential:
         energies, grads = self.gradient(t, state, wanted)
         if self.grad_fn is not None:
             grads = [g.clone() for g in grads]  # they live on, while the next ones may come in the same tensor
-        alone = energies is None or self.within is not nullcontext
+        alone = energies is None or self.reduced
         return self.energies(t, state) if alone else _one_each(energies, len(state[0])), grads
 
     def energies(self, t: int, state: Sequence[Tensor]) -> Tensor:
         """One energy a chain, (n,), alone."""
         kwargs = self.kwargs(t)
-        with self._remembering(), self.deciding():
-            energies, parts = _energies_alone(self._energy(kwargs), state, kwargs)
+        with self._remembering(), ieee(state[0].device):
+            energies, parts = _energies_alone(self._energy(), state, kwargs)
         self._see({name: part.clone() for name, part in parts.items()})
         return _one_each(energies.clone(), len(state[0]))
 
@@ -87,9 +89,8 @@ class Potential:
             return nullcontext()
         return remembering(None if self.differentiable else self.kept)
 
-    def _energy(self, kwargs: dict[str, Any]) -> Callable[..., Tensor]:
-        plain = self.prepared is None or self.differentiable or kwargs
-        return self.energy if plain else self.prepared
+    def _energy(self) -> Callable[..., Tensor]:
+        return self.energy if self.prepared is None or self.differentiable else self.prepared
 
 
 def energy_and_gradient(

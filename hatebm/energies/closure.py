@@ -51,14 +51,19 @@ def modules_of(*functions: Any) -> list[nn.Module]:
 
 def tensors_of(*functions: Any) -> list[Tensor]:
     """The tensors that callables can reach, but for those that their modules have registered."""
-    spaces = (space for function in functions for thing in _reached(function) for space in _spaces(thing))
-    return [value for space in spaces for value in space.values() if isinstance(value, Tensor)]
+    held = (value for function in functions for thing in _reached(function) for value in _held(thing))
+    return [value for value in held if isinstance(value, Tensor)]
 
 
 def snapshot(function: Callable[..., Any]) -> Snapshot:
     """Each name that ``function`` can reach with what stands there: objects, sizes of containers, tensors' versions."""
-    spaces = (space for thing in _reached(function) for space in (*_spaces(thing), *_registered(thing)))
-    return [(name, _marks(value)) for space in spaces for name, value in space.items()]
+    items = (
+        item
+        for thing in _reached(function)
+        for space in (*spaces(thing), *_registered(thing))
+        for item in space.items()
+    )
+    return [(name, _marks(value)) for name, value in items]
 
 
 def first_difference(before: Snapshot, after: Snapshot) -> str | None:
@@ -96,16 +101,16 @@ def _reached(root: Any) -> Iterator[Any]:
                 break
             if type(value) in PLAIN or id(value) in met or id(value) in parts:
                 continue
-            if _is_followed(value):
+            if is_followed(value):
                 met.add(id(value))
                 waiting.append((value, deep - 1))
 
 
 def _held(thing: Any) -> Iterator[Any]:
-    return (value for space in _spaces(thing) for value in list(space.values()))
+    return (value for space in spaces(thing) for value in list(space.values()))
 
 
-def _is_followed(value: Any) -> bool:
+def is_followed(value: Any) -> bool:
     """Told by its type: an object may stand for another, or raise when it is asked for anything."""
     kind = type(value)
     if base := _container(kind):
@@ -137,7 +142,8 @@ def _attribute(thing: Any, name: str, default: Any) -> Any:
         return default
 
 
-def _spaces(thing: Any) -> list[Space]:
+def spaces(thing: Any) -> list[Space]:
+    """What a thing holds, by name, in one or several spaces."""
     kind = type(thing)
     if base := _container(kind):
         return [_items(thing, base), *([] if kind is base else _attributes(thing))]

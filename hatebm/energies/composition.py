@@ -97,10 +97,8 @@ class Composition(nn.Module):
     def energies(self, state: Sequence[Tensor], kwargs: dict[str, Any]) -> list[Tensor]:
         """What each expert says, (n,), or a scalar where it sums over chains."""
         n = len(state[0])
-        entries = {key: self._entries(key, value) for key, value in kwargs.items()}
         results = []
-        for k, expert in enumerate(self.experts):
-            own = {key: values[k] for key, values in entries.items() if values[k] is not None}
+        for k, (expert, own) in enumerate(zip(self.experts, self.arguments(kwargs), strict=True)):
             result, _ = summed(self.name, f"expert {k}'s result", expert(*state, **own), n)
             fits = isinstance(result, Tensor) and result.shape in ((), (n,), (n, 1))
             require(fits, self.name, f"expert {k}'s result", f"a scalar or of shape ({n},)", result)
@@ -112,6 +110,12 @@ class Composition(nn.Module):
         if any(e.dim() == 0 for e in energies):
             energies = [e.sum() for e in energies]
         return functools.reduce(torch.add, energies)
+
+    def arguments(self, kwargs: dict[str, Any]) -> list[dict[str, Any]]:
+        """The keyword arguments of each expert."""
+        entries = {key: self._entries(key, value) for key, value in kwargs.items()}
+        own = ({key: values[k] for key, values in entries.items()} for k in range(len(self.experts)))
+        return [{key: value for key, value in given.items() if value is not None} for given in own]
 
     def _entries(self, key: str, value: Any) -> Sequence[Any]:
         if not isinstance(value, tuple):

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,8 @@ class Holder:
     value: Any
 
 
-_changed = threading.Condition()
+_lock = threading.RLock()
+_changed = threading.Condition(_lock)
 _holders: list[Holder] = []
 _waiting: dict[int, Holder] = {}  # by thread
 _found: dict[Place, Any] = {}  # what stood where somebody wrote
@@ -51,16 +52,19 @@ def held(places: Sequence[Place], value: Any) -> Iterator[None]:
                 _changed.notify_all()
 
 
-def standing(place: Place) -> Any:
-    """What an attribute is when nobody holds it."""
-    with _changed:
-        return _found.get(place, getattr(*place))
+def standing(place: Place, read: Callable[[], Any] | None = None) -> Any:
+    """What an attribute is when nobody holds it; ``read`` tells it where it stands, in place of a look at it."""
+    with _lock:
+        if place in _found:
+            return _found[place]
+        return getattr(*place) if read is None else read()
 
 
 def _alone() -> None:
     """In a child made by fork no other thread lives on, nor lets go of what it held."""
-    global _changed
-    _changed = threading.Condition()
+    global _lock, _changed
+    _lock = threading.RLock()
+    _changed = threading.Condition(_lock)
     _waiting.clear()
     for holder in [holder for holder in _holders if holder.thread != threading.get_ident()]:
         _holders.remove(holder)

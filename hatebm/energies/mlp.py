@@ -5,8 +5,6 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from hatebm.energies.perceptron import Perceptron
-from hatebm.energies.steps import Steps
 from hatebm.ops.checks import require
 from hatebm.ops.scalars import checked_shape
 
@@ -54,17 +52,3 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The energy of each sample."""
         return self.layers(x).squeeze(-1)
-
-    def can_advance(self, x: Tensor, steps: Steps) -> str | None:
-        """Why these chains go step by step; None where the kernel takes them."""
-        if type(self).forward is not MLP.forward:
-            return "a forward of its own"
-        return Perceptron(self.layers).can_advance(x, steps)
-
-    def advance_(self, x: Tensor, steps: Steps) -> Tensor:
-        """Take the steps in place; returns the first bad step of each chain."""
-        return Perceptron(self.layers).advance_(x, steps)
-
-    def in_kernel(self, x: Tensor, backend: str | None) -> Callable[[Tensor], Tensor] | None:
-        """The energy with the gradient of the kernel's bits; None where the kernel does not take such chains."""
-        return Perceptron(self.layers).in_kernel(x, backend) if type(self).forward is MLP.forward else None

@@ -5,7 +5,7 @@ float32 rounding. A chain's bits depend on its own numbers alone: not on the oth
 instruction set.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -34,21 +34,32 @@ class Layer(NamedTuple):
 class Perceptron:
     """The energy of a module that is a multilayer perceptron; its parameters are read at every run."""
 
-    def __init__(self, module: nn.Sequential) -> None:
+    def __init__(self, module: nn.Module) -> None:
         self.module = module
+        self._ready: list[Layer] | None = None  # the layers, from a look at them to the steps that it was for
+
+    def layers(self) -> list[Layer] | None:
+        """The layers as they are now; None where the module is no perceptron any more."""
+        return layers_of(self.module)
+
+    def takes(self, x: Tensor) -> bool:
+        """Whether x, (n, *sample), has rows for the first layer."""
+        return x.dim() == 2 or (x.dim() > 2 and _flattens(self.module))
 
     def can_advance(self, x: Tensor, steps: Steps) -> str | None:
         """Why these chains go step by step; None where the kernel takes them."""
-        return self._obstacle(x, steps.backend) or (silent(steps.backend, x.device) if steps.facts else None)
+        obstacle = None if self._ready else self._obstacle(x, steps.backend)
+        return obstacle or (silent(steps.backend, x.device) if steps.facts else None)
 
     def advance_(self, x: Tensor, steps: Steps) -> Tensor:
         """Move x in place; returns the first bad step of each chain."""
         kernels = module_for("perceptron_chains_", steps.backend, x.device)
-        return kernels.perceptron_chains_(x, layers_of(self.module), steps)
+        layers, self._ready = self._ready or self.layers(), None
+        return kernels.perceptron_chains_(x, layers, steps)
 
     def in_kernel(self, x: Tensor, backend: str | None) -> Callable[[Tensor], Tensor] | None:
         """The energy with the gradient of the kernel's bits; None where the kernel does not take such chains."""
-        return None if self._obstacle(x, backend) else lambda x: _Energy.apply(x, self.module, backend)
+        return None if self._obstacle(x, backend) else lambda x: _Energy.apply(x, self, backend)
 
     def _obstacle(self, x: Tensor, backend: str | None) -> str | None:
         kernels = kernels_for(backend, x.device)
@@ -59,7 +70,7 @@ class Perceptron:
             return "the portable build of the kernel is slower than a step at a time"
         if torch.is_autocast_enabled(x.device.type) or _has_any_global_hook():
             return "autocast or a hook of all modules changes what the layers compute"
-        layers = layers_of(self.module)
+        layers = self.layers()
         if layers is None or any(layer.weight.device != x.device for layer in layers):
             return "not a multilayer perceptron with float32 parameters beside the chains"
         most = MOST_WEIGHTS if here else MOST_ON_GPUS
@@ -67,9 +78,9 @@ class Perceptron:
             return f"more than {most} weights: a step at a time is as fast"
         if not here and not kernels.perceptron_fits(layers, x.device):
             return "layers too many or too wide for a GPU's chip"
-        flat = x.dim() == 2 or (x.dim() > 2 and _flattens(self.module))
-        if not flat or not x.numel() or x[0].numel() != layers[0].weight.shape[1]:
+        if not self.takes(x) or not x.numel() or x[0].numel() != layers[0].weight.shape[1]:
             return "the samples do not have as many elements as the first layer has inputs"
+        self._ready = layers
         return None
 
 
@@ -77,9 +88,9 @@ class _Energy(torch.autograd.Function):
     """Energies whose gradient is the kernel's."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, module: nn.Sequential, backend: str | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, perceptron: Perceptron, backend: str | None) -> Tensor:
         kernels = module_for("perceptron_look", backend, x.device)
-        energies, gradient = kernels.perceptron_look(x, layers_of(module))
+        energies, gradient = kernels.perceptron_look(x, perceptron.layers())
         ctx.save_for_backward(gradient)
         return energies
 
@@ -106,13 +117,22 @@ def layers_of(module: nn.Sequential) -> list[Layer] | None:
     kinds = [activation_of(part) for part in between]
     if len(linear) < 2 or len(between) != len(linear) - 1 or None in kinds:
         return None
-    if not all(type(part) is nn.Linear and _is_plain(part.weight) and _is_plain(part.bias) for part in linear):
+    if not all(type(part) is nn.Linear for part in linear):
         return None
-    fits = all(a.weight.shape[0] == b.weight.shape[1] for a, b in pairwise(linear))
-    if not fits or linear[-1].weight.shape[0] != 1 or any(part.weight.numel() == 0 for part in linear):
+    return layers_made_of([(part.weight, part.bias) for part in linear], kinds)
+
+
+def layers_made_of(
+    tensors: Sequence[tuple[Tensor, Tensor | None]], kinds: Sequence[tuple[str, float]]
+) -> list[Layer] | None:
+    """Layers of these weights and biases, with activations of these kinds between; None where the kernel knows none."""
+    if not all(_is_plain(weight) and _is_plain(bias) for weight, bias in tensors):
+        return None
+    fits = all(a.shape[0] == b.shape[1] for (a, _), (b, _) in pairwise(tensors))
+    if not fits or tensors[-1][0].shape[0] != 1 or any(weight.numel() == 0 for weight, _ in tensors):
         return None
     ends = [*kinds, ("none", 0.0)]
-    return [Layer(_data(p.weight), _data(p.bias), *end) for p, end in zip(linear, ends, strict=True)]
+    return [Layer(_data(weight), _data(bias), *end) for (weight, bias), end in zip(tensors, ends, strict=True)]
 
 
 def _parts(module: nn.Module) -> Iterator[nn.Module]:

@@ -9,8 +9,11 @@ from hatebm.errors import UsageError
 from hatebm.learning.config import Config
 from hatebm.systems.catalogue import SYSTEMS
 
-FORMAT = 1  # version 0.1.0 wrote no format, which is 0
-SINCE = {"fingerprint": (1, None)}  # key ("config.KEY" for a number) -> format it came with, how it was done before
+FORMAT = 2  # version 0.1.0 wrote no format, which is 0
+SINCE = {
+    "fingerprint": (1, None),
+    "precision": (2, None),
+}  # key ("config.KEY" for a number) -> format it came with, how it was done before
 KINDS = {
     "system": (str, "a word"),
     "data": (str, "a word"),
@@ -19,6 +22,7 @@ KINDS = {
     "config": (dict, "an object"),
     "versions": (dict, "an object"),
     "fingerprint": (dict | None, "an object"),
+    "precision": (str | None, "a word"),
 }
 
 

@@ -22,7 +22,8 @@ GENERATOR = "generator"  # folder of the stage before, or of a generator that ca
 class Run:
     """One run: which system learns from which data under which numbers, and the folder where all about it lies.
 
-    fingerprint: by which its images are known again; None in a run that version 0.1.0 began.
+    fingerprint: by which its images are known again; None in a run that version 0.1.0 began. precision: in which its
+    chains run, as a report says it; None where no training since version 0.2.0 has written it down.
     """
 
     folder: Path
@@ -32,6 +33,7 @@ class Run:
     train_images: int
     config: Config
     fingerprint: Fingerprint | None = None
+    precision: str | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -79,6 +81,7 @@ class Run:
             "data_root": self.data_root,
             "train_images": self.train_images,
             "fingerprint": self.fingerprint and asdict(self.fingerprint),
+            "precision": self.precision,
             "config": asdict(self.config),
             "versions": versions(),
         }

@@ -85,7 +85,7 @@ def ais(
     device: torch.device | str | None = None,
     backend: str | None = None,
     compile: str | bool = "auto",
-    precision: str = "float32",
+    precision: str | None = None,
 ) -> AIS:
     r"""Estimate log Z, Z the integral of exp(-E(x) / T), by annealed importance sampling.
 
@@ -118,8 +118,8 @@ def ais(
         energy_kwargs: keyword arguments of the energy.
         mode, backend, compile: as in :class:`hatebm.Chain`.
         device: of the chains, where ``x`` is a shape.
-        precision: of the gradients, see :class:`hatebm.Chain`; weights and Metropolis tests take energies in float32,
-            so that the weights stay unbiased.
+        precision: of the gradients, see :class:`hatebm.Chain`; weights and Metropolis tests take energies in IEEE
+            float32, so that the weights stay unbiased.
 
     Returns:
         An :class:`AIS`: log_z, standard_error, ess, log_weights, states, acceptance, eps, report.

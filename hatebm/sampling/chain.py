@@ -79,9 +79,10 @@ class Chain:
             in one kernel, to the same bits, an MLP to rounding; a network with large convolutions is prepared, to
             rounding, see :mod:`hatebm.engine` and :meth:`report`), "off" (False) is the loop's own autograd and
             nothing else, "max" (True) runs the energy through torch.compile.
-        precision: of the energy's convolutions and products: "float32", or "bfloat16" or, on CUDA, "tf32", which are
-            faster and less exact; the state and its update stay float32, :meth:`report` tells the gradient's error. A
-            corrected chain takes only gradients in it, its energies in float32, and so stays exact.
+        precision: of the energy's convolutions and products: None takes torch as it is set, autocast too; "float32" is
+            IEEE on every device, whatever torch is set to; "bfloat16" or, on CUDA, "tf32" are faster and less exact:
+            :meth:`report` tells the gradient's error. The state, its update and all kernels of whole runs are float32
+            always, and so are the energies by which a corrected chain decides: it stays exact.
 
     Raises:
         TypeError, ValueError: naming the argument, what was wanted and what came.
@@ -106,7 +107,7 @@ class Chain:
         mask: Tensor | tuple[Tensor | None, ...] | None = None,
         backend: str | None = None,
         compile: str | bool = "auto",
-        precision: str = "float32",
+        precision: str | None = None,
         **law: Any,
     ) -> None:
         check_functions(energy, grad_fn, noise, energy_kwargs, dynamics, law)
@@ -124,7 +125,7 @@ class Chain:
         self._form = checked_form(NAME, correct, leapfrog_steps, laws.each, energy)
         self._mode, self._nan, self._explored = mode, nan, False
         n, device = len(self._state[0]), self._state[0].device
-        self._engine = Engine(compile, precision, device)
+        self._engine = Engine(compile, precision, device, self._form.corrected)
         seed = drawn_seed(self._state[0]) if seed is None else seed
         ids = checked_chain_ids(NAME, chain_ids, n, device)
         seed, step = checked_draw(NAME, seed, first_step, 0, 0, device)
@@ -200,9 +201,9 @@ class Chain:
             self._blocks.region.held = self._state if grad_steps == n_steps > 0 else [x.detach() for x in self._state]
             settle(modules, self._potential, self.step, state)
             self._check_bounded(modules)
-            self._engine.begin(self._potential, modules, self.step, state)
+            self._engine.begin(self._potential, modules, self.step, state, callback is not None)
             self._potential.parts = None
-            parts = (self._form, self._blocks, self._potential, state, watch, info.gathering)
+            parts = (self._form, self._blocks, self._potential, state, watch, transition, info.gathering)
             shortcuts = self._engine.shortcuts(*parts, stepwise=grad_steps > 0 or graphs.keeps)
             t = self.step
             while t < end:
@@ -212,7 +213,8 @@ class Chain:
                     info.step(t, state)
                     state = graphs.after(t, state)
                 t += taken or 1
-                info.call(t - 1, state)
+                if info.call(t - 1, state):
+                    self._engine.go_on(self._potential, t, state, shortcuts)
             watch.check(end - 1, state, self._blocks.noise.chain_ids)
             self._engine.end(n_steps, shortcuts)
             result = graphs.outputs if graphs.keeps else self._returned(state)

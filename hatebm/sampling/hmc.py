@@ -39,7 +39,7 @@ def hmc(
     mask: Tensor | tuple[Tensor | None, ...] | None = None,
     backend: str | None = None,
     compile: str | bool = "auto",
-    precision: str = "float32",
+    precision: str | None = None,
 ) -> State | tuple[State, dict[str, Tensor]]:
     r"""Run ``n_steps`` trajectories that leave exp(-E(x) / T - prior_precision |x|^2 / 2) invariant, at any ``eps``.
 

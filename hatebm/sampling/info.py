@@ -38,10 +38,12 @@ class Info:
         if gathers:
             self.gathering.add_step(t, told)
 
-    def call(self, t: int, state: list[Tensor]) -> None:
-        """Call the callback where it is to see the state after step t."""
-        if self.callback is not None and t % self.every == 0:
+    def call(self, t: int, state: list[Tensor]) -> bool:
+        """Call the callback where it is to see the state after step t; whether it was called."""
+        called = self.callback is not None and t % self.every == 0
+        if called:
             self.callback(t, self.shaped([x.detach().clone() for x in state]))
+        return called
 
     def gathered(self, state: list[Tensor], corrected: bool) -> Told:
         """What was gathered, (kept, ...); where it is nothing, as many columns of no rows."""

@@ -50,7 +50,7 @@ def langevin(
     mask: Tensor | tuple[Tensor | None, ...] | None = None,
     backend: str | None = None,
     compile: str | bool = "auto",
-    precision: str = "float32",
+    precision: str | None = None,
 ) -> State | list[State] | tuple[State | list[State], dict[str, Tensor]]:
     r"""Run n_steps of x <- clamp(x - step_size * clip(grad E(x) / T + prior_precision * x) + noise_std * eps).
 

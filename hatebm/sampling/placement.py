@@ -13,7 +13,8 @@ from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.law import Dynamics
 from hatebm.energies.closure import modules_of, tensors_of
 from hatebm.energies.modes import bare, in_mode
-from hatebm.energies.perceptron import perceptron_of
+from hatebm.engine.prepare.callables import as_module
+from hatebm.engine.prepare.recognition import kernel_of
 from hatebm.ops.checks import is_dense
 from hatebm.sampling.chain import Chain
 from hatebm.sampling.ladder import as_one
@@ -82,7 +83,7 @@ def _are_alike(starts: Sequence[Any]) -> bool:
 
 def _outgrows_caches(energy: Any, state: Sequence[Tensor], count: int) -> bool:
     """Whether a processor takes so large a batch slower than its parts; a kernel of its own takes it row by row."""
-    own_kernel = hasattr(energy, "advance_") or perceptron_of(energy) is not None
+    own_kernel = energy is not None and kernel_of(as_module(energy), state) is not None
     return state[0].is_cpu and not own_kernel and count * sum(x.numel() for x in state) > CACHED
 
 

@@ -46,7 +46,7 @@ def tempering(
     mask: Tensor | tuple[Tensor | None, ...] | None = None,
     backend: str | None = None,
     compile: str | bool = "auto",
-    precision: str = "float32",
+    precision: str | None = None,
     **law: Any,
 ) -> State | tuple[State, dict[str, Any]]:
     r"""Run n chains at each of the temperatures T_1 < T_2 < ..., where neighbours exchange states; return those at T_1.
@@ -79,7 +79,8 @@ def tempering(
             states: given as ``x`` beside ``first_step`` it goes on, without friction bit for bit; and "report", the
             text of :meth:`hatebm.Chain.report` for the chain with the cold replica.
         seed, first_step, energy_kwargs, grad_fn, mode, every, nan, correct, leapfrog_steps, mask, backend, compile,
-            precision: as in :class:`hatebm.Chain` and :meth:`hatebm.Chain.run`; exchanges compare energies in float32.
+            precision: as in :class:`hatebm.Chain` and :meth:`hatebm.Chain.run`; exchanges compare energies in IEEE
+            float32.
 
     Returns:
         The cold replica's last state, shaped like x; with ``return_info`` also the dict.

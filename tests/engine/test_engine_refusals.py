@@ -130,7 +130,6 @@ REFUSED = {
     "hooks": (hooked, "body has hooks"),
     "small": (lambda: Critic(1.0), "too small to pay"),
     "no convolution": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64 * 256, 1)), "no convolution"),
-    "function": (lambda: Head(pooled(3, padding=1)).forward, "a function"),
 }
 
 

@@ -191,7 +191,7 @@ def test_bfloat16_is_asked_for_and_its_error_reported(correct):
     error = float((rough - gradients(net, first)[1]).norm() / gradients(net, first)[1].norm())
     told = float(chain.report().split("relative gradient error ")[1].split(" ")[0])
     assert 0.3 * error < told < 3 * error
-    assert "precision: float32" in exact.report()
+    assert "precision: as torch is set (float32, IEEE)" in exact.report()
 
 
 def test_reports():

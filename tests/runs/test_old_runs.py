@@ -29,7 +29,7 @@ def test_it_resumes_and_is_of_this_version_from_then_on(old, unseen, name):
     run, checkpoint = old / name, "checkpoints/00000003.safetensors"
     values = json.loads((run / "config.json").read_text())
     assert "format" not in values
-    assert Run.open(run).fingerprint is None
+    assert Run.open(run).fingerprint is Run.open(run).precision is None
     before = checkpoints.load(run / checkpoint)
     assert "checksum" not in (run / checkpoint).read_bytes().decode("latin1")
     first_rows = (run / "metrics.jsonl").read_text()
@@ -37,6 +37,7 @@ def test_it_resumes_and_is_of_this_version_from_then_on(old, unseen, name):
     now = json.loads((run / "config.json").read_text())
     assert now["format"] == config_json.FORMAT
     assert now["config"] == values["config"] | {"iterations": 5}
+    assert now["precision"].startswith("as torch is set (")
     assert Run.open(run).fingerprint.train == (1297, 1, 8, 8)
     assert (run / "metrics.jsonl").read_text().startswith(first_rows)
     assert [row["step"] for row in Run.open(run).metrics()] == [1, 2, 3, 4, 5]

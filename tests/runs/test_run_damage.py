@@ -13,6 +13,7 @@ from two_stages import data, straight, unseen  # noqa: F401
 
 from hatebm.errors import UsageError
 from hatebm.runs import checkpoints
+from hatebm.runs.config_json import FORMAT
 from hatebm.runs.folder import Run
 
 EITHER = pytest.mark.parametrize("part", [".", "generator"])
@@ -207,9 +208,14 @@ def test_other_files_beside_checkpoints_are_nobodys(run, part, unseen):
 CONFIGS = {
     "a missing number": (lambda values: values["config"].pop("batch"), "it has no 'config.batch'"),
     "a missing key": (lambda values: values.pop("fingerprint"), "it has no 'fingerprint'"),
+    "no precision": (lambda values: values.pop("precision"), "it has no 'precision'"),
+    "another precision": (lambda values: values.update(precision=32), "precision must be a word, got 32"),
     "no versions": (lambda values: values.pop("versions"), "it has no 'versions'"),
     "an unknown key": (lambda values: values.update(speed=3), "unknown keys ['speed']"),
-    "a later format": (lambda values: values.update(format=2), "it has format 2 of a later version of hatebm"),
+    "a later format": (
+        lambda values: values.update(format=FORMAT + 1),
+        f"it has format {FORMAT + 1} of a later version of hatebm",
+    ),
     "no format": (lambda values: values.update(format="new"), "format must be a whole number, got 'new'"),
     "another fingerprint": (lambda values: values["fingerprint"].update(sample="zz"), "fingerprint must be two shapes"),
     "true": (lambda values: values.update(train_images=True), "train_images must be a whole number, got True"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from run_folders import room_for, tree
 from shell import hatebm, refusal, same, settings, state, train
 from tiny import one_thread  # noqa: F401
@@ -40,6 +41,16 @@ def test_what_a_killed_start_left_is_no_dead_end(tmp_path, unseen, left, resume)
     assert hatebm(*TRAIN, folder, *resume).code == 0
     assert [row["step"] for row in Run.open(folder).metrics()] == [1, 2]
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoints", "config.json", "lock", "metrics.jsonl"]
+
+
+def test_a_run_says_in_which_precision_its_chains_run(tmp_path, unseen):
+    here = ["--out", tmp_path / "run", "--device", "cpu"]
+    torch.set_float32_matmul_precision("medium")
+    assert hatebm(*TRAIN[:-1], *here).code == 0
+    assert Run.open(tmp_path / "run").precision == "as torch is set (products bf16)"
+    torch.set_float32_matmul_precision("highest")
+    assert hatebm("train", "--resume", "--steps", 3, *here).code == 0
+    assert Run.open(tmp_path / "run").precision == "as torch is set (float32, IEEE)"
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "generator/weights", "partial", "metrics.jsonl"])

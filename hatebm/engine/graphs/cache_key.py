@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from hatebm.energies.closure import PURE, is_from
+from hatebm.energies.precision import set_to
 from hatebm.engine.prepare.tracing import OPAQUE, plain, signature
 
 CODE = (type, types.ModuleType, types.FunctionType)
@@ -22,7 +23,7 @@ def storage_key(module: nn.Module) -> tuple:
 def settings_of_torch() -> tuple:
     """The settings of torch by which it chooses kernels."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    numbers = (matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, torch.get_default_dtype())
+    numbers = (*set_to(torch.device("cuda")), torch.get_default_dtype())
     sums = (matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction)
     choice = (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled())
     return *numbers, *sums, *choice

@@ -1,11 +1,13 @@
 """A few chains on copies of the weights: in float64, where a rewrite is right or wrong beyond any rounding."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hatebm.dynamics.gradient import energy_and_gradient
+from hatebm.engine.prepare.arguments import like
 from hatebm.engine.prepare.tracing import NothingDrawn
 from hatebm.engine.prepare.twin import twin
 
@@ -27,18 +29,20 @@ def probe_state(state: Sequence[Tensor]) -> list[Tensor]:
     return blocks
 
 
-def outcome(module: nn.Module, function: Callable[..., Tensor], state: Sequence[Tensor]) -> Outcome:
-    r"""Energies and gradients of function(module, \*state) with the module's tensors copied to the state's type.
+def outcome(
+    module: nn.Module, function: Callable[..., Tensor], state: Sequence[Tensor], given: dict[str, Any]
+) -> Outcome:
+    r"""Energies and gradients of function(module, \*state, \*\*given), all that is beside the state in its type.
 
     Images (n, c, h, w) in place of energies stand for their products with fixed normals.
 
     Raises:
         Refused: a function that draws random numbers, since another order of evaluation would draw others.
     """
-    own = copied(module, state[0].dtype)
+    own, given = copied(module, state[0].dtype), like(given, state[0].dtype)
 
     def energies(*blocks: Tensor) -> Tensor:
-        found = function(own, *blocks)
+        found = function(own, *blocks, **given)
         if isinstance(found, dict) or found.dim() != 4:
             return found
         generator = torch.Generator("cpu").manual_seed(1)

@@ -2,6 +2,7 @@
 
 - A 3x3 convolution before a 2x2 average pool is one 4x4 convolution of stride 2: 16 multiplications for 36.
 - A 1x1 convolution commutes with an average pool and with an upsampling: it runs at the smaller size.
+- x * sigmoid(x) is one call, which keeps one tensor for the way back.
 - A pool of a sum is the sum of the pools, which brings the two above through a shortcut.
 - What has a kernel of our own on the CPU is given to it, see :mod:`hatebm.engine.prepare.placement`.
 
@@ -20,9 +21,12 @@ from hatebm.engine.prepare.placement import FILTERED, is_pooled_by_filter, place
 from hatebm.engine.prepare.tracing import is_hooked
 from hatebm.nets.layers import conv_then_pool
 
+PRODUCTS = (operator.mul, torch.mul, "mul")
+SIGMOIDS = (torch.sigmoid, F.sigmoid, "sigmoid")
 ADDITIONS = (operator.add, operator.iadd, torch.add)
 POOL_DEFAULTS = {"stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True, "divisor_override": None}
 KEPT = "folded kernels kept for the run"  # of our own networks, which fold themselves
+SWISH = "x * sigmoid(x) in one"
 SMOOTH = ("nearest", "bilinear")
 
 
@@ -38,6 +42,7 @@ def rewrite(module: nn.Module, graph: fx.Graph, *, filters: bool) -> dict[str, i
             node.target = "reshape"  # a view wherever one can be had, in any layout
     parts = dict(module.named_modules())
     rewrites = {
+        SWISH: lambda node: fold_swish(graph, parts, node),
         "pools brought through an addition": lambda node: _split(graph, parts, node),
         "3x3 convolutions folded with their pool": lambda node: _fold(graph, parts, convolutions, node),
         "1x1 convolutions moved after their pool": lambda node: _pool_first(graph, parts, node),
@@ -65,6 +70,25 @@ def graph_input(graph: fx.Graph, name: str) -> fx.Node:
     last = [node for node in graph.nodes if node.op == "placeholder"][-1]
     with graph.inserting_after(last):
         return graph.placeholder(name)
+
+
+def fold_swish(graph: fx.Graph, parts: dict[str, nn.Module], node: fx.Node) -> bool:
+    """Make a product x * sigmoid(x) one call."""
+    product = node.op in ("call_function", "call_method") and node.target in PRODUCTS and len(node.args) == 2
+    for x, gate in (node.args, node.args[::-1]) if product and not node.kwargs else ():
+        if isinstance(gate, fx.Node) and _is_sigmoid(parts, gate) and gate.args == (x,) and not gate.kwargs:
+            with graph.inserting_before(node):
+                replace_node(graph, node, graph.call_function(F.silu, (x,)))
+            if not gate.users:
+                graph.erase_node(gate)
+            return True
+    return False
+
+
+def _is_sigmoid(parts: dict[str, nn.Module], node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return type(parts[node.target]) is nn.Sigmoid and not is_hooked(parts[node.target])
+    return node.op in ("call_function", "call_method") and node.target in SIGMOIDS
 
 
 def _split(graph: fx.Graph, parts: dict[str, nn.Module], pool: fx.Node) -> bool:

@@ -1,20 +1,23 @@
 """A rewritten network as a function of the state."""
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
+from hatebm.engine.prepare.arguments import of_chains
+from hatebm.engine.prepare.callables import Called
 from hatebm.engine.prepare.convolutions import Convolutions
 
 
 class Rewritten(NamedTuple):
     """What is known of a network: nothing of it holds the network or its weights."""
 
-    function: Callable[..., Tensor] | None  # of the module, the blocks and the run's convolutions; None: left alone
+    function: Callable[..., Tensor] | None  # of the module, blocks, inputs and the run's convolutions; None: left alone
+    inputs: tuple[str, ...]  # the keyword arguments that it takes anew
     part: int | None  # chains evaluated together
     channels_last: bool
     notes: tuple[str, ...]
@@ -25,17 +28,19 @@ class Bound:
 
     def __init__(self, rewritten: Rewritten, module: nn.Module) -> None:
         self.rewritten, self.module, self.convolutions = rewritten, module, Convolutions(rewritten.channels_last)
+        self.named = module.tensors if type(module) is Called else {}
 
-    def __call__(self, *state: Tensor) -> Tensor:
-        part = self.rewritten.part
+    def __call__(self, /, *state: Tensor, **kwargs: Any) -> Tensor:
+        part, kwargs = self.rewritten.part, self.named | kwargs
         if part is None or len(state[0]) <= part:
-            return self.together(*state)
-        return _InParts.apply(self, part, *state)
+            return self.together(state, kwargs)
+        return _InParts.apply(self, part, kwargs, *state)
 
-    def together(self, *state: Tensor) -> Tensor:
+    def together(self, state: Sequence[Tensor], kwargs: dict[str, Any]) -> Tensor:
         """The energies of chains that are evaluated together."""
         blocks = [_ChannelsLast.apply(x) if self.rewritten.channels_last and x.dim() == 4 else x for x in state]
-        return self.rewritten.function(self.module, *blocks, self.convolutions)
+        inputs = [kwargs[name] for name in self.rewritten.inputs]
+        return self.rewritten.function(self.module, *blocks, *inputs, self.convolutions)
 
 
 def compiled(graph: fx.Graph) -> Callable[..., Tensor]:
@@ -50,15 +55,15 @@ class _InParts(torch.autograd.Function):
     """Energies part after part, each with its gradient, so that all parts use the same memory."""
 
     @staticmethod
-    def forward(ctx: Any, bound: Bound, part: int, *state: Tensor) -> Tensor:
-        wanted = ctx.needs_input_grad[2:]
+    def forward(ctx: Any, bound: Bound, part: int, kwargs: dict[str, Any], *state: Tensor) -> Tensor:
+        wanted = ctx.needs_input_grad[3:]
         grads = [torch.empty_like(x) if moves else None for x, moves in zip(state, wanted, strict=True)]
         energies = []
         for begin in range(0, len(state[0]), part):
             here = slice(begin, begin + part)
             with torch.set_grad_enabled(any(wanted)):
                 blocks = [x[here].detach().requires_grad_(moves) for x, moves in zip(state, wanted, strict=True)]
-                energy = bound.together(*blocks).reshape(len(blocks[0]))
+                energy = bound.together(blocks, of_chains(kwargs, here, len(state[0]))).reshape(len(blocks[0]))
                 leaves = [x for x in blocks if x.requires_grad]
                 found = iter(torch.autograd.grad(energy.sum(), leaves) if leaves else ())
             energies.append(energy.detach())
@@ -72,7 +77,7 @@ class _InParts(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
         weighted = [g if g is None else g * weight.view(-1, *[1] * (g.dim() - 1)) for g in ctx.grads]
-        return None, None, *weighted
+        return None, None, None, *weighted
 
 
 class _ChannelsLast(torch.autograd.Function):
@@ -90,5 +95,6 @@ class _ChannelsLast(torch.autograd.Function):
 
 def described(function: Callable[..., Any]) -> str:
     """What a callable is called in a report."""
+    function = function.function if type(function) is Called else function
     kind = isinstance(function, types.FunctionType | types.MethodType)
     return function.__qualname__ if kind else type(function).__name__

@@ -1,9 +1,12 @@
 """Following a module's forward with torch.fx, without a trace left on it."""
 
+import enum
 import random
+import sys
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,10 +14,13 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hatebm.nets.energy
-from hatebm.engine.prepare.twin import twin
+from hatebm.energies.closure import first_difference, snapshot
+from hatebm.energies.named import named_by, names_used_by
+from hatebm.engine.prepare.twin import is_plain, twin
 from hatebm.nets.layers import conv_then_pool
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+BORN = frozenset(vars(nn.Module()))
 REGISTERED = {"_parameters", "_buffers", "_modules", "training"}
 OPAQUE = object()
 CONSTANTS = (bool, int, float, str, type(None), torch.dtype, torch.device, type)
@@ -25,16 +31,21 @@ class Refused(Exception):  # noqa: N818 (no error: a reason)
 
 
 class BlockTracer(fx.Tracer):
-    """Calls a forward with one placeholder per block of the state, all its other arguments at their defaults.
+    """Calls a forward with a placeholder for each block of the state and each input, and the constants that are given.
 
     torch.fx changes how modules are called for every thread: what other threads call meanwhile is left as it is.
     """
 
     proxy_buffer_attributes = True  # else a number read from a buffer would stay as it was
 
-    def __init__(self, n_blocks: int) -> None:
+    def __init__(self, n_blocks: int, inputs: Iterable[str] = (), constants: dict[str, Any] | None = None) -> None:
         super().__init__(autowrap_modules=(hatebm.nets.energy,), autowrap_functions=(conv_then_pool,))
-        self.n_blocks, self.thread = n_blocks, threading.get_ident()
+        self.n_blocks, self.inputs, self.constants = n_blocks, tuple(inputs), constants or {}
+        self.thread = threading.get_ident()
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """A part that is not looked into: PyTorch's own, and an energy with a formula."""
+        return hasattr(type(m), "formula") or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
         """A part that is called."""
@@ -47,35 +58,75 @@ class BlockTracer(fx.Tracer):
         return super().getattr(attr, attr_val, parameter_proxy_cache) if mine else attr_val
 
     def create_args_for_root(self, root_fn: Callable, is_module: bool, concrete_args: Any = None) -> tuple:
-        """The module itself and its placeholders."""
+        """The forward with its constants, the module itself and the placeholders."""
         blocks = [self.create_proxy("placeholder", f"block{k}", (), {}) for k in range(self.n_blocks)]
-        return root_fn, [self.root, *blocks]
+        inputs = [self.create_proxy("placeholder", f"input{k}", (), {}) for k in range(len(self.inputs))]
+
+        def forward(root: nn.Module, *given: fx.Proxy) -> Any:
+            named = dict(zip(self.inputs, given[self.n_blocks :], strict=True))
+            return root_fn(root, *given[: self.n_blocks], **named, **self.constants)
+
+        return forward, [self.root, *blocks, *inputs]
 
 
-def traced(module: nn.Module, n_blocks: int) -> fx.Graph:
+def traced(
+    module: nn.Module, n_blocks: int, inputs: Iterable[str] = (), constants: dict[str, Any] | None = None
+) -> fx.Graph:
     """The graph of a module's forward; names only, so that every weight is looked up when it is used.
+
+    Its placeholders are the blocks, then the ``inputs``; the ``constants`` are as given.
 
     Raises:
         Refused: a forward that torch.fx cannot follow, or that does more than compute.
     """
     _refuse_strangers(module)
-    python_state = random.getstate()
     try:
         root = twin(module, lambda tensor: tensor)
         before = [_shallow(part) for part in root.modules()]
-        with NothingDrawn():
-            graph = BlockTracer(n_blocks).trace(root)
+        called = _check_apart(root, module) if "reach" in vars(module) else None
+        seen = snapshot(called) if called else []
+        with NothingDrawn(), _nothing_drawn_in_python():
+            graph = BlockTracer(n_blocks, inputs, constants).trace(root)
     except Refused:
         raise
     except Exception as error:
         first_line = next(iter(str(error).splitlines()), "")
         raise Refused(f"torch.fx cannot follow its forward ({type(error).__name__}: {first_line})") from error
-    if random.getstate() != python_state:
-        random.setstate(python_state)
-        raise Refused("its forward draws random numbers")
     if any(_is_changed(vars(part), old) for part, old in zip(root.modules(), before, strict=True)):
         raise Refused("its forward writes to the module, or makes tensors of its own")
+    if called and (name := first_difference(seen, snapshot(called))):
+        raise Refused(f"it writes to what it reads ({name})")
     return graph
+
+
+@contextmanager
+def _nothing_drawn_in_python() -> Iterator[None]:
+    """The same for Python's own random numbers and NumPy's: they are put back where they were."""
+    numpy = sys.modules.get("numpy")
+    before, states = random.getstate(), numpy and numpy.random.get_state()
+    yield
+    drawn = random.getstate() != before
+    random.setstate(before)
+    if numpy:
+        now = numpy.random.get_state()
+        drawn = drawn or now[2:] != states[2:] or bool((now[1] != states[1]).any())
+        numpy.random.set_state(states)
+    if drawn:
+        raise Refused("its forward draws random numbers")
+
+
+def _check_apart(root: nn.Module, module: nn.Module) -> Callable[..., Any]:
+    """What the twin of a callable's module calls: it may lead to nothing of the callable's own that can be written."""
+    named = named_by(root.function)
+    own = {id(part) for part in module.modules()} | {id(thing) for thing in module.reach if not _is_fixed(thing)}
+    if shared := [thing for thing in (*named.modules, *named.reach) if id(thing) in own]:
+        raise Refused(f"it names what cannot be copied, of type {type(shared[0]).__name__}")
+    return root.function
+
+
+def _is_fixed(thing: Any) -> bool:
+    """Whether a call can hardly write to a thing."""
+    return issubclass(type(thing), type | tuple | frozenset | types.FunctionType | types.MappingProxyType)
 
 
 class NothingDrawn(TorchDispatchMode):
@@ -109,14 +160,38 @@ def signature(module: nn.Module) -> Any:
     """What a trace depends on beside the tensors; None where that cannot be told, and each run traces anew."""
     parts = []
     for name, part in module.named_modules(remove_duplicate=False):
-        forward = getattr(type(part).forward, "__code__", None)
-        outside = getattr(type(part).forward, "__globals__", {})
-        read = [plain(outside[key]) for key in forward.co_names if isinstance(outside.get(key), (int, float, str))]
-        own = [(key, plain(value)) for key, value in vars(part).items() if key not in REGISTERED]
-        parts.append((name, type(part), part.training, tuple(read), tuple(own)))
-        if any(value is OPAQUE for _, value in own):
+        own = _attributes_of(part)
+        if own is None:
             return None
+        parts.append((name, type(part), part.training, _numbers_read_by(type(part)), own))
     return tuple(parts)
+
+
+def _attributes_of(part: nn.Module) -> tuple | None:
+    """The attributes of a part as a key, but for what modules hold when they are made."""
+    held = vars(part)
+    if "reach" in held:  # a callable
+        return type(part).told(part)
+    own = []
+    for key, value in held.items():
+        if key in REGISTERED or (key in BORN and not value):  # the truth of a tensor may be none
+            continue
+        found = plain(value)
+        if found is not OPAQUE:
+            own.append((key, found))
+        elif key in names_used_by(type(part)):
+            return None
+    return tuple(own)
+
+
+def _numbers_read_by(kind: type) -> tuple:
+    """Numbers and words outside a class that its forward names."""
+    if kind.__module__.startswith("torch."):
+        return ()
+    forward = getattr(kind.forward, "__code__", None)
+    outside = getattr(kind.forward, "__globals__", {})
+    names = forward.co_names if forward is not None else ()
+    return tuple(plain(outside[key]) for key in names if isinstance(outside.get(key), (int, float, str)))
 
 
 def plain(value: Any, within: tuple[Any, ...] = ()) -> Any:
@@ -133,11 +208,21 @@ def plain(value: Any, within: tuple[Any, ...] = ()) -> Any:
         listed = [part for item in value.items() for part in item] if issubclass(kind, dict) else value
         items = tuple(plain(item, (*within, value)) for item in listed)
         return OPAQUE if OPAQUE in items else (kind, items)
+    if issubclass(kind, enum.Enum):
+        return (kind, value.name)
     if kind is types.FunctionType and not value.__closure__:
         return value.__code__
     if kind is types.BuiltinFunctionType and not isinstance(value.__self__, Tensor | nn.Module):
         return value
-    return OPAQUE
+    return _settings(value, within)
+
+
+def _settings(value: Any, within: tuple[Any, ...]) -> Any:
+    """An object that holds constants, as settings are held."""
+    if not is_plain(type(value)) or any(value is outer for outer in within):
+        return OPAQUE
+    found = plain(object.__getattribute__(value, "__dict__"), (*within, value))
+    return OPAQUE if found is OPAQUE else (type(value), found)
 
 
 def _refuse_strangers(module: nn.Module) -> None:

@@ -1,0 +1,154 @@
+"""An energy's own kernel is found wherever it is called from, and never where the callable computes anything else."""
+
+from argparse import Namespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import hatebm
+from hatebm import energies
+
+D, LAW = 20, {"step_size": 0.01, "noise_std": 0.1, "seed": 0}
+
+
+class Published(nn.Module):
+    """A latent prior as it is written in public: settings beside layers, a latent of images' form."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.args = Namespace(nz=D, nout=1)
+        self.ebm = nn.Sequential(nn.Linear(D, 16), activation, nn.Linear(16, 16), activation, nn.Linear(16, 1))
+
+    def forward(self, z):
+        return self.ebm(z.squeeze()).view(-1, self.args.nout, 1, 1)
+
+
+class Swish(nn.Module):
+    def forward(self, x):
+        return x * torch.sigmoid(x)
+
+
+class Written(nn.Module):
+    """The same network in calls."""
+
+    def __init__(self, activation, bias=True):
+        super().__init__()
+        self.first, self.last, self.activation = nn.Linear(D, 16, bias=bias), nn.Linear(16, 1, bias=bias), activation
+
+    def forward(self, x):
+        h = self.activation(self.first(x.flatten(1)))
+        return F.linear(h, self.last.weight, self.last.bias)[:, None].flatten(0)
+
+
+class Critic:
+    """What trains a network."""
+
+    def __init__(self, net):
+        self.net, self.scale = net, 2.0
+
+    def energy(self, x):
+        return -self.net(x)[..., 0] / self.scale
+
+
+def perceptron(activation=nn.SiLU, **last):
+    return nn.Sequential(nn.Linear(D, 16), activation(), nn.Linear(16, 1, **last))
+
+
+def writings():
+    torch.manual_seed(0)
+    net, own, prior = perceptron(), energies.MLP([D, 16]), Published(nn.LeakyReLU(0.2))
+    return {
+        "squeezed": (lambda x: net(x).squeeze(), (D,)),
+        "negated": (lambda x: -net(x), (D,)),
+        "scaled": (lambda x: 3 * own(x) / 2, (D,)),
+        "own": (lambda x: own(x), (D,)),
+        "a method": (Critic(net).energy, (D,)),
+        "a published prior": (lambda z: prior(z)[:, 0, 0, 0], (D, 1, 1)),
+        "its sum": (lambda z: prior(z).sum(), (D, 1, 1)),
+        "its sum over what is one": (lambda z: prior(z).sum((1, 2, 3)), (D, 1, 1)),
+        "swish": (Written(Swish()), (4, 5)),
+        "functions": (Written(F.gelu), (D,)),
+        "leaky": (Written(lambda h: F.leaky_relu(h, 0.3)), (D,)),
+        "no bias, mean of one": (lambda x: net(x).mean(1), (D,)),
+        "flattened": (lambda x: net(x.view(x.size(0), -1)), (4, 5)),
+    }
+
+
+@pytest.mark.parametrize("writing", writings())
+def test_a_perceptron_has_its_kernel_in_any_writing(writing):
+    energy, shape = writings()[writing]
+    x = torch.randn(7, *shape, generator=torch.Generator().manual_seed(1))
+    chains = [hatebm.Chain(energy, x, compile=how, **LAW) for how in ("auto", "off")]
+    (got, told), (want, plain) = (chain.run(6, return_info=True) for chain in chains)
+    assert "6 of them in one kernel" in chains[0].report()
+    assert "left alone" not in chains[0].report()
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+    assert told["energy"].shape == plain["energy"].shape
+    torch.testing.assert_close(told["energy"], plain["energy"], rtol=1e-4, atol=1e-5)
+
+
+def others():
+    torch.manual_seed(0)
+    net, deep = perceptron(), nn.Sequential(nn.Linear(D, 16), nn.SiLU(), nn.Linear(16, 1), nn.SiLU(), nn.Linear(1, 1))
+    hooked, drops, own = perceptron(), nn.Sequential(*perceptron(), nn.Dropout(0.5)), energies.DoubleWell()
+    hooked[0].register_forward_hook(lambda module, args, result: 2 * result)
+    return {
+        "beside x": (lambda x: net(x).squeeze(1) + x.square().sum(1), (D,)),
+        "twice": (lambda x: net(x).squeeze(1) * net(x).squeeze(1), (D,)),
+        "scaled input": (lambda x: net(2 * x), (D,)),
+        "turned input": (lambda x: net(x.transpose(1, 2).flatten(1)), (4, 5)),
+        "an activation at the end": (lambda x: F.softplus(net(x)), (D,)),
+        "a factor inside": (lambda x: deep[4](-deep[:4](x)), (D,)),
+        "a row a part": (lambda x: net(x).sum((1, 2)), (3, D)),
+        "a mean over chains": (lambda x: net(x).mean(), (D,)),
+        "hooks": (lambda x: hooked(x), (D,)),
+        "training": (lambda x: drops(x), (D,)),
+        "a negated formula": (lambda x: -own(x), (D,)),
+        "a formula of other rows": (lambda x: own(x.flatten(1)) + 0.0 * x.sum((1, 2)), (4, 5)),
+        "a dict": (lambda x: {"net": net(x)}, (D,)),
+    }
+
+
+@pytest.mark.parametrize("other", others())
+def test_what_computes_anything_else_has_none(other):
+    energy, shape = others()[other]
+    x = 0.1 * torch.randn(7, *shape, generator=torch.Generator().manual_seed(1))
+    law = LAW | {"mode": "train" if other == "training" else "eval"}
+    results = []
+    for how in ("auto", "off"):
+        torch.manual_seed(0)
+        chain = hatebm.Chain(energy, x, compile=how, **law)
+        results.append(chain.run(4))
+        assert "of them in one kernel" not in chain.report()
+    assert torch.equal(*results)
+
+
+def test_a_formula_has_its_kernel_behind_a_function():
+    own = energies.DoubleWell()
+    x = torch.randn(9, 2, generator=torch.Generator().manual_seed(1))
+    chain = hatebm.Chain(lambda x: own(x), x, **LAW)
+    assert torch.equal(chain.run(5), hatebm.langevin(own, x, 5, **LAW))
+    assert "5 of them in one kernel" in chain.report()
+
+
+def test_what_is_found_follows_the_weights_the_sign_and_the_network():
+    critic = Critic(perceptron())
+    x = torch.randn(7, D, generator=torch.Generator().manual_seed(1))
+
+    def change(t, state):
+        if t == 1:
+            critic.scale = -1.0
+        elif t == 2:
+            critic.net = perceptron(nn.Tanh)
+        elif t == 3:
+            nn.init.constant_(critic.net[2].weight, 0.5)
+
+    results = []
+    for how in ("auto", "off"):
+        torch.manual_seed(0)
+        critic.net, critic.scale = perceptron(), 2.0
+        chain = hatebm.Chain(critic.energy, x, compile=how, **LAW)
+        results.append(chain.run(6, callback=change))
+    torch.testing.assert_close(*results, rtol=0, atol=1e-5)
