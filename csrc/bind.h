@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "formulas/args.h"
+#include "formulas/proposals.h"
 #include "formulas/whole.h"
 
 namespace hatebm {
@@ -105,17 +106,17 @@ inline Formula formula_of(const EnergyTold& told) {
 // step, and the addresses of chain_ids and first_bad; the address of a mask, and whether walls reflect; of how many steps
 // one is told of, 0 for none, and the addresses of what is told.
 using Told = std::tuple<int64_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t>;
-using Run = std::tuple<int64_t, uintptr_t, int64_t, int64_t, int64_t, bool, bool, int, int, bool, float, float, bool, bool,
-                       uint64_t, uint64_t, uintptr_t, uintptr_t, uintptr_t, bool, Told>;
+using Run = std::tuple<int64_t, uintptr_t, int64_t, int64_t, int64_t, bool, bool, int, int, bool, double, double, bool,
+                       bool, uint64_t, uint64_t, uintptr_t, uintptr_t, uintptr_t, bool, Told>;
 
 inline Chains chains_of(const Run& run, float* x, int64_t n) {
     const auto [n_steps, numbers, field, step, chain, noisy, prior, add, clip, clip_on_update, low, high, noise_first,
                 clamp_noise, seed, first_step, chain_ids, first_bad, mask, reflect, told] = run;
     const auto [every, energy, grad_norm, grad_norm_energy, displacement] = told;
     const Law law{0, noisy ? 1.0f : 0.0f, 1, prior ? 1.0f : 0.0f, static_cast<Add>(add), static_cast<Clip>(clip),
-                  clip_on_update, 0, low, high};
+                  clip_on_update, 0, static_cast<float>(low), static_cast<float>(high)};
     return {x, n, n_steps, {held<float>(numbers, n_steps, "schedule"), field, step, chain}, law, noise_first, clamp_noise,
-            {seed, first_step, 0, 0}, at<int64_t>(chain_ids), at<int64_t>(first_bad), at<bool>(mask), reflect,
+            {seed, first_step, 0, 0}, at<int64_t>(chain_ids), at<int64_t>(first_bad), at<bool>(mask), reflect, static_cast<float>(high - low),
             {every, at<float>(energy), at<float>(grad_norm), at<float>(grad_norm_energy), at<float>(displacement)}};
 }
 
@@ -127,6 +128,26 @@ auto taking_numbers(void (*whole)(const Whole&, Where...)) {
         const Whole args{chains_of(run, held<float>(x, n * formula.d, "x"), n), formula};
         py::gil_scoped_release release;
         whole(args, where...);
+    };
+}
+
+// The proposals of a run: whether they are tested, leapfrog steps; where their shares lie, and how far apart those of two
+// kinds and two steps; the addresses of velocity, refused, accept and nan_refused.
+using ProposalsTold =
+    std::tuple<bool, int64_t, uintptr_t, int64_t, int64_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t>;
+
+template <class... Where>
+auto taking_numbers(void (*corrected)(const Proposed&, Where...)) {
+    return [corrected](const EnergyTold& energy, uintptr_t x, int64_t n, const Run& run, const ProposalsTold& told,
+                       Where... where) {
+        const Formula formula = formula_of(energy);
+        const auto [tested, leapfrog_steps, shares, field, step, velocity, refused, accept, nan_refused] = told;
+        const Whole chains{chains_of(run, held<float>(x, n * formula.d, "x"), n), formula};
+        const Proposed args{chains, {tested, leapfrog_steps, held<double>(shares, chains.n_steps, "shares"), field, step,
+                                     at<float>(velocity), held<bool>(refused, n, "refused"), at<float>(accept),
+                                     at<float>(nan_refused)}};
+        py::gil_scoped_release release;
+        corrected(args, where...);
     };
 }
 

@@ -18,6 +18,38 @@ def clamp(v, low, high):
 
 
 @triton.jit
+def remainder(a, b):
+    """The float32 remainder of a by b > 0, with the sign of a, exactly: a quotient of 28 bits at a time, in float64."""
+    left, unit = tl.abs(a).to(tl.float64), b.to(tl.float64)
+    far = left >= unit * 2.0**28
+    if tl.max(tl.max(far.to(tl.int32), 1), 0) != 0:
+        for bits in tl.static_range(252, 0, -28):
+            left = less_multiples(left, unit * 2.0**bits)
+    left = less_multiples(left, unit).to(tl.float32)
+    return tl.where(a < 0.0, -left, left)
+
+
+@triton.jit
+def less_multiples(v, unit):
+    """V less its whole multiples of a unit; none are in an infinite one."""
+    times = tl.floor(v / unit)
+    return tl.where(times > 0.0, v - times * unit, v)
+
+
+@triton.jit
+def folded(v, low, high, width, WALLS: tl.constexpr):
+    """Folded back at the walls, one or two that are ``width`` apart, until it is inside; NaN passes through."""
+    if WALLS == 1:
+        back = 2.0 * tl.where(low == -float("inf"), high, low) - v
+    else:
+        both = tl.zeros_like(v) + 2.0 * width
+        way = remainder(v - low, both)
+        way = tl.where(way < 0.0, way + both, way)
+        back = clamp(low + tl.where(way > width, both - way, way), low, high)
+    return tl.where((v < low) | (v > high), back, v)
+
+
+@triton.jit
 def numbers_of(at, field_stride, there):
     """The numbers of a law that lie from ``at`` on, one or as many as there are chains."""
     step_size = tl.load(at, mask=there, other=0.0)

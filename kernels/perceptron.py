@@ -16,7 +16,17 @@ from torch import Tensor
 from hatebm.kernels.activation import activated
 from hatebm.kernels.law import numbers_of
 from hatebm.kernels.quads import EXACT, NUMBERS, STRIDES
-from hatebm.kernels.whole import chains_of_program, kicked, law_of, normals_of_chains, schedule_of_chains, stepped
+from hatebm.kernels.whole import (
+    chains_of_program,
+    free_of,
+    kicked,
+    law_of,
+    normals_of_chains,
+    schedule_of_chains,
+    stepped,
+    tell_norms,
+    tell_pull,
+)
 from hatebm.ops.native.chains import ACTIVATIONS, NEVER, mark_moved
 from hatebm.ops.native.extension import readable
 
@@ -96,14 +106,14 @@ def perceptron_look_at(
     tl.store(energies + sample, energy, mask=live)
 
 
-@triton.jit(do_not_specialize=[*NUMBERS, *STRIDES, "n_steps", "first_step"])
+@triton.jit(do_not_specialize=[*NUMBERS, *STRIDES, "n_steps", "first_step", "every"])
 def perceptron_steps(
-    x, weights, biases, work, schedule, chain_ids, first_bad, n, d, room, n_steps,
+    x, weights, biases, work, schedule, chain_ids, first_bad, mask, facts, n, d, room, n_steps, every,
     field_stride: tl.int64, step_stride: tl.int64, chain_stride: tl.int64,
-    seed: tl.int64, first_step: tl.int64, low, high,
+    seed: tl.int64, first_step: tl.int64, low, high, width,
     WIDTHS: tl.constexpr, ACTIVATIONS: tl.constexpr, PARAMETERS: tl.constexpr, AT: tl.constexpr, DEPTH: tl.constexpr,
     NOISY: tl.constexpr, FIRST: tl.constexpr, CLAMP_NOISE: tl.constexpr, PRIOR: tl.constexpr, ADD: tl.constexpr,
-    CLIP: tl.constexpr, CLIP_ON: tl.constexpr, WATCHED: tl.constexpr, EACH: tl.constexpr,
+    CLIP: tl.constexpr, CLIP_ON: tl.constexpr, WALLS: tl.constexpr, WATCHED: tl.constexpr, EACH: tl.constexpr,
     CHAINS: tl.constexpr, ELEMENTS: tl.constexpr, LEVELS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """WIDTHS: of the state, then of each hidden layer; AT: where in the workspace its values and slopes lie."""
@@ -111,6 +121,7 @@ def perceptron_steps(
     rows, desk = x + sample * d, work + sample * room
     x_at = rows[:, None] + element[None, :]
     state = tl.load(x_at, mask=inside, other=0.0)
+    free = free_of(mask, sample, element, inside, d)
     bad = tl.full((CHAINS, 1), 0x7FFFFFFFFFFFFFFF, tl.int64)
     at, there = schedule_of_chains(schedule, chain_stride, sample, live, EACH)
     for i in range(n_steps):
@@ -123,7 +134,9 @@ def perceptron_steps(
             eps = normals_of_chains(seed, first_step + i, chain_ids, n, CHAINS, ELEMENTS)
         before = state
         if FIRST:
-            state = kicked(state, eps, step_size, noise_std, low, high, NOISY, CLAMP_NOISE)
+            state = kicked(state, eps, step_size, noise_std, low, high, width, NOISY, CLAMP_NOISE, WALLS)
+            if mask is not None:
+                state = tl.where(free, state, before)
         tl.debug_barrier()
         tl.store(x_at, state, mask=inside)
         tl.debug_barrier()
@@ -132,13 +145,26 @@ def perceptron_steps(
         )  # fmt: skip
         g = tl.load((desk + AT[2 * DEPTH])[:, None] + element[None, :], mask=inside, other=0.0)
         if WATCHED:
-            unclean = (tl.max((inside & (g - g != 0.0)).to(tl.int32), 1) != 0) | (energy - energy != 0.0)
+            unclean = (tl.max((free & (g - g != 0.0)).to(tl.int32), 1) != 0) | (energy - energy != 0.0)
             bad = tl.where(active, tl.where(unclean[:, None] & (bad > first_step + i), first_step + i, bad), bad)
+        if facts is not None:
+            at_facts = (i // every).to(tl.int64) * n + sample
+            if (first_step + i) % every == 0:
+                tell_pull(
+                    facts, at_facts, state, g, energy, active, free, live, inverse_temperature, prior_precision,
+                    PRIOR, LEVELS,
+                )  # fmt: skip
         new = stepped(
-            state, g, eps, inside, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high,
-            NOISY and not FIRST, PRIOR, ADD, CLIP, CLIP_ON, LEVELS,
+            state, g, eps, free, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high, width,
+            NOISY and not FIRST, PRIOR, ADD, CLIP, CLIP_ON, WALLS, LEVELS,
         )  # fmt: skip
         state = tl.where(active, new, before)
+        if mask is not None:
+            state = tl.where(free, state, before)
+        if facts is not None:
+            at_facts = (i // every).to(tl.int64) * n + sample
+            if (first_step + i) % every == 0:
+                tell_norms(facts[3] + at_facts, state - before, active, inside, live, LEVELS)
     tl.debug_barrier()
     tl.store(x_at, state, mask=inside)
     if WATCHED:

@@ -1,5 +1,6 @@
 """Whole chains in Triton, for energies with a formula: a program takes a few chains through all their steps."""
 
+import math
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hatebm.kernels.energies import energy_of, looked_at
-from hatebm.kernels.law import clamp, clip_factor, moved, numbers_of, total_gradient
+from hatebm.kernels.law import clamp, clip_factor, folded, moved, numbers_of, total_gradient
 from hatebm.kernels.noise import chain_of, normals_of
 from hatebm.kernels.quads import EXACT, NUMBERS, STRIDES, place
 from hatebm.kernels.tree import fold_in_halves, norm_of
@@ -26,6 +27,14 @@ def chains_of_program(n, d, CHAINS: tl.constexpr, ELEMENTS: tl.constexpr):
     element = tl.arange(0, ELEMENTS)
     live = sample < n
     return sample, live, element, live[:, None] & (element < d)[None, :]
+
+
+@triton.jit
+def free_of(mask, sample, element, inside, d):
+    """Which elements of chains there are, and may move."""
+    if mask is not None:
+        inside = inside & (tl.load(mask + sample[:, None] * d + element[None, :], mask=inside, other=0) != 0)
+    return inside
 
 
 @triton.jit
@@ -48,38 +57,67 @@ def schedule_of_chains(schedule, chain_stride, sample, live, EACH: tl.constexpr)
 
 
 @triton.jit
-def kicked(state, eps, step_size, noise_std, low, high, NOISY: tl.constexpr, CLAMP_NOISE: tl.constexpr):
+def kicked(
+    state, eps, step_size, noise_std, low, high, width,
+    NOISY: tl.constexpr, CLAMP_NOISE: tl.constexpr, WALLS: tl.constexpr,
+):  # fmt: skip
     """The state with the noise of a law that adds it before the gradient is taken."""
     if NOISY:
         state = tl.where(noise_std != 0.0, state + noise_std * eps, state)
     if CLAMP_NOISE:
-        state = tl.where((step_size != 0.0) | (noise_std != 0.0), clamp(state, low, high), state)
+        inside = folded(state, low, high, width, WALLS) if WALLS else clamp(state, low, high)
+        state = tl.where((step_size != 0.0) | (noise_std != 0.0), inside, state)
     return state
 
 
 @triton.jit
 def stepped(
-    state, g, eps, inside, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high,
+    state, g, eps, free, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high, width,
     NOISY: tl.constexpr, PRIOR: tl.constexpr, ADD: tl.constexpr, CLIP: tl.constexpr, CLIP_ON: tl.constexpr,
-    LEVELS: tl.constexpr,
+    WALLS: tl.constexpr, LEVELS: tl.constexpr,
 ):  # fmt: skip
     """The states of chains, a row each, after a step with gradient g of the energy."""
     g = total_gradient(state, g, inverse_temperature, prior_precision, PRIOR, True)
     factor = 1.0
     if CLIP == "norm":
-        squares = tl.where(inside, g, 0.0).to(tl.float64)
+        squares = tl.where(free, g, 0.0).to(tl.float64)
         factor = clip_factor(norm_of(fold_in_halves(squares * squares, LEVELS))[:, None], step_size, bound, CLIP_ON)
-    return moved(state, g, eps, factor, step_size, noise_std, bound, low, high, True, NOISY, True, ADD, CLIP, CLIP_ON)
+    left = -float("inf") if WALLS else low
+    right = float("inf") if WALLS else high
+    new = moved(
+        state, g, eps, factor, step_size, noise_std, bound, left, right, True, NOISY, True, ADD, CLIP, CLIP_ON
+    )  # fmt: skip
+    return folded(new, low, high, width, WALLS) if WALLS else new
 
 
-@triton.jit(do_not_specialize=[*NUMBERS, *STRIDES, "d", "components", "n_steps", "first_step"])
+@triton.jit
+def tell_norms(rows, v, active, free, live, LEVELS: tl.constexpr):
+    """Write the norm of each row of v, 0 of a chain that rests."""
+    squares = tl.where(active, tl.where(free, v, 0.0), 0.0).to(tl.float64)
+    tl.store(rows, norm_of(fold_in_halves(squares * squares, LEVELS)), mask=live)
+
+
+@triton.jit
+def tell_pull(
+    facts, at, state, g, energy, active, free, live, inverse_temperature, prior_precision,
+    PRIOR: tl.constexpr, LEVELS: tl.constexpr,
+):  # fmt: skip
+    """Write what is known of a step where it takes its gradient."""
+    tl.store(facts[0] + at, energy, mask=live)
+    pull = total_gradient(state, g, inverse_temperature, prior_precision, PRIOR, True)
+    tell_norms(facts[1] + at, pull, active, free, live, LEVELS)
+    bare = total_gradient(state, g, inverse_temperature, prior_precision, False, True)
+    tell_norms(facts[2] + at, bare, active, free, live, LEVELS)
+
+
+@triton.jit(do_not_specialize=[*NUMBERS, *STRIDES, "d", "components", "n_steps", "first_step", "every"])
 def whole_steps(
-    x, where, weight, scratch, schedule, chain_ids, first_bad, n, d, components, n_steps,
+    x, where, weight, scratch, schedule, chain_ids, first_bad, mask, facts, n, d, components, n_steps, every,
     field_stride: tl.int64, step_stride: tl.int64, chain_stride: tl.int64,
-    seed: tl.int64, first_step: tl.int64, low, high, reach, first_reach,
+    seed: tl.int64, first_step: tl.int64, low, high, width, reach, first_reach,
     KIND: tl.constexpr, NOISY: tl.constexpr, FIRST: tl.constexpr, CLAMP_NOISE: tl.constexpr, PRIOR: tl.constexpr,
-    ADD: tl.constexpr, CLIP: tl.constexpr, CLIP_ON: tl.constexpr, WATCHED: tl.constexpr, EACH: tl.constexpr,
-    CHAINS: tl.constexpr, ELEMENTS: tl.constexpr, LEVELS: tl.constexpr,
+    ADD: tl.constexpr, CLIP: tl.constexpr, CLIP_ON: tl.constexpr, WALLS: tl.constexpr, WATCHED: tl.constexpr,
+    EACH: tl.constexpr, CHAINS: tl.constexpr, ELEMENTS: tl.constexpr, LEVELS: tl.constexpr,
 ):  # fmt: skip
     sample, live, element, inside = chains_of_program(n, d, CHAINS, ELEMENTS)
     REREAD: tl.constexpr = KIND == "full" or KIND == "funnel" or KIND == "mixture"  # what lies in x itself
@@ -92,6 +130,7 @@ def whole_steps(
         pulls = rows
     reaches = tl.where(element == 0, first_reach, reach)[None, :]
     state = tl.load(x_at, mask=inside, other=0.0)
+    free = free_of(mask, sample, element, inside, d)
     bad = tl.full((CHAINS, 1), 0x7FFFFFFFFFFFFFFF, tl.int64)
     at, there = schedule_of_chains(schedule, chain_stride, sample, live, EACH)
     for i in range(n_steps):
@@ -105,7 +144,9 @@ def whole_steps(
             eps = normals_of_chains(seed, step, chain_ids, n, CHAINS, ELEMENTS)
         before = state
         if FIRST:
-            state = kicked(state, eps, step_size, noise_std, low, high, NOISY, CLAMP_NOISE)
+            state = kicked(state, eps, step_size, noise_std, low, high, width, NOISY, CLAMP_NOISE, WALLS)
+            if mask is not None:
+                state = tl.where(free, state, before)
             if REREAD:
                 tl.store(x_at, state, mask=inside)
                 tl.debug_barrier()
@@ -114,13 +155,27 @@ def whole_steps(
             far = inside & ~(tl.abs(state) <= reaches)
             if tl.max(tl.max(far.to(tl.int32), 1), 0) != 0:
                 energy = energy_of(terms, where, KIND, LEVELS)
-                unclean = (tl.max((inside & (g - g != 0.0)).to(tl.int32), 1) != 0) | (energy - energy != 0.0)
+                unclean = (tl.max((free & (g - g != 0.0)).to(tl.int32), 1) != 0) | (energy - energy != 0.0)
                 bad = tl.where(active, tl.where(unclean[:, None] & (bad > step), step, bad), bad)
+        if facts is not None:
+            at_facts = (i // every).to(tl.int64) * n + sample
+            if step % every == 0:
+                energy = energy_of(terms, where, KIND, LEVELS)
+                tell_pull(
+                    facts, at_facts, state, g, energy, active, free, live, inverse_temperature, prior_precision,
+                    PRIOR, LEVELS,
+                )  # fmt: skip
         new = stepped(
-            state, g, eps, inside, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high,
-            NOISY and not FIRST, PRIOR, ADD, CLIP, CLIP_ON, LEVELS,
+            state, g, eps, free, step_size, noise_std, inverse_temperature, prior_precision, bound, low, high, width,
+            NOISY and not FIRST, PRIOR, ADD, CLIP, CLIP_ON, WALLS, LEVELS,
         )  # fmt: skip
         state = tl.where(active, new, before)
+        if mask is not None:
+            state = tl.where(free, state, before)
+        if facts is not None:
+            at_facts = (i // every).to(tl.int64) * n + sample
+            if step % every == 0:
+                tell_norms(facts[3] + at_facts, state - before, active, inside, live, LEVELS)
         if REREAD:
             tl.debug_barrier()
             tl.store(x_at, state, mask=inside)
@@ -180,9 +235,13 @@ def law_of(steps: Any, rows: Tensor) -> dict[str, Any]:
         **{"n_steps": steps.n_steps, "seed": at["seed"], "first_step": at["step"], "chain_ids": steps.chain_ids},
         **{"schedule": steps.schedule, "field_stride": field, "step_stride": step, "chain_stride": chain},
         **{"EACH": steps.schedule.dim() == 3, "low": steps.low, "high": steps.high},
+        **{"mask": steps.mask, "facts": steps.facts and tuple(steps.facts[1:])},
+        **{"every": steps.facts.every if steps.facts else 1},
         **{"NOISY": steps.noisy, "PRIOR": steps.prior, "FIRST": steps.noise_at == "before"},
         **{"CLAMP_NOISE": steps.clamp_noise, "ADD": steps.add},
         **{"CLIP": steps.clip, "CLIP_ON": steps.clip_on, "WATCHED": steps.watched},
+        **{"width": steps.high - steps.low},
+        **{"WALLS": math.isfinite(steps.low) + math.isfinite(steps.high) if steps.reflect else 0},
     }
 
 

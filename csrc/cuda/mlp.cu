@@ -4,17 +4,18 @@
 #include "cuda/launch.h"
 #include "cuda/layers.h"
 #include "cuda/tree.h"
+#include "formulas/walls.h"
 
 namespace hatebm::cuda {
 namespace {
 
 constexpr int threads = 256;
+constexpr int64_t nowhere = -1;
 
 // The chains of one block. `x`, `gradient`, the activations `even` and `odd` in turns, and the slopes of each hidden
 // layer (on the way back the gradient there) are panels; of the rest each chain has one number.
 struct Block {
     const Perceptron& net;
-    const bool watched;  // whether anybody wants to know energies, and what is not finite
     const float* numbers;
     const Share own;
     const int d, panel;  // floats of a hidden layer's panel
@@ -32,8 +33,10 @@ struct Block {
             rows[int64_t(own.chain) * d + e] = panel[e * own.chains + own.chain];
     }
 
-    // The energy and the gradient at x; tells of each chain whether they are not finite.
-    __device__ __forceinline__ void evaluate() const {
+    // The gradient at x, and where somebody wants to know energies these, and of each chain whether these and the gradient
+    // of what is not held(chain, element) are finite.
+    template <class Held>
+    __device__ __forceinline__ void evaluate(bool watched, Held held) const {
         const float* in = x;
         for (int l = 0; l < net.depth; ++l) {
             const HiddenLayer& layer = net.hidden[l];
@@ -59,7 +62,7 @@ struct Block {
         multiply(numbers + first.backward, nullptr, first.inputs, first.outputs, slopes, gradient, own);
         for (int e = own.crew; watched && e < d; e += own.crews) {
             const float g = gradient[e * own.chains + own.chain];
-            if (!(g - g == 0)) unclean[own.chain] = 1;
+            if (!(g - g == 0) && !held(own.chain, e)) unclean[own.chain] = 1;
         }
         __syncthreads();
     }
@@ -81,39 +84,38 @@ struct Block {
         }
     }
 
-    // What the norm clip multiplies the gradient of each chain c with, by law_of(c), summed in the order of tree.h.
-    template <class Laws>
-    __device__ __forceinline__ void clip_factors(Laws law_of) const {
+    // give(c, norm) for the norm of what of(c)(e, i) makes of each element e of chain c, which lies at i, summed in the
+    // order of tree.h.
+    template <class Of, class Give>
+    __device__ __forceinline__ void norms(Of of, Give give) const {
         const int lane = threadIdx.x % warp, runs = (d + fold - 1) / fold;
         for (int c = threadIdx.x / warp; c < own.chains; c += threads / warp) {
-            const Law& law = law_of(c);
+            const auto element = of(c);
             double mine = 0;
             for (int r = 0; r < runs; ++r) {
                 RunSum sum;
 #pragma unroll 1
                 for (int p = 0; p < quads_a_lane; ++p) {
                     const int e = r * fold + 4 * (in_tree_order(p) * warp + lane);
-                    Quad total{};
+                    Quad v{};
 #pragma unroll
-                    for (int k = 0; k < 4; ++k) {
-                        const int i = (e + k) * own.chains + c;
-                        if (e + k < d) total.v[k] = total_gradient(law, x[i], gradient[i]);
-                    }
-                    sum.add_squares(p, total);
+                    for (int k = 0; k < 4; ++k)
+                        if (e + k < d) v.v[k] = element(e + k, (e + k) * own.chains + c);
+                    sum.add_squares(p, v);
                 }
                 const double total = sum.total();
                 if (lane == r) mine = total;
             }
             const double squares = sum_over_lanes(mine);
-            if (lane == 0) factors[c] = clip_factor(law, norm_of(squares));
+            if (lane == 0) give(c, norm_of(squares));
         }
         __syncthreads();
     }
 
-    // body(element, normals) for the thread's quads.
-    template <class Body>
+    // body(place, normal) for what is not held(chain, element) of the thread's quads.
+    template <class Held, class Body>
     __device__ __forceinline__ void for_quads(const Law& law, const Draw& draw, const RoundKeys& keys, uint64_t id,
-                                              Body body) const {
+                                              Held held, Body body) const {
         for (int e = 4 * own.crew; e < d; e += 4 * own.crews) {
             Quad eps{};
             if (law.noise_std != 0)
@@ -121,77 +123,125 @@ struct Block {
                                 last_counter(draw, id), keys, eps.v[0], eps.v[1], eps.v[2], eps.v[3]);
 #pragma unroll
             for (int k = 0; k < 4; ++k)
-                if (e + k < d) body((e + k) * own.chains + own.chain, eps.v[k]);
+                if (e + k < d && !held(own.chain, e + k)) body((e + k) * own.chains + own.chain, eps.v[k]);
         }
     }
 };
 
+// The law without the box.
+__device__ __forceinline__ Law opened(Law law) {
+    law.low = -INFINITY, law.high = INFINITY;
+    return law;
+}
+
 template <bool kept>
-__device__ __forceinline__ Block block_of(const Perceptron& net, int chains, bool watched, float* shared) {
+__device__ __forceinline__ Block block_of(const Perceptron& net, int chains, float* shared) {
     const int d = net.hidden[0].inputs, panel = Panels(net, chains).widest * chains, state = whole_quads(d) * chains;
     float* x = shared + (kept ? whole_quads(net.count) : 0);
     float *gradient = x + state, *even = gradient + state, *odd = even + panel, *slopes = odd + panel;
     float* factors = slopes + net.depth * panel;
     for (int64_t i = threadIdx.x; kept && i < net.count; i += threads) shared[i] = net.numbers[i];
     const int thread = static_cast<int>(threadIdx.x);
-    return {net, watched, kept ? shared : net.numbers, {thread % chains, chains, thread / chains, threads / chains}, d, panel,
+    return {net, kept ? shared : net.numbers, {thread % chains, chains, thread / chains, threads / chains}, d, panel,
             x, gradient, even, odd, slopes, factors, factors + chains, factors + 2 * chains};
 }
 
 template <bool kept>
 __global__ void __maxnreg__(168) mlp_look_at(const __grid_constant__ MlpLook a, int chains) {
     extern __shared__ float shared[];
-    const Block block = block_of<kept>(a.net, chains, true, shared);
+    const Block block = block_of<kept>(a.net, chains, shared);
     const int64_t first = int64_t(blockIdx.x) * chains, left = a.n - first;
     block.read(a.x + first * block.d, left);
-    block.evaluate();
+    block.evaluate(true, [](int, int) { return false; });
     block.write(block.gradient, a.gradients + first * block.d, left);
     if (block.own.crew == 0 && block.own.chain < left) a.energies[first + block.own.chain] = block.energies[block.own.chain];
 }
 
 template <bool kept, bool own_laws>
-__global__ void __maxnreg__(168) mlp_steps(const __grid_constant__ MlpChains a, int chains) {
+__global__ void __maxnreg__(own_laws ? 200 : 168) mlp_steps(const __grid_constant__ MlpChains a, int chains) {
     extern __shared__ float shared[];
-    const Block block = block_of<kept>(a.net, chains, a.first_bad != nullptr, shared);
+    const Block block = block_of<kept>(a.net, chains, shared);
     const Share& own = block.own;
     const int64_t first = int64_t(blockIdx.x) * chains, left = a.n - first, index = first + own.chain;
     const auto id = static_cast<uint64_t>(own.chain < left ? a.chain_ids ? a.chain_ids[index] : index : 0);
     const RoundKeys keys = round_keys(a.draw.seed);
-    float *x = block.x, *gradient = block.gradient;
-    block.read(a.x + first * block.d, left);
-    int64_t bad = INT64_MAX;
+    float *x = block.x, *gradient = block.gradient, *rows = a.x + first * block.d;
+    block.read(rows, left);
+    const auto rests = [](const Law& law) { return law.step_size == 0 && law.noise_std == 0; };
+    const auto held = [&](int chain, int e) {
+        return own_laws && a.mask && chain < left && !a.mask[(first + chain) * block.d + e];
+    };
+    int64_t bad = INT64_MAX, next = own_laws ? a.facts.next(a.draw.step) : nowhere;
     for (int64_t i = 0; i < a.n_steps; ++i) {
         const auto law_of = [&](int chain) {
             return law_at(a.law, a.numbers, i, !own_laws ? 0 : chain < left ? first + chain : a.n - 1);
         };
         Law open = law_of(own.chain);
-        const bool still = open.step_size == 0 && open.noise_std == 0, idle = own_laws && still;
-        if (own_laws ? __syncthreads_and(still) : still) continue;
+        const bool told = own_laws && i == next, reflect = own_laws && a.reflect;
+        const bool still = rests(open), idle = own_laws && still;
+        const auto fold_back = [&] {  // what has moved, where walls reflect
+            for (int e = own.crew; !idle && e < block.d; e += own.crews) {
+                float& place = x[e * own.chains + own.chain];
+                if (!held(own.chain, e)) place = folded(place, a.law.low, a.law.high, a.width);
+            }
+            __syncthreads();
+        };
+        if (!told && (own_laws ? __syncthreads_and(still) : still)) continue;
+        const int64_t at = told ? i / a.facts.every * a.n + first : nowhere;
+        const auto tell = [&](float* facts, int chain, float norm) {
+            if (chain < left) facts[at + chain] = rests(law_of(chain)) ? 0 : norm;
+        };
+        if (told) {
+            next += a.facts.every;
+            block.write(x, rows, left);  // where it begins: nobody needs these rows before the end
+            __syncthreads();
+        }
         const Draw draw{a.draw.seed, a.draw.step + i, a.draw.block, a.draw.purpose};
         if (a.noise_first) {
-            if (!a.clamp_noise) open.low = -INFINITY, open.high = INFINITY;
+            if (!a.clamp_noise || reflect) open = opened(open);
             if (!idle)
-                block.for_quads(open, draw, keys, id, [&](int at, float eps) {
+                block.for_quads(open, draw, keys, id, held, [&](int at, float eps) {
                     x[at] = noise_element(open, x[at], eps);
                 });
             __syncthreads();
+            if (reflect && a.clamp_noise) fold_back();
         }
-        block.evaluate();
+        block.evaluate(told || a.first_bad != nullptr, held);
+        if (told && own.crew == 0 && own.chain < left) a.facts.energy[at + own.chain] = block.energies[own.chain];
         if (own.crew == 0 && block.unclean[own.chain] != 0) {
             if (!idle && bad == INT64_MAX) bad = static_cast<int64_t>(draw.step);
             block.unclean[own.chain] = 0;
         }
-        if (a.law.clip == Clip::norm) block.clip_factors(law_of);
+        const auto totals = [&](bool prior) {
+            return [&, prior](int c) {
+                Law law = law_of(c);
+                if (!prior) law.prior_precision = 0;
+                return [=](int e, int i) { return held(c, e) ? 0 : total_gradient(law, x[i], gradient[i]); };
+            };
+        };
+        if (told || a.law.clip == Clip::norm)
+            block.norms(totals(true), [&](int c, float norm) {
+                block.factors[c] = clip_factor(law_of(c), norm);
+                if (told) tell(a.facts.grad_norm, c, norm);
+            });
+        if (told) block.norms(totals(false), [&](int c, float norm) { tell(a.facts.grad_norm_energy, c, norm); });
         const float factor = block.factors[own.chain];
         Law law = law_of(own.chain);  // again: not kept in registers while the layers are evaluated
         if (a.noise_first) law.noise_std = 0;
+        if (reflect) law = opened(law);
         if (!idle)
-            block.for_quads(law, draw, keys, id, [&](int at, float eps) {
+            block.for_quads(law, draw, keys, id, held, [&](int at, float eps) {
                 x[at] = step_element(law, x[at], total_gradient(law, x[at], gradient[at]), eps, factor);
             });
         __syncthreads();
+        if (reflect) fold_back();
+        const auto way = [&](int c) {
+            const float* before = c < left ? rows + int64_t(c) * block.d : rows;
+            return [=](int e, int i) { return x[i] - before[e]; };
+        };
+        if (told) block.norms(way, [&](int c, float norm) { tell(a.facts.displacement, c, norm); });
     }
-    block.write(x, a.x + first * block.d, left);
+    block.write(x, rows, left);
     if (a.first_bad && own.crew == 0 && own.chain < left) a.first_bad[index] = bad;
 }
 
@@ -230,7 +280,7 @@ bool mlp_fits(const Perceptron& net, int device) { return Panels(net, 1).size(ne
 
 void mlp_chains(const MlpChains& a, const Launch& launch) {
     const char* op = "perceptron_chains_";
-    if (a.numbers.chain) launch_over(mlp_steps<true, true>, mlp_steps<false, true>, a, op, launch);
+    if (a.numbers.chain || a.facts.every || a.mask || a.reflect) launch_over(mlp_steps<true, true>, mlp_steps<false, true>, a, op, launch);
     else launch_over(mlp_steps<true, false>, mlp_steps<false, false>, a, op, launch);
 }
 

@@ -2,7 +2,7 @@
 // share a chain, each with quads of its own. How many lanes they are changes no bit.
 
 #include "cuda/launch.h"
-#include "cuda/on_chip.h"
+#include "cuda/run_on_chip.h"
 
 namespace hatebm::cuda {
 namespace {
@@ -32,128 +32,15 @@ __device__ __forceinline__ Seat<Energy> seat(const Formula& formula, const Share
     return {index, {Energy(formula), crew, static_cast<int>(formula.d), state, scratch}};
 }
 
-constexpr float largest = 3.4028235e38f;
-
-// The steps of one chain. Where chains have laws of their own, one that stays as it is keeps step with its warp.
-template <class Energy, bool own_laws>
-struct Run {
-    const Whole& a;
-    const OnChip<Energy>& chain;
-    const int64_t index;
-    const uint64_t id;
-    const RoundKeys keys;
-    const float limit = quotient(largest, a.energy.reach), first_limit = quotient(largest, a.energy.first_reach);
-    float doubt = 0;  // stays 0 while no element of the lane's has left the reach of the energy
-    int64_t bad = INT64_MAX;
-    bool idle = false;  // where chains have laws of their own: whether this one stays as it is
-
-    __device__ __forceinline__ void operator()() {
-        chain.for_own_quads([&](int e) { doubt_quad(e, chain.quad(e)); });
-        for (int64_t i = 0; i < a.n_steps; ++i) {
-            Law law = law_at(a.law, a.numbers, i, own_laws ? index : 0);
-            const bool still = law.step_size == 0 && law.noise_std == 0;
-            idle = own_laws && still;
-            if (!any(!still)) continue;
-            const Draw draw{a.draw.seed, a.draw.step + i, a.draw.block, a.draw.purpose};
-            if (a.noise_first) {
-                if (any(law.noise_std != 0) || a.clamp_noise) add_noise(law, draw);
-                law.noise_std = 0;
-            }
-            if (a.first_bad && __any_sync(~0u, !idle && !(doubt == 0))) examine(draw.step);
-            step(law, draw);
-        }
-    }
-
-    // Whether something is so of any chain of the warp.
-    __device__ __forceinline__ bool any(bool mine) const { return own_laws ? __any_sync(~0u, mine) : mine; }
-
-    __device__ __forceinline__ void doubt_quad(int e, const Quad& x) {
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-            if (e + k < chain.d) doubt = fma(x.v[k] * (e + k == 0 ? first_limit : limit), 0.0f, doubt);
-        }
-    }
-
-    __device__ __forceinline__ Quad normals(const Draw& draw, int e) const {
-        Quad n;
-        quad_of_normals(static_cast<uint32_t>(e / 4), static_cast<uint32_t>(id), static_cast<uint32_t>(draw.step),
-                        last_counter(draw, id), keys, n.v[0], n.v[1], n.v[2], n.v[3]);
-        return n;
-    }
-
-    // What of(e, x) makes of the lane's quads x.
-    template <class Of>
-    __device__ __forceinline__ void move(Of of) {
-        if (!idle) {
-            doubt = 0;
-            chain.for_own_quads([&](int e) {
-                Quad x = chain.quad(e);
-                of(e, x);
-#pragma unroll
-                for (int k = 0; k < 4; ++k)
-                    if (e + k < chain.d) chain.state.put(e + k, x.v[k]);
-                doubt_quad(e, x);
-            });
-        }
-        chain.crew.wait();
-    }
-
-    __device__ __forceinline__ void add_noise(const Law& law, const Draw& draw) {
-        Law open = law;
-        if (!a.clamp_noise) open.low = -INFINITY, open.high = INFINITY;
-        move([&](int e, Quad& x) {
-            Quad eps{};
-            if (law.noise_std != 0) eps = normals(draw, e);
-#pragma unroll
-            for (int k = 0; k < 4; ++k) x.v[k] = noise_element(open, x.v[k], eps.v[k]);
-        });
-    }
-
-    // Where the state may be beyond reach: is the energy or the gradient not finite?
-    __device__ __forceinline__ void examine(uint64_t step) {
-        double unclean = 0;
-        const float energy = chain.evaluate([&](int e, const Quad& g) {
-#pragma unroll
-            for (int k = 0; k < 4; ++k) unclean += g.v[k] - g.v[k];
-        });
-        unclean = chain.over_crew(unclean) + (energy - energy);
-        if (!idle && !(unclean == 0) && static_cast<int64_t>(step) < bad) bad = static_cast<int64_t>(step);
-        chain.crew.wait();
-    }
-
-    __device__ __forceinline__ void step(const Law& law, const Draw& draw) {
-        const auto seen = chain.look();
-        float factor = 1;
-        if (law.clip == Clip::norm)
-            factor = clip_factor(law, norm_of(chain.sum([&](int e, double* terms) {
-                const Quad x = chain.quad(e), g = chain.gradient(seen, e, x);
-#pragma unroll
-                for (int k = 0; k < 4; ++k) {
-                    const double total = total_gradient(law, x.v[k], g.v[k]);
-                    terms[k] = total * total;
-                }
-            })));
-        chain.crew.wait();
-        move([&](int e, Quad& x) {
-            Quad eps{};
-            if (law.noise_std != 0) eps = normals(draw, e);
-            const Quad g = chain.gradient(seen, e, x);
-#pragma unroll
-            for (int k = 0; k < 4; ++k)
-                x.v[k] = step_element(law, x.v[k], total_gradient(law, x.v[k], g.v[k]), eps.v[k], factor);
-        });
-    }
-};
-
-template <class Energy, bool own_laws>
-__global__ void __maxnreg__(128) whole_chains(const __grid_constant__ Whole a, Shares shares) {
+template <class Energy, bool own_laws, bool extras = false>
+__global__ void __maxnreg__(extras ? 255 : 128) whole_chains(const __grid_constant__ Whole a, Shares shares) {
     extern __shared__ float shared[];
     const Seat<Energy> own = seat<Energy>(a.energy, shares, shared);
     const bool live = own.index < a.n;
     const int64_t index = live ? own.index : a.n - 1;
     own.chain.read(a.x + index * a.energy.d);
     const auto id = static_cast<uint64_t>(a.chain_ids ? a.chain_ids[index] : index);
-    Run<Energy, own_laws> run{a, own.chain, index, id, round_keys(a.draw.seed)};
+    Run<Energy, own_laws, extras> run{a, own.chain, index, live, id, round_keys(a.draw.seed)};
     run();
     if (!live) return;
     if (a.first_bad && own.chain.crew.rank == 0) a.first_bad[index] = run.bad;
@@ -211,7 +98,9 @@ void launch_over(void (*kernel)(Arguments, Shares), const Arguments& a, const ch
 
 template <class Energy>
 void launch_chains(const Whole& a, const Launch& launch) {
-    launch_over(a.numbers.chain ? whole_chains<Energy, true> : whole_chains<Energy, false>, a, "whole_chains_", launch);
+    const auto kernel = a.facts.every || a.mask || a.reflect ? whole_chains<Energy, true, true>
+                        : a.numbers.chain ? whole_chains<Energy, true> : whole_chains<Energy, false>;
+    launch_over(kernel, a, "whole_chains_", launch);
 }
 
 }  // namespace

@@ -20,6 +20,10 @@ struct Formula {
 struct Facts {
     int64_t every;
     float *energy, *grad_norm, *grad_norm_energy, *displacement;
+    // How many steps come from `step` on before one is told of; -1 where none is.
+    HATEBM_HD int64_t next(uint64_t step) const {
+        return every == 0 ? -1 : static_cast<int64_t>((every - step % every) % every);
+    }
 };
 
 // Step i of the run is step draw.step + i of the chains. Where a chain's step_size and noise_std are both 0, it stays as
@@ -35,6 +39,7 @@ struct Chains {
     int64_t* first_bad;        // (n,) or null: receives the first step whose energy or gradient was not finite
     const bool* mask;          // (n, d), or null: where the state may move
     bool reflect;              // whether the box's sides fold a move back, in place of a clamp
+    float width;               // of the box, rounded once: of sides that float32 may round
     Facts facts;
 };
 

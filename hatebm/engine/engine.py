@@ -119,14 +119,12 @@ class Engine:
         """What takes stretches of steps of this run at once; nothing where it is to go step by step."""
         if stepwise or self.compile != "auto" or is_traced(state[0]):
             return Shortcuts(None, None)
-        parts = (form, blocks, potential, state, watch)
+        parts = (form, blocks, potential, state, watch, transition, gathering)
         with self._plain():
-            kernel = WholeRuns(*parts, gathering, self._kernel, self.precision)
+            kernel = WholeRuns(*parts, self._kernel, self.precision)
             own_bits = hasattr(type(kernel.energy), "in_kernel")  # of which a graph knows nothing
-            graphs = None
-            if self.device.type == "cuda" and not own_bits:
-                graphs = GraphRuns(*parts, transition, gathering, self.precision)
-            return Shortcuts(kernel, graphs, self._plain)
+            on_cuda = self.device.type == "cuda" and not own_bits
+            return Shortcuts(kernel, GraphRuns(*parts, self.precision) if on_cuda else None, self._plain)
 
     def end(self, n_steps: int, shortcuts: "Shortcuts") -> None:
         """Note the speed of a run, how many of its steps went in the energy's own kernel or why none, and graphs."""
@@ -167,11 +165,11 @@ class Engine:
             return torch.compile(alone), (f"{type(module).__name__} through torch.compile",)
         if self.compile != "auto":
             return None, (f"the energy as it is: compile={self.compile!r}",)
+        energy = None if potential.energy is None else as_module(potential.energy)
+        self._kernel = energy and kernel_of(energy, state)
         if potential.grad_fn is not None:
             return None, ("the gradient as it is: grad_fn was given",)
-        energy, kwargs = as_module(potential.energy), potential.kwargs(t)
-        self._followed = energy
-        self._kernel = None if kwargs or potential.changes else kernel_of(energy, state)
+        self._followed, kwargs = energy, potential.kwargs(t)
         if self._kernel is not None:
             return None, (f"{described(energy)} has a kernel of its own",)
         found = prepare(energy, state, kwargs)

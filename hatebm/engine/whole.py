@@ -10,27 +10,30 @@ from hatebm.dynamics.blocks import Blocks
 from hatebm.dynamics.facts import Gathering, Told
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
-from hatebm.dynamics.transitions.form import Form
+from hatebm.dynamics.transitions.form import Form, Transition
 from hatebm.energies.perceptron import Perceptron
 from hatebm.energies.steps import Facts, Steps
+from hatebm.engine import proposals
 from hatebm.engine.prepare.precision import REDUCED
 from hatebm.ops.backend import kernels_for
-from hatebm.ops.scalars import OPEN
+from hatebm.ops.scalars import OPEN, sides_of
 
 STRETCH = 4096  # steps that a kernel takes at most before Python can be interrupted
 LISTENED = "hooks, or a forward of its own"
+CONFINING = ("cpu",)  # backends whose kernels hold what a mask holds, and fold moves back at walls
 
 
 def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> Steps:
     """What a kernel is told of the next steps of a state of one block."""
     law, noise = blocks.laws.each[0], blocks.noise
     schedule = blocks.laws.schedule(0, first_step, n_steps)
-    walls = {} if law.clamp_at != "final" else OPEN
+    mask, bounded = blocks.region.masks[0], law.clamp_at != "final"
+    box = dict(zip(("low", "high"), sides_of(law.reflect), strict=True)) if law.reflect else {}
     return Steps(
         schedule.numbers,
         schedule.noisy,
         schedule.prior,
-        **blocks.laws.settings[0] | walls,
+        **blocks.laws.settings[0] | (box if bounded else OPEN),
         clamp_noise=law.clamp_at == "noise+step",
         noise_at=law.noise_at,
         seed=noise.seed,
@@ -38,6 +41,8 @@ def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> St
         chain_ids=noise.chain_ids,
         watched=watched,
         backend=blocks.backend,
+        mask=None if mask is None else mask.reshape(len(mask), mask[:1].numel()).contiguous(),
+        reflect=bounded and law.reflect is not None,
     )
 
 
@@ -67,14 +72,16 @@ class WholeRuns:
         potential: Potential,
         state: list[Tensor],
         watch: Watch,
+        transition: Transition,
         gathering: Gathering,
         energy: Any | None,
         precision: str | None,
     ) -> None:
-        self.blocks, self.state, self.watch, self.gathering = blocks, state, watch, gathering
+        self.form, self.blocks, self.state, self.watch = form, blocks, state, watch
+        self.transition, self.gathering = transition, gathering
         self.given, self.potential, self.precision = potential.energy, potential, precision
         self.tells = True
-        self.taken, self.refusal = 0, "" if energy is None else _obstacle(form, blocks, potential, state)
+        self.taken, self.refusal = 0, "" if energy is None else _obstacle(form, blocks, potential, state, energy)
         self.renew(energy)
         self.longest = min(STRETCH, max(16, 2**22 // max(state[0].numel(), 1)))
 
@@ -99,8 +106,7 @@ class WholeRuns:
             return 0
         n_steps = min(n_steps, self.longest, self.blocks.laws.longest)
         kept = self.gathering.kept(t, n_steps)
-        facts = facts_of(self.state[0], self.gathering.every, len(kept)) if kept else None
-        steps = steps_of(self.blocks, t, n_steps, self.watch.wanted)._replace(facts=facts)
+        steps = self._steps(t, n_steps, len(kept))
         if reason := self._obstacle(steps):
             self.refusal = reason
             if kept and not self._obstacle(steps._replace(facts=None)):
@@ -110,17 +116,30 @@ class WholeRuns:
             return 0
         began = time.perf_counter()
         self.watch.see_first(self.energy.advance_(self.state[0], steps))
+        if steps.proposals is not None:
+            self.watch.see_refused(steps.proposals.refused)
+            self.transition.forget()
         if time.perf_counter() - began < 0.1:  # an interrupt waits for the kernel
             self.longest = min(2 * self.longest, STRETCH)
         if kept:
-            self.gathering.add(kept, rows_of(facts, getattr(self.energy, "total", False)))
+            rows = rows_of(steps.facts, getattr(self.energy, "total", False))
+            self.gathering.add(kept, rows | proposals.decisions(steps))
         self.taken += n_steps
         return n_steps
 
     def _obstacle(self, steps: Steps) -> str | None:
         """Why the kernel does not take these steps; a callback may have changed the energy since those before."""
         listened = self.taken > 0 and _is_listened_to(self.given)
-        return LISTENED if listened else self.energy.can_advance(self.state[0], steps)
+        return LISTENED if listened else self.energy.can_advance(self.state[0], steps) or proposals.pause(steps)
+
+    def _steps(self, t: int, n_steps: int, kept: int) -> Steps:
+        """What the kernel is told of so many steps from step t on, of which some are told of."""
+        x = self.state[0]
+        facts = facts_of(x, self.gathering.every, kept) if kept else None
+        steps = steps_of(self.blocks, t, n_steps, self.watch.wanted)._replace(facts=facts)
+        if self.form.corrected or self.form.friction:
+            steps = steps._replace(proposals=proposals.of(steps, self.form, self.blocks, x, self.transition))
+        return steps
 
     def note(self) -> str:
         """What to report, behind the number of steps."""
@@ -129,20 +148,18 @@ class WholeRuns:
         return f", not in one kernel: {self.refusal}" if self.refusal else ""
 
 
-def _obstacle(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor]) -> str:
+def _obstacle(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor], energy: Any) -> str:
     """Why no kernel takes the steps of this chain, whatever its energy; empty where one may."""
     x, law = state[0], blocks.laws.each[0]
-    if form.corrected:
-        asked = "correct='mala'" if form.leapfrog_steps is None else "leapfrog_steps"
-        return f"{asked} tests each proposal"
-    if form.friction:
-        return "friction moves it by velocities"
     if len(state) > 1:
         return f"a state of {len(state)} blocks"
-    if blocks.region.masks[0] is not None:
-        return "a mask holds elements"
-    if law.reflect is not None:
-        return "walls that reflect"
+    if (form.corrected or form.friction) and (reason := proposals.obstacle(form, blocks, energy, x)):
+        return reason
+    if (blocks.backend or x.device.type) not in CONFINING:
+        if blocks.region.masks[0] is not None:
+            return "a mask holds elements"
+        if law.reflect is not None:
+            return "walls that reflect"
     if blocks.noise.given is not None:
         return "noise from outside"
     if potential.grad_fn is not None:

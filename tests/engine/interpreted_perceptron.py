@@ -1,11 +1,13 @@
 """Chains in the energy of a perceptron in Triton against the CPU's kernel, run by Triton's interpreter."""
 
+import functools
+
 import interpreter
 import pytest
 import torch
 from perceptrons import LAWS, gradient_in_float64, network
 from torch import nn
-from whole_chains import OWN_LAWS, in_other_places, own_schedule, own_steps
+from whole_chains import OWN_LAWS, TOLD, assert_told, in_other_places, own_schedule, own_steps, telling, with_mask
 
 import hatebm
 from hatebm import kernels
@@ -103,6 +105,17 @@ def test_each_chain_has_the_bits_of_itself_alone(said):
         alone = said | {"chain_ids": said["chain_ids"][c : c + 1]}
         for own in (schedule[..., c], schedule[..., c : c + 1]):
             assert_same_bits(moved(energy, x[c : c + 1], own_steps(own, **alone))[0], state[c : c + 1])
+
+
+def test_a_run_tells_what_single_steps_tell():
+    energy, x, schedule = network((6, 30, 17)), torch.randn(19, 6), own_schedule(4, 19, still=1)
+    x[0, 0], x[-1, 0] = torch.nan, -3e9
+    for law, numbers, every in zip(TOLD.values(), (schedule, schedule[..., 2]) * 2, (3, 1, 2, 3), strict=True):
+        steps = telling(own_steps(numbers, **law), 19, every)
+        if every < 3:
+            steps, x = with_mask(steps, x)
+        look = functools.partial(kernels.perceptron_look, layers=layers_of(energy.layers))
+        assert_told(functools.partial(moved, energy), look, x, steps)
 
 
 def test_chains_with_numbers_of_their_own_stay_close_to_those_of_the_cpu():

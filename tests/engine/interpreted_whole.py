@@ -1,10 +1,24 @@
 """Whole chains and energies in Triton against the CPU's kernels, run by Triton's interpreter: see test_kernels.py."""
 
+from itertools import cycle
+
 import interpreter
 import pytest
 import torch
 from formula_energies import KINDS, of_kind
-from whole_chains import EVERY_LAW, OWN_LAWS, in_other_places, outcome, own_schedule, own_steps, start
+from whole_chains import (
+    EVERY_LAW,
+    OWN_LAWS,
+    TOLD,
+    in_other_places,
+    one_by_one,
+    outcome,
+    own_schedule,
+    own_steps,
+    start,
+    telling,
+    with_mask,
+)
 
 from hatebm import kernels
 from hatebm.energies import Mixture
@@ -146,6 +160,19 @@ def test_every_energy_by_schedules_in_any_place(kind, assert_same):
         got, want = moved(kernels, energy, x, own_steps(law)), moved(native, energy, x, own_steps(law.clone()))
         for a, b in zip(got, want, strict=True):
             assert_same(a, b)
+
+
+@pytest.mark.parametrize(("kind", "law"), [*zip(KINDS, cycle(TOLD.values())), ("funnel", TOLD["walls"])])
+def test_a_run_tells_what_single_steps_tell(kind, law, assert_same):
+    energy, x, schedule = of_kind(kind, 6), start(kind, 23, 6), own_schedule(4, 23, still=1)
+    x[0, 0], x[-1, 0] = torch.nan, -3e9
+    for numbers, every in ((schedule, 3), (schedule[..., 2], 1)):
+        steps = telling(own_steps(numbers, **law), 23, every)
+        if numbers is not schedule:
+            steps, x = with_mask(steps, x)
+        got = (*moved(kernels, energy, x, steps), torch.stack(steps.facts[1:]))
+        for ours, want in zip(got, one_by_one(energy.look, x, steps), strict=True):
+            assert_same(ours, want)
 
 
 @pytest.mark.parametrize("noise_at", ["after", "before"])

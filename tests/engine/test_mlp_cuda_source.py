@@ -6,7 +6,7 @@ import pytest
 import torch
 from perceptrons import LAWS, gradient_in_float64, network
 from torch import nn
-from whole_chains import OWN_LAWS, assert_own_laws, own_schedule, own_steps
+from whole_chains import OWN_LAWS, TOLD, assert_own_laws, assert_told, own_schedule, own_steps, telling, with_mask
 
 import hatebm
 from hatebm.energies.mlp import ACTIVATIONS
@@ -132,17 +132,43 @@ def test_a_schedule_of_one_law_for_all(steps_on_gpu):
         assert torch.equal(steps_on_gpu(energy, x, own_steps(schedule, clip="norm"))[0], want)
 
 
+@pytest.fixture
+def look_on_gpu(cuda):
+    """The energies and the gradient of the native op as on a GPU."""
+
+    def look(energy, x):
+        numbers = chains._packed(layers := layers_of(energy.layers))
+        energies, gradient = torch.empty(len(x)), torch.empty_like(x)
+        places = chains._places(layers, numbers)
+        cuda.mlp_look(x.data_ptr(), len(x), *places, energies.data_ptr(), gradient.data_ptr(), 0, 0)
+        return energies, gradient
+
+    return look
+
+
 @pytest.mark.parametrize("widths", [(20, 48, 33), (40, 256, 256)], ids=["kept", "read again"])
-def test_a_look_has_the_gradient_that_chains_step_by(widths, chains_on_gpu, cuda):
+def test_a_look_has_the_gradient_that_chains_step_by(widths, chains_on_gpu, look_on_gpu):
     energy, x = network(widths), torch.randn(37, widths[0])
-    numbers = chains._packed(layers := layers_of(energy.layers))
-    energies, gradient = torch.empty(37), torch.empty_like(x)
-    places = chains._places(layers, numbers)
-    cuda.mlp_look(x.data_ptr(), 37, *places, energies.data_ptr(), gradient.data_ptr(), 0, 0)
+    energies, gradient = look_on_gpu(energy, x)
     assert torch.allclose(energies, energy(x).detach(), atol=1e-6)
     law = {"step_size": 0.1, "noise_std": 0.2, "clip": ("norm", 0.3)}
     want = hatebm.ops.langevin_step_(x.clone(), gradient, seed=3, step=0, **law)
     assert torch.equal(chains_on_gpu(energy, x, 1, **law)[0], want)
+
+
+@pytest.mark.parametrize("law", TOLD.values(), ids=TOLD)
+@pytest.mark.parametrize(("n", "widths"), [(9, (21, 48, 33)), (5, (40, 256, 256)), (2, (2100, 4))], ids=str)
+def test_a_run_tells_what_single_steps_tell(n, widths, law, steps_on_gpu, look_on_gpu):
+    energy, x, schedule = network(widths), torch.randn(n, widths[0]), own_schedule(4, n, still=1)
+    x[0, 0], x[-1, 0] = torch.nan, -3e9
+    run, look = functools.partial(steps_on_gpu, energy), functools.partial(look_on_gpu, energy)
+    for numbers, every in ((schedule, 3), (schedule[..., 0], 1)):
+        steps = telling(own_steps(numbers, **law), n, every)
+        if numbers is not schedule:
+            steps, x = with_mask(steps, x)
+        moved = assert_told(run, look, x, steps)
+        for got, want in zip(moved, run(x, steps._replace(facts=None)), strict=True):
+            assert torch.equal(got.nan_to_num(7), want.nan_to_num(7))
 
 
 def test_the_norm_clip_sums_in_the_order_of_the_ops(chains_on_gpu):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from disassembly import MARKS, assert_no_spill, count, instructions, tool
 from triton_compiler import Target
+from whole_chains import telling, with_mask
 
 import hatebm
 from hatebm.energies import MLP
@@ -31,20 +32,23 @@ def compiled(monkeypatch, tmp_path):
     monkeypatch.setattr(JITFunction, "__getitem__", launch)
     monkeypatch.setattr(driver, "_active", Target())
 
-    def compiled(energy, n=5, d=20, first_step=0, each=False, **law):
+    def compiled(energy, n=5, d=20, first_step=0, each=False, extras=False, **law):
         chain = hatebm.Chain(energy, torch.zeros(n, d), first_step=first_step, **{"seed": 1} | law)
         steps = steps_of(chain._blocks, first_step, 2, True)
         if each:
             steps = steps._replace(schedule=steps.schedule[..., None].expand(5, 2, n), prior=True)
+        if extras:
+            steps, _ = with_mask(telling(steps, n, 1), torch.zeros(n, d))
+            steps = steps._replace(low=-1.0, high=1.0, reflect=True)
         perceptron_chains_(torch.zeros(n, d), layers_of(energy.layers), steps)
         return found[-1], sum(len(caches[0]) for caches in perceptron_steps.device_caches.values())
 
     return compiled
 
 
-@pytest.mark.parametrize("each", [False, True])
-def test_it_spills_nothing_and_rounds_products_in_float32(compiled, tmp_path, each):
-    kernel, _ = compiled(MLP((20, 48, 33)), eps=0.1, each=each)
+@pytest.mark.parametrize(("each", "extras"), [(False, False), (True, False), (True, True)])
+def test_it_spills_nothing_and_rounds_products_in_float32(compiled, tmp_path, each, extras):
+    kernel, _ = compiled(MLP((20, 48, 33)), eps=0.1, each=each, extras=extras)
     path = tmp_path / "kernel.cubin"
     path.write_bytes(kernel.asm["cubin"])
     counts = instructions(tool("nvdisasm", path))

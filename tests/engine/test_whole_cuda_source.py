@@ -6,7 +6,19 @@ import functools
 import pytest
 import torch
 from formula_energies import KINDS, of_kind
-from whole_chains import EVERY_LAW, OWN_LAWS, assert_own_laws, outcome, own_schedule, own_steps, start
+from whole_chains import (
+    EVERY_LAW,
+    OWN_LAWS,
+    TOLD,
+    assert_own_laws,
+    assert_told,
+    outcome,
+    own_schedule,
+    own_steps,
+    start,
+    telling,
+    with_mask,
+)
 
 import hatebm
 from hatebm import _C
@@ -161,6 +173,22 @@ def test_own_laws_have_the_bits_of_the_cpu(kind, law, run_on_gpu):
     steps = own_steps(own_schedule(7, 37, still=5), chain_ids=torch.arange(37) + 2**33, **law)
     got = run_on_gpu(energy)(x, steps)
     assert_like_the_cpu(energy, x, steps, got)
+
+
+@pytest.mark.parametrize("law", TOLD.values(), ids=TOLD)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_tells_what_single_steps_tell(kind, law, run_on_gpu):
+    for n, d, every in ((37, 6, 3), (3, 130, 1), (600, 2, 2)):
+        energy, x, schedule = of_kind(kind, d), start(kind, n, d), own_schedule(5, n, still=1)
+        x[0, 0], x[-1, 0] = torch.nan, -3e9
+        for numbers in (schedule, schedule[..., 2]):
+            steps = telling(own_steps(numbers, **law), n, every)
+            if numbers is not schedule:
+                steps, x = with_mask(steps, x)
+            got = assert_told(run_on_gpu(energy), energy.look, x, steps)
+            want = run_on_gpu(energy)(x, steps._replace(facts=None))
+            assert torch.equal(got[0].nan_to_num(7), want[0].nan_to_num(7))
+            assert torch.equal(got[1], want[1])
 
 
 @pytest.mark.parametrize("kind", ["diagonal", "well", "funnel"])

@@ -17,10 +17,11 @@ KINDS = ("diagonal", "full", "mixture", "double_well", "funnel")
 WHOLE = {
     **dict.fromkeys(("x", "where", "schedule"), "*fp32"),
     **dict.fromkeys(("n", "d", "components", "n_steps"), "i32"),
-    **{"first_bad": "*i64", "seed": "i64", "first_step": "i64"},
+    **{"first_bad": "*i64", "seed": "i64", "first_step": "i64", "every": "i64"},
     **dict.fromkeys(("field_stride", "step_stride", "chain_stride"), "i64"),
-    **dict.fromkeys(("low", "high", "reach", "first_reach"), "fp32"),
+    **dict.fromkeys(("low", "high", "width", "reach", "first_reach"), "fp32"),
 }
+EXTRAS = {"facts": ("*fp32",) * 4, "mask": "*i1"}
 LAW = {
     "NOISY": True,
     "FIRST": False,
@@ -28,6 +29,7 @@ LAW = {
     "PRIOR": False,
     "WATCHED": True,
     "CLIP_ON": "grad",
+    "WALLS": 0,
     "EACH": False,
 }
 
@@ -39,12 +41,13 @@ def shared(kind, elements):
     return dict.fromkeys(tensors, "*fp32"), sharing | {"KIND": kind}, max(elements // 128, 1)
 
 
-def compile_whole(architecture, kind, elements, **law):
+def compile_whole(architecture, kind, elements, tensors=(), **law):
     from hatebm.kernels import whole
 
-    tensors, sharing, warps = shared(kind, elements)
+    of_energy, sharing, warps = shared(kind, elements)
     constants = LAW | {"ADD": "sequential", "CLIP": None} | sharing | law
-    return compile_triton(whole.whole_steps, architecture, WHOLE | tensors, constants, num_warps=warps, **whole.OPTIONS)
+    signature = WHOLE | of_energy | dict(tensors)
+    return compile_triton(whole.whole_steps, architecture, signature, constants, num_warps=warps, **whole.OPTIONS)
 
 
 @pytest.fixture
@@ -104,6 +107,15 @@ def test_laws_that_need_many_registers_stay_in_them(disassembled, architecture, 
 )
 def test_numbers_of_each_chain_stay_in_registers(disassembled, architecture, kind, elements, law):
     kernel = compile_whole(architecture, kind, elements, **{"EACH": True, "PRIOR": True, "CLIP": "value"} | law)
+    assert_no_spill(disassembled(kernel))
+    assert_exact(kernel.asm["ptx"])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("kind", "elements"), [("mixture", 16), ("full", 1024)])
+def test_runs_with_all_extras_stay_in_registers(disassembled, architecture, kind, elements):
+    law = {"EACH": True, "PRIOR": True, "CLIP": "norm", "FIRST": True, "CLAMP_NOISE": True, "WALLS": 2}
+    kernel = compile_whole(architecture, kind, elements, EXTRAS, **law)
     assert_no_spill(disassembled(kernel))
     assert_exact(kernel.asm["ptx"])
 

@@ -7,7 +7,11 @@ import torch
 from parity import LAWS
 
 import hatebm
-from hatebm.energies.steps import Steps
+from hatebm.dynamics.region import folded
+from hatebm.energies.steps import Facts, Steps
+from hatebm.ops import native, reference
+from hatebm.ops.native.chains import NEVER
+from hatebm.ops.scalars import OPEN
 
 MORE = {
     "before": {"noise_at": "before"},
@@ -51,6 +55,12 @@ OWN_LAWS = {
     "no noise": {"noisy": False},
     "no prior": {"prior": False, "noise_at": "before"},
 }
+TOLD = {
+    "clip": {"clip": "norm", "first_step": 2**34 + 1},
+    "before": {"clip": "value", "noise_at": "before", "low": -0.7, "high": 0.9, "clamp_noise": True},
+    "no prior": {"prior": False, "add": "fma", "low": 0.1, "reflect": True},
+    "walls": {"noise_at": "before", "low": -0.3, "high": 0.9, "clamp_noise": True, "reflect": True},
+}
 SETTINGS = dict(clip=None, clip_on="grad", add="sequential", low=-math.inf, high=math.inf, clamp_noise=False)
 SETTINGS |= {"noisy": True, "prior": True, "noise_at": "after", "seed": 5, "first_step": 2**34, "chain_ids": None}
 
@@ -90,3 +100,61 @@ def outcome(energy, x, mode, n_steps, **options):
         return hatebm.langevin(energy, x, n_steps, compile=mode, **options)
     except hatebm.ChainDiverged as error:
         return error.step, error.chains
+
+
+def with_mask(steps, x):
+    """These steps where two elements of three may move; some chains hold -0, NaN, infinity or what is far away."""
+    mask = torch.arange(x.numel()).reshape(x.shape) % 3 != 1
+    held = x.clone()
+    held[:4] = torch.tensor([-0.0, torch.nan, torch.inf, 1e30])[: len(x), None]
+    return steps._replace(mask=mask), torch.where(mask, x, held)
+
+
+def telling(steps, n, every):
+    """These steps with rows for what is told of those that ``every`` divides."""
+    kept = len(range(-steps.first_step % every, steps.n_steps, every))
+    return steps._replace(facts=Facts(every, *torch.full((4, kept, n), torch.nan)))
+
+
+def one_by_one(look, x, steps):
+    """Where steps of the ops lead in an energy that ``look`` tells, first bad steps, and the facts of kept ones."""
+    told, bad = [], torch.full((len(x),), NEVER)
+    settings = {name: getattr(steps, name) for name in ("add", "clip", "clip_on", "seed", "chain_ids")}
+    box, free = {"low": steps.low, "high": steps.high}, steps.mask
+    free = torch.ones_like(x, dtype=torch.bool) if free is None else free
+    for i in range(steps.n_steps):
+        numbers = steps.schedule[:, i].reshape(5, -1).contiguous()
+        place = settings | {"step": steps.first_step + i, "numbers": numbers, "step_size": 1.0}
+
+        def stepped(x, grad, noisy, prior, walls, place=place, **norm):
+            law = {"noise_std": float(noisy), "prior_precision": float(prior)}
+            moved = torch.where(free, x, 0)
+            clamps = box if walls and not steps.reflect else OPEN
+            native.langevin_step_(moved, grad, **place, **law, **clamps, **norm)
+            moved = folded(moved, *box.values())[0] if walls and steps.reflect else moved
+            return torch.where(free, moved, x)
+
+        rests, norms, first = (numbers[:2] == 0).all(0), torch.empty(2, len(x)), steps.noise_at == "before"
+        before, here = x, stepped(x, None, steps.noisy, False, steps.clamp_noise) if first else x
+        here = torch.where(rests[:, None], before, here)
+        energy, grad = look(here)
+        grad = torch.where(free, grad, 0)
+        unclean = ~(energy.isfinite() & grad.isfinite().all(1)) & ~rests
+        bad = torch.where(unclean, bad.clamp(max=steps.first_step + i), bad)
+        stepped(here, grad, False, False, False, grad_norm=norms[1])
+        x = stepped(here, grad, steps.noisy and not first, steps.prior, True, grad_norm=norms[0])
+        x = torch.where(rests[:, None], before, x)
+        norms = torch.stack([*norms, reference.sample_norm(x - before)])
+        if (steps.first_step + i) % steps.facts.every == 0:
+            told.append(torch.stack([energy, *torch.where(rests, 0, norms)]))
+    return x, bad, torch.stack(told, 1)
+
+
+def assert_told(run, look, x, steps):
+    """``run(x, steps)`` goes where single steps go, and tells of those that are kept what they tell."""
+    wanted = one_by_one(look, x, steps)
+    moved, first = run(x, steps)
+    for got, want in zip((moved, first, torch.stack(steps.facts[1:])), wanted, strict=True):
+        assert torch.equal(got.isnan(), want.isnan())
+        assert torch.equal(got.nan_to_num(7).view(torch.int32), want.nan_to_num(7).view(torch.int32))
+    return moved, first

@@ -56,7 +56,7 @@ def kernel(compiled, name, architecture):
 
 @needs_nvcc
 def test_no_cuda_kernel_spills(compiled):
-    assert len(compiled) == 38 * len(ARCHITECTURES)
+    assert len(compiled) == 43 * len(ARCHITECTURES)
     for (architecture, name), (counts, resources) in compiled.items():
         assert_no_spill(counts)
         assert (resources["STACK"], resources["LOCAL"]) == (0, 0), f"{name} on {architecture}"
@@ -90,14 +90,14 @@ def test_cuda_chains_draw_in_registers_and_perceptrons_read_16_bytes(compiled, a
     for energy in ("Diagonal", "Full", "Mixture", "DoubleWell", "Funnel"):
         of_energy = {key: found for key, found in compiled.items() if "whole_chains" in key[1] and energy in key[1]}
         for own_laws in (0, 1):
-            counts, resources = kernel(of_energy, f"Lb{own_laws}E", architecture)
+            counts, resources = kernel(of_energy, f"Lb{own_laws}ELb0E", architecture)
             assert count(counts, r"IMAD\.(WIDE|HI)\.U32.*") >= 2 * 0.8 * MULTIPLIES_A_QUAD  # noise before, and after
             assert resources["REG"] <= 128
     for own_laws in (0, 1):
         counts, resources = kernel(compiled, f"mlp_stepsILb1ELb{own_laws}E", architecture)
         rows = 1 + 2 + 4 + 8  # in each of three products, at least once
         assert count(counts, r"LDS\.128") >= 3 * rows
-        assert resources["REG"] <= 168
+        assert resources["REG"] <= (200 if own_laws else 168)  # a block to a processor either way
 
 
 @needs_nvcc

@@ -88,6 +88,10 @@ class Adjusted:
             refused.append(nan)
         return facts.told(state, energies, parts) | decisions(accepted, refused, energies) if facts else {}
 
+    def forget(self) -> None:
+        """Look anew at the state, which somebody else has moved."""
+        self.energies, self.grads = None, {}
+
     def _choose(
         self, t: int, state: list[Tensor], proposal: list[Tensor], now: list[Now], group: list[int], moving: list[int]
     ) -> tuple[Tensor, Tensor | None]:

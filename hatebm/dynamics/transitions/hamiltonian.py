@@ -107,6 +107,10 @@ class Hamiltonian:
         told = facts.told(state, before, parts)
         return told | decisions(accepted, refused, before) if self.corrected else told
 
+    def forget(self) -> None:
+        """Look anew at the state, which somebody else has moved."""
+        self.energies, self.grads = None, None
+
     def _trajectory(
         self, t: int, state: list[Tensor], now: list[Now], group: list[int], moving: list[int]
     ) -> tuple[Tensor | None, Tensor | None]:
