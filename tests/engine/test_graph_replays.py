@@ -91,6 +91,14 @@ def test_a_nan_in_a_proposal_is_refused_and_one_where_a_chain_is_is_named(how):
         assert (caught.value.step, caught.value.chains) == (25, [2])
 
 
+@pytest.mark.parametrize("how", CORRECTED.values(), ids=CORRECTED)
+def test_a_schedule_that_leaves_nothing_to_propose_with_is_refused(how):
+    law = {"eps": None, "step_size": 0.1, "noise_std": [0.2] * 20 + [0.0] * 20}
+    for chain in chains(Net(), drawn(1, N, D), **law, **how):
+        with pytest.raises(ValueError, match="noise_std must be > 0"):
+            chain.run(30)
+
+
 def test_velocities_that_diverge_are_named_with_their_step():
     energy = lambda x: torch.where(x[:, 0] > 2, torch.nan, -x[:, 0])  # noqa: E731
     x = torch.full((N, D), -500.0)
@@ -135,13 +143,19 @@ def test_what_a_kept_graph_depends_on(recorder):  # noqa: F811
 
 def test_arguments_of_another_kind_end_a_stretch():
     net, x, table = Net(), drawn(1, N, D), drawn(9, 100, N, 4)
-    kwargs = lambda t: {"shift": table[t], "factor": 1.0 + (t >= 25)}  # noqa: E731
-
+    kwargs = lambda t: {"shift": table[t], "factor": 1.0 + (t >= 20)}  # noqa: E731
     pair = chains(net, x, energy_kwargs=kwargs)
-    assert assert_same_run(pair, 50) == "CUDA graph: 44 steps replayed"  # 22 of 25, twice
-    assert assert_same_run(chains(net, x, energy_kwargs=kwargs), 50) == "CUDA graph: 50 steps replayed"
-    changing = chains(net, x, energy_kwargs=lambda t: {"factor": 1.0 + t // 2 / 50})
-    assert "arguments change in kind" in assert_same_run(changing, 20)
+    assert assert_same_run(pair, 40) == "CUDA graph: 34 steps replayed"  # 17 of 20, twice
+    assert assert_same_run(chains(net, x, energy_kwargs=kwargs), 40) == "CUDA graph: 40 steps replayed"
+    asked = []
+
+    def changing(t):
+        asked.append(t)
+        return {"factor": 1.0 + t // 8 / 50}
+
+    pair = chains(lambda x, factor: net(x, factor=factor), x, energy_kwargs=changing)
+    assert "arguments change in kind" in assert_same_run(pair, 32)
+    assert len(asked) < 4 * 32  # by each of both chains, and once more on the look-out
 
 
 UNREAD = {

@@ -54,9 +54,9 @@ def parts(energy=well, masks=(None,), seed=3, ids=None, noise=None, backend=None
     return blocks, Potential(energy, None, kwargs, list(masks))
 
 
-def run_of(blocks, potential, state, watch):
-    form = checked_form("langevin", None, None, blocks.laws.each, potential.energy)
-    return Run(form, blocks, state, transition_of(form, blocks, potential, watch, []), watch, Gathering(1, False))
+def run_of(blocks, potential, state, watch, correct=None, told=False):
+    form = checked_form("langevin", correct, None, blocks.laws.each, potential.energy)
+    return Run(form, blocks, state, transition_of(form, blocks, potential, watch, []), watch, Gathering(1, told))
 
 
 def taken(blocks, potential, state, t, n_steps, watch):
@@ -198,6 +198,24 @@ def test_a_replay_is_compared_with_the_step():
     want = hatebm.langevin(well, here, 1, eps=0.1, seed=3, first_step=1)
     assert not agrees(buffers, step, lambda: None)
     assert torch.equal(buffers.state[0], want)  # of the step, whatever the replay did
+
+
+@pytest.mark.parametrize("name", ["energies", "grad", "displacement"])
+def test_what_a_replay_hands_on_and_tells_is_compared_too(name):
+    blocks, potential = parts()
+    run = run_of(blocks, potential, [torch.randn(N, D)], Watch(N, torch.device("cpu")), "mala", told=True)
+    run.transition.arrive(0, run.state, [0])
+    buffers = StaticBuffers(run, potential, 0)
+    buffers.load(run, potential, 0, 2)
+    step = Step(buffers, run, potential, 0, tells=True)
+    step()
+
+    def replay():
+        step()
+        (buffers.told[name][1] if name in buffers.told else buffers.handed[name, 0]).mul_(1.01)
+
+    assert agrees(buffers, step, step)
+    assert not agrees(buffers, step, replay)
 
 
 def test_info_tells_whether_there_are_graphs():
