@@ -65,8 +65,8 @@ HATEBM_HD Float norm_over(int64_t d, Of of) {
     return rounded(sqrt_rn(sum_over(d, [&](int64_t e) { return squares_of(of(e)); })));
 }
 
-// The norms of the total gradients of `width` chains that lie one a lane, or of all in them but the prior's pull; what is
-// not `free`, where that is known, counts 0.
+// The norms of the total gradients of `width` chains that lie one a lane, or of all in them but the prior's pull; what
+// is not `free`, where that is known, counts 0.
 template <int64_t width, class Laws>
 __attribute__((noinline)) void gradient_norms(const Laws& laws, bool prior, int64_t d, const float* x,
                                               const float* gradient, const float* free, float* norms) {

@@ -25,7 +25,8 @@ struct Telling {
 
     // What is known where a step takes its gradient; of what is not `free`, where that is known, no pull counts.
     template <class Laws>
-    void of_gradient(const Laws& laws, const float* energies, const float* x, const float* gradient, const float* free) const {
+    void of_gradient(const Laws& laws, const float* energies, const float* x, const float* gradient,
+                     const float* free) const {
         alignas(64) float norms[width];
         write(a.facts.energy, energies);
         gradient_norms<width>(laws, false, d, x, gradient, free, norms);
@@ -39,7 +40,10 @@ struct Telling {
     void of_move(const Laws& laws, const float* before, const float* x) {
         alignas(64) float norms[width];
         for (int64_t v = 0; v < width; v += lanes) {
-            const auto moved = [&](int64_t e) { return float_at(x + e * width + v) - float_at(before + e * width + v); };
+            const auto moved = [&](int64_t e) {
+                const int64_t i = e * width + v;
+                return float_at(x + i) - float_at(before + i);
+            };
             store(norms + v, norm_over(d, moved));
         }
         write_moving(laws, a.facts.displacement, norms);
