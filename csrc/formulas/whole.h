@@ -35,6 +35,7 @@ struct Chains {
     int64_t* first_bad;        // (n,) or null: receives the first step whose energy or gradient was not finite
     const bool* mask;          // (n, d), or null: where the state may move
     bool reflect;              // whether the box's sides fold a move back, in place of a clamp
+    float width;               // of the box, rounded once: of sides that float32 may round
     Facts facts;
 };
 

@@ -15,22 +15,24 @@ from hatebm.energies.perceptron import perceptron_of
 from hatebm.energies.steps import Facts, Steps
 from hatebm.engine import proposals
 from hatebm.ops.backend import kernels_for
-from hatebm.ops.scalars import OPEN
+from hatebm.ops.scalars import OPEN, sides_of
 
 STRETCH = 4096  # steps that a kernel takes at most before Python can be interrupted
 LISTENED = "hooks, or a forward of its own"
+CONFINING = ("cpu",)  # backends whose kernels hold what a mask holds, and fold moves back at walls
 
 
 def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> Steps:
     """What a kernel is told of the next steps of a state of one block."""
     law, noise = blocks.laws.each[0], blocks.noise
     schedule = blocks.laws.schedule(0, first_step, n_steps)
-    walls = {} if law.clamp_at != "final" else OPEN
+    mask, bounded = blocks.region.masks[0], law.clamp_at != "final"
+    box = dict(zip(("low", "high"), sides_of(law.reflect), strict=True)) if law.reflect else {}
     return Steps(
         schedule.numbers,
         schedule.noisy,
         schedule.prior,
-        **blocks.laws.settings[0] | walls,
+        **blocks.laws.settings[0] | (box if bounded else OPEN),
         clamp_noise=law.clamp_at == "noise+step",
         noise_at=law.noise_at,
         seed=noise.seed,
@@ -38,6 +40,8 @@ def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> St
         chain_ids=noise.chain_ids,
         watched=watched,
         backend=blocks.backend,
+        mask=None if mask is None else mask.reshape(len(mask), mask[:1].numel()).contiguous(),
+        reflect=bounded and law.reflect is not None,
     )
 
 
@@ -138,10 +142,11 @@ def _obstacle(form: Form, blocks: Blocks, potential: Potential, state: list[Tens
         return f"a state of {len(state)} blocks"
     if (form.corrected or form.friction) and (reason := proposals.obstacle(form, blocks, energy, x)):
         return reason
-    if blocks.region.masks[0] is not None:
-        return "a mask holds elements"
-    if law.reflect is not None:
-        return "walls that reflect"
+    if (blocks.backend or x.device.type) not in CONFINING:
+        if blocks.region.masks[0] is not None:
+            return "a mask holds elements"
+        if law.reflect is not None:
+            return "walls that reflect"
     if blocks.noise.given is not None:
         return "noise from outside"
     if potential.grad_fn is not None:

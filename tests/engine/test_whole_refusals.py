@@ -7,19 +7,14 @@ from whole_chains import never
 
 import hatebm
 from hatebm.energies import MLP, DoubleWell
+from hatebm.engine import whole
 
 REASONS = {
     "correct='mala' tests each proposal, and numbers of its law lie in tensors": {
         "correct": "mala",
         "temperature": hatebm.per_chain(torch.ones(4)),
     },
-    "leapfrog_steps tests each proposal, and a mask holds elements": {
-        "leapfrog_steps": 2,
-        "mask": torch.tensor([True, False]),
-    },
     "noise_std is 0 at a step": {"correct": "mala", "noise_std": [1.0, 0.0, 1.0], "step_size": [0.1, 0.0, 0.1]},
-    "a mask holds elements": {"mask": torch.tensor([True, False])},
-    "walls that reflect": {"reflect": (-2.0, 2.0)},
     "noise from outside": {"noise": lambda t: torch.zeros(4, 2)},
     "the gradient is grad_fn's": {"grad_fn": lambda x: x},
     "a seed in a tensor": {"seed": torch.tensor(3)},
@@ -74,11 +69,24 @@ def test_a_hook_or_a_forward_of_the_objects_own(well):
     assert line_of(plain, torch.randn(4, 2)).endswith("not in one kernel: hooks, or a forward of its own")
 
 
+CONFINED = {
+    "a mask holds elements": {"mask": torch.tensor([True, False])},
+    "walls that reflect": {"reflect": (-2.0, 2.0)},
+}
+
+
+@pytest.mark.parametrize("reason", CONFINED)
+def test_a_backend_whose_kernels_hold_and_fold_nothing(reason, well, monkeypatch):
+    monkeypatch.setattr(whole, "CONFINING", ())
+    line = line_of(well, torch.randn(4, 2), **CONFINED[reason])
+    assert line == f"last run: 3 steps, not in one kernel: {reason}"
+
+
 def test_a_perceptron_says_it_too():
     net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0))
     for energy in (net, MLP([2, 8])):
-        line = line_of(energy, torch.randn(4, 2), mask=torch.tensor([True, False]))
-        assert line == "last run: 3 steps, not in one kernel: a mask holds elements"
+        line = line_of(energy, torch.randn(4, 2), friction=1.0)
+        assert line == "last run: 3 steps, not in one kernel: friction moves it by velocities"
 
 
 def test_an_energy_without_a_kernel_needs_no_reason():
