@@ -1,6 +1,7 @@
 // Whole chains whose steps are accepted or refused, or that velocities move, on the CPU, for energies with a formula: one
 // chain a lane, all its steps before the next chain's. The steps are those of hatebm/dynamics/transitions/.
 
+#include <tuple>
 #include <utility>
 
 #include "cpu/cpu.h"
@@ -9,6 +10,7 @@
 #include "cpu/laws.h"
 #include "cpu/normal.h"
 #include "cpu/parallel.h"
+#include "cpu/region.h"
 #include "cpu/telling.h"
 #include "formulas/energies.h"
 
@@ -99,6 +101,7 @@ struct Run {
     Spot here, there;
     float *velocity, *start;  // as a trajectory goes, and where it began
     float* before;            // the state where a step begins that is told of
+    const Region<width> region;
     Alike laws;
     Telling<width> telling;
     Law law;  // of the step, with open walls
@@ -112,7 +115,7 @@ struct Run {
         : a(a), p(a.proposals), keys(keys), look(look_of(a.energy.kind)), group(a.energy, first, count), d(group.d),
           size(d * width), room(buffer<float>(5 * size)), here{group.state.get(), group.gradient.get()},
           there{room.get(), room.get() + size}, velocity(there.gradient + size), start(velocity + size),
-          before(start + size), laws(a, first, count), telling(a, first, count, d) {
+          before(start + size), region(a, first, count, d), laws(a, first, count), telling(a, first, count, d) {
         for (int lane = 0; lane < width; ++lane) {
             id[lane] = chain_id(a.chain_ids, group.chain(lane));
             chain[lane] = static_cast<uint32_t>(id[lane]);
@@ -131,7 +134,7 @@ struct Run {
             law = laws.law;
             law.low = -infinite, law.high = infinite;
             if (is_told()) {
-                telling.of_gradient(laws, here.energy.of, here.x, here.gradient, nullptr);
+                telling.of_gradient(laws, here.energy.of, here.x, here.gradient, region.free.get());
                 __builtin_memcpy(before, here.x, size * sizeof(float));
             }
             if (p.leapfrog_steps == 0) langevin();
@@ -151,15 +154,37 @@ struct Run {
     // Energies that decide are infinite outside the box.
     void see(Spot& spot, bool energies) {
         look(a.energy, group, spot, energies);
-        if (!energies || !p.corrected || (a.law.low == -infinite && a.law.high == infinite)) return;
+        if (region.free) hide(spot);
+        if (!energies || !p.corrected || a.reflect || (a.law.low == -infinite && a.law.high == infinite)) return;
+        const V somewhere(a.law.low == -infinite ? a.law.high : a.law.low);  // for what is held
         V inside(1.0f);
-        for (int64_t e = 0; e < size; e += width) {
-            const V x = get<V>(spot.x + e);
+        for (int64_t at = 0; at < size; at += width) {
+            const V x = unless_held(at, get<V>(spot.x + at), somewhere);
             inside = where_greater(V(a.law.low), x, V(0.0f), inside);
             inside = where_greater(x, V(a.law.high), V(0.0f), inside);
             inside = where_greater(abs_of(x), V(-1.0f), inside, V(0.0f));  // a NaN is nowhere
         }
         spot.energy = where_greater(inside, V(0.0f), spot.energy.all(), V(infinite));
+    }
+
+    V unless_held(int64_t at, V yes, V no) const {
+        return region.free ? where_greater(get<V>(&region.free[at]), V(0.0f), yes, no) : yes;
+    }
+
+    // The state as the law sees it: 0 where it is held.
+    V free(const float* x, int64_t at) const { return unless_held(at, get<V>(x + at), V(0.0f)); }
+
+    Float float_free(const float* x, int64_t at) const {
+        const Float held(0.0f), value = float_at(x + at);
+        return region.free ? where_greater(float_at(&region.free[at]), held, value, held) : value;
+    }
+
+    // No gradient counts where the state is held.
+    void hide(Spot& spot) const {
+        V doubt(0.0f);
+        region.hide(spot.gradient);
+        for (int64_t at = 0; at < size; at += width) doubt = fma(get<V>(spot.gradient + at), V(0.0f), doubt);
+        spot.doubt = doubt;
     }
 
     bool is_broken(float energy) const { return p.corrected ? !(energy > -infinite) : !is_finite(energy); }
@@ -215,9 +240,9 @@ struct Run {
         mark_doubts(here.doubt);
         const V factor = clip_factors(here).all();
         for_noise([&](int64_t at, V noise) {
-            const V x = get<V>(here.x + at), total = total_gradient(law, x, get<V>(here.gradient + at));
+            const V x = free(here.x, at), total = total_gradient(law, x, get<V>(here.gradient + at));
             put(drift + at, drift_of(law, total, factor).drift);
-            put(there.x + at, step_element(law, x, total, noise, factor));
+            put(there.x + at, unless_held(at, step_element(law, x, total, noise, factor), get<V>(here.x + at)));
         });
         see(there, true);
         double ratio[width];
@@ -229,30 +254,30 @@ struct Run {
 
     __attribute__((noinline)) void langevin_ratios(const float* drift, double* ratio) const {
         const Lanes factor = clip_factors(there);
-        sum_ratios(share(Share::half_precision), share(Share::half_prior), here.x, there.x, ratio, [&](int64_t at) {
-            const Float end = float_at(there.x + at), total = total_gradient(law, end, float_at(there.gradient + at));
-            return std::pair(float_at(drift + at), drift_of(law, total, float_at(factor.of + at % width)).drift);
+        sum_ratios(share(Share::half_precision), share(Share::half_prior), ratio, [&](int64_t at) {
+            const Float start = float_free(here.x, at), end = float_free(there.x, at);
+            const Float total = total_gradient(law, end, float_at(there.gradient + at));
+            const Float back = drift_of(law, total, float_at(factor.of + at % width)).drift;
+            return std::tuple(start, end, float_at(drift + at), back);
         });
     }
 
     // What the norm clip multiplies each chain's gradient with.
     __attribute__((noinline)) Lanes clip_factors(const Spot& spot) const {
         Lanes factors;
-        if (law.clip == Clip::norm) gradient_norms<width>(laws, true, d, spot.x, spot.gradient, nullptr, factors.of);
+        if (law.clip == Clip::norm) gradient_norms<width>(laws, true, d, spot.x, spot.gradient, region.free.get(), factors.of);
         for (float& factor : factors.of) factor = law.clip == Clip::norm ? clip_factor(law, factor) : 1.0f;
         return factors;
     }
 
-    // The sum of ratio_element over each chain, given the drifts at both ends; a sum of 0 has no sign.
-    template <class Drifts>
-    void sum_ratios(double half_precision, double half_prior, const float* x, const float* end, double* out,
-                    Drifts drifts) const {
+    // The sum of ratio_element over each chain, given both ends and the drifts there; a sum of 0 has no sign.
+    template <class Ends>
+    void sum_ratios(double half_precision, double half_prior, double* out, Ends ends) const {
         for (int64_t v = 0; v < width; v += lanes) {
             const Doubles sum = sum_over(d, [&](int64_t e) {
-                const int64_t at = e * width + v;
-                const auto [there, back] = drifts(at);
-                return ratio_element(half_precision, half_prior, doubles_of(float_at(x + at)),
-                                     doubles_of(float_at(end + at)), doubles_of(there), doubles_of(back));
+                const auto [start, end, there, back] = ends(e * width + v);
+                return ratio_element(half_precision, half_prior, doubles_of(start), doubles_of(end), doubles_of(there),
+                                     doubles_of(back));
             });
             store(out + v, sum + Doubles(0.0));
         }
@@ -304,8 +329,9 @@ struct Run {
         noise.noise_std = static_cast<float>(share(Share::fresh)), noise.low = -infinite, noise.high = infinite;
         for_noise([&](int64_t at, V normals) {
             const V old = forgets ? V(0.0f) : get<V>(velocity + at) * V(kept), v = noise_element(noise, old, normals);
-            put(velocity + at, v);
-            put(start + at, v);
+            const V moving = unless_held(at, v, V(0.0f));
+            put(velocity + at, moving);
+            put(start + at, moving);
         });
     }
 
@@ -321,7 +347,7 @@ struct Run {
         const V factor = kick_factors(kick, spot).all();
         V doubt(0.0f);
         for (int64_t at = 0; at < size; at += width) {
-            const V g = kick.pull(get<V>(spot.x + at), get<V>(spot.gradient + at)), v = get<V>(velocity + at);
+            const V g = kick.pull(free(spot.x, at), get<V>(spot.gradient + at)), v = get<V>(velocity + at);
             doubt = fma(g, V(0.0f), doubt);
             put(velocity + at, step_element(kick.law, v, total_gradient(kick.law, v, g), V(0.0f), factor));
         }
@@ -344,8 +370,9 @@ struct Run {
         Lanes factors;
         for (int64_t v = 0; kick.law.clip == Clip::norm && v < width; v += lanes) {
             const auto total = [&](int64_t e) {
-                const Float x = float_at(spot.x + e * width + v), g = float_at(spot.gradient + e * width + v);
-                return total_gradient(kick.law, x, kick.pull(x, g));
+                const int64_t at = e * width + v;
+                const Float x = float_free(spot.x, at);
+                return total_gradient(kick.law, x, kick.pull(x, float_at(spot.gradient + at)));
             };
             store(factors.of + v, norm_over(d, total));
         }
@@ -353,13 +380,25 @@ struct Run {
         return factors;
     }
 
-    // x + h v, within walls that clamp where nothing is refused.
+    // x + h v, within a box that clamps where nothing is refused, or between walls that turn the velocity.
     __attribute__((noinline)) void drift(const float* from) {
         Law way{};
         way.step_size = -law.noise_std, way.inverse_temperature = 1, way.add = law.add;
-        way.low = p.corrected ? -infinite : a.law.low, way.high = p.corrected ? infinite : a.law.high;
+        const bool open = p.corrected || a.reflect;
+        way.low = open ? -infinite : a.law.low, way.high = open ? infinite : a.law.high;
         for (int64_t at = 0; at < size; at += width)
             put(there.x + at, step_element(way, get<V>(from + at), get<V>(velocity + at), V(0.0f), V(1.0f)));
+        if (a.reflect) bounce();
+        for (int64_t at = 0; region.free && at < size; at += width)
+            put(there.x + at, unless_held(at, get<V>(there.x + at), get<V>(here.x + at)));
+    }
+
+    __attribute__((noinline)) void bounce() {
+        for (int64_t at = 0; at < size; ++at) {
+            bool turned;
+            there.x[at] = folded(there.x[at], a.law.low, a.law.high, a.width, turned);
+            if (turned) velocity[at] = -velocity[at];
+        }
     }
 
     // precision (|from|^2 - |to|^2) / 2 of each chain: the ratio of a proposal whose drift is none.
@@ -367,8 +406,9 @@ struct Run {
         Law still{};
         still.inverse_temperature = 1, still.prior_precision = static_cast<float>(precision);
         const auto none = [&](Float v) { return drift_of(still, total_gradient(still, v, v), Float(1.0f)).drift; };
-        sum_ratios(0.5, 0.5 * precision, from, to, out, [&](int64_t at) {
-            return std::pair(none(float_at(from + at)), none(float_at(to + at)));
+        sum_ratios(0.5, 0.5 * precision, out, [&](int64_t at) {
+            const Float start = float_at(from + at), end = float_at(to + at);
+            return std::tuple(start, end, none(start), none(end));
         });
     }
 

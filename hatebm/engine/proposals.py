@@ -22,14 +22,11 @@ def obstacle(form: Form, blocks: Blocks, energy: Any, x: Tensor) -> str:
     """Why such steps of a chain go one by one, whatever else would not stand in the way; empty where nothing does."""
     asked = "correct='mala'" if form.leapfrog_steps is None else "leapfrog_steps"
     doing = f"{asked} tests each proposal" if form.corrected else "friction moves it by velocities"
-    law = blocks.laws.each[0]
     if not getattr(type(energy), "takes_proposals", False):
         return doing
     if kernels_for(blocks.backend, x.device) not in (None, native) or x.device.type != "cpu":
         return f"{doing}, in a kernel on CPUs alone"
-    if blocks.region.masks[0] is not None or law.reflect is not None:
-        return f"{doing}, and {'a mask holds elements' if law.reflect is None else 'walls reflect'}"
-    return f"{doing}, and numbers of its law lie in tensors" if law.is_in_tensors else ""
+    return f"{doing}, and numbers of its law lie in tensors" if blocks.laws.each[0].is_in_tensors else ""
 
 
 def of(steps: Steps, form: Form, blocks: Blocks, x: Tensor, transition: Transition) -> Proposals:

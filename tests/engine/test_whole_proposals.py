@@ -30,6 +30,7 @@ LAWS = {
     "norm update": {"eps": 0.3, "clip": ("norm", 0.05), "clip_on": "update", "temperature": 1.3, "add": "fma"},
     "box": {"step_size": 0.05, "clamp": (-1.0, 1.2)},
     "final": {"step_size": 0.05, "clamp": (-0.4, 0.4), "clamp_at": "final"},
+    "mask": {"eps": 0.3, "mask": torch.arange(6) != 2, "prior_precision": 0.3, "clamp": (-2.0, 2.0)},
     "schedules": {"step_size": [0.05 / (1 + t / 9) for t in range(40)], "temperature": lambda t: 1 + 0.1 * t},
 }
 
@@ -72,6 +73,16 @@ def test_every_law_of_every_energy(kind, form, instruction_set):
         decided.append(found.get("accept"))
     if "friction" not in form or "leapfrog_steps" in form:
         assert 0 < torch.cat(decided).mean() < 1
+
+
+@pytest.mark.parametrize("walls", [(-1.0, 1.2), (None, 0.3), (-0.1, None)], ids=str)
+@pytest.mark.parametrize("form", list(FORMS.values())[1:], ids=list(FORMS)[1:])
+def test_walls_turn_velocities(form, walls, instruction_set):
+    law = {"eps": 0.4, "reflect": walls, "nan": "ignore"}
+    for kind in ("well", "full"):
+        x, mask = start(kind, 37, 6), torch.rand(37, 6, generator=torch.Generator().manual_seed(1)) < 0.7
+        assert_alike(of_kind(kind, 6), x, 8, **law, **form)
+        assert_alike(of_kind(kind, 6), x, 8, mask=mask, **law, **form)
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
@@ -189,8 +200,6 @@ def test_steps_without_noise_are_those_of_single_steps():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"correct": "mala", "mask": torch.tensor([True, False])}, "a mask holds elements"),
-        ({"leapfrog_steps": 2, "reflect": (-2.0, 2.0)}, "walls reflect"),
         ({"friction": 1.0, "temperature": torch.tensor(2.0, requires_grad=True)}, "lie in tensors"),
     ],
 )

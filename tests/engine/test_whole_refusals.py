@@ -14,10 +14,6 @@ REASONS = {
         "correct": "mala",
         "temperature": hatebm.per_chain(torch.ones(4)),
     },
-    "leapfrog_steps tests each proposal, and a mask holds elements": {
-        "leapfrog_steps": 2,
-        "mask": torch.tensor([True, False]),
-    },
     "noise_std is 0 at a step": {"correct": "mala", "noise_std": [1.0, 0.0, 1.0], "step_size": [0.1, 0.0, 0.1]},
     "noise from outside": {"noise": lambda t: torch.zeros(4, 2)},
     "the gradient is grad_fn's": {"grad_fn": lambda x: x},
