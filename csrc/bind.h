@@ -115,7 +115,8 @@ inline Chains chains_of(const Run& run, float* x, int64_t n) {
     const Law law{0, noisy ? 1.0f : 0.0f, 1, prior ? 1.0f : 0.0f, static_cast<Add>(add), static_cast<Clip>(clip),
                   clip_on_update, 0, static_cast<float>(low), static_cast<float>(high)};
     return {x, n, n_steps, {held<float>(numbers, n_steps, "schedule"), field, step, chain}, law, noise_first, clamp_noise,
-            {seed, first_step, 0, 0}, at<int64_t>(chain_ids), at<int64_t>(first_bad), at<bool>(mask), reflect, static_cast<float>(high - low),
+            {seed, first_step, 0, 0}, at<int64_t>(chain_ids), at<int64_t>(first_bad), at<bool>(mask), reflect,
+            static_cast<float>(high - low),
             {every, at<float>(energy), at<float>(grad_norm), at<float>(grad_norm_energy), at<float>(displacement)}};
 }
 

@@ -1,10 +1,9 @@
 // A group of chains, one a lane: where their states lie, and how they are read, written and summed.
 #pragma once
 
-#include <cstdlib>
-#include <memory>
 #include <type_traits>
 
+#include "cpu/buffer.h"
 #include "cpu/lanes.h"
 #include "cpu/normal.h"
 #include "cpu/parallel.h"
@@ -12,17 +11,6 @@
 
 namespace hatebm {
 namespace {
-
-struct Freed {
-    void operator()(void* p) const { std::free(p); }
-};
-template <class T>
-using Buffer = std::unique_ptr<T[], Freed>;
-template <class T>
-Buffer<T> buffer(int64_t count) {
-    const size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
-    return Buffer<T>(static_cast<T*>(std::aligned_alloc(64, bytes ? bytes : 64)));
-}
 
 // A few chains, one a lane; the lanes beyond `count` repeat the last one.
 template <class V>

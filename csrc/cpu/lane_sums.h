@@ -16,16 +16,16 @@ HATEBM_HD Doubles sum_of_run(int64_t count, Of of) {
     int64_t half = 1;
     while (2 * half < count) half *= 2;
     Doubles waiting[10];
-    int64_t i = 0;
-    for (int64_t pair = 0, waits = 0; pair < half; ++pair) {
+    int64_t i = 0, waits = 0;
+    for (int64_t pair = 0;; ++pair) {
         Doubles sum = of(i) + (i + half < count ? of(i + half) : Doubles(0.0));
         for (int64_t sums = pair; sums & 1; sums >>= 1) sum = waiting[--waits] + sum;
+        if (pair == half - 1) return sum;
         waiting[waits++] = sum;
         int64_t bit = half / 2;  // i counts in bits read from the other end
         for (; i & bit; bit /= 2) i -= bit;
         i += bit;
     }
-    return waiting[0];
 }
 
 // The same of any number of elements, in runs of `span` that are summed first.
@@ -61,23 +61,24 @@ __attribute__((noinline)) void sums_of_chains(int64_t d, const float* terms, dou
 
 // The norm over d elements of what of(e) is in each lane.
 template <class Of>
-HATEBM_HD void norms_over(int64_t d, Of of, float* norms) {
-    double sums[lanes];
-    store(sums, sum_over(d, [&](int64_t e) { return squares_of(of(e)); }));
-    for (int lane = 0; lane < lanes; ++lane) norms[lane] = static_cast<float>(__builtin_sqrt(sums[lane]));
+HATEBM_HD Float norm_over(int64_t d, Of of) {
+    return rounded(sqrt_rn(sum_over(d, [&](int64_t e) { return squares_of(of(e)); })));
 }
 
-// The norms of the total gradients of `width` chains that lie one a lane, or of all in them but the prior's pull.
+// The norms of the total gradients of `width` chains that lie one a lane, or of all in them but the prior's pull; what
+// is not `free`, where that is known, counts 0.
 template <int64_t width, class Laws>
 __attribute__((noinline)) void gradient_norms(const Laws& laws, bool prior, int64_t d, const float* x,
-                                              const float* gradient, float* norms) {
+                                              const float* gradient, const float* free, float* norms) {
     for (int64_t v = 0; v < width; v += lanes) {
         auto law = laws.template of<Float>(v);
         if (!prior) law.prior_precision = decltype(law.prior_precision)(0.0f);
         const auto total = [&](int64_t e) {
-            return total_gradient(law, float_at(x + e * width + v), float_at(gradient + e * width + v));
+            const int64_t i = e * width + v;
+            const Float pull = total_gradient(law, float_at(x + i), float_at(gradient + i));
+            return free ? where_greater(float_at(free + i), Float(0.0f), pull, Float(0.0f)) : pull;
         };
-        norms_over(d, total, norms + v);
+        store(norms + v, norm_over(d, total));
     }
 }
 

@@ -7,6 +7,7 @@
 #include "cpu/laws.h"
 #include "cpu/panel_step.h"
 #include "cpu/parallel.h"
+#include "cpu/region.h"
 #include "cpu/telling.h"
 
 namespace hatebm::HATEBM_ISA {
@@ -126,32 +127,38 @@ template <int vectors>
 
 // All steps of the chains of a panel, from chain `first` on.
 template <int vectors, class Laws>
-void run_panel(const MlpArgs& a, const Network& net, Desk& desk, int64_t first, int64_t chains) {
+void run_panel(const MlpArgs& given, const Network& net, Desk& desk, int64_t first, int64_t chains) {
     constexpr int64_t width = vectors * lanes;
     const int64_t d = net.hidden[0].inputs;
+    const MlpArgs a = opened(given);
+    const Region<width> region(given, first, chains, d);
     rows_to_panel(a.x + first * d, chains, d, width, desk.x);
     for (int64_t i = d * width; i < padded(d) * width; ++i) desk.x[i] = 0;
-    PanelStep<vectors> step(d, a.draw, a.chain_ids, first, chains);
+    PanelStep<vectors> step(d, a.draw, a.chain_ids, first, chains, region.free.get());
     Laws laws(a, first, chains);
     Telling<width> telling(a, first, chains, d);
     for (int64_t k = 0; k < a.n_steps; ++k) {
         laws.read(k);
         const bool told = k == telling.next, moves = !laws.all_rest();
         if (!told && !moves) continue;
-        if (told) __builtin_memcpy(desk.before, desk.x, d * width * sizeof(float));
+        if (told || region.confines()) __builtin_memcpy(desk.before, desk.x, d * width * sizeof(float));
         Draw draw = a.draw;
         draw.step += k;
-        if (moves && a.noise_first && (laws.any_noise() || a.clamp_noise))
+        if (moves && a.noise_first && (laws.any_noise() || a.clamp_noise)) {
             step.add_noise(laws, a.clamp_noise, draw, desk.x);
+            if (region.confines()) region.confine(laws, a.clamp_noise, desk.before, desk.x);
+        }
         Float doubt[vectors];  // stays 0 while all is finite
         evaluate(net, desk, doubt);
+        region.hide(desk.gradient);
         if (told) {
             alignas(64) float energies[width];
             for (int v = 0; v < vectors; ++v) store(energies + v * lanes, doubt[v]);
-            telling.of_gradient(laws, energies, desk.x, desk.gradient);
+            telling.of_gradient(laws, energies, desk.x, desk.gradient, region.free.get());
         }
         for (Float& v : doubt) v = v * Float(0.0f);
         if (moves) step.take(laws, a.noise_first, draw, desk.gradient, desk.x, doubt);
+        if (moves && region.confines()) region.confine(laws, true, desk.before, desk.x);
         if (told) telling.of_move(laws, desk.before, desk.x);
         for (int v = 0; moves && a.first_bad && v < vectors; ++v) {
             if (all_zero(doubt[v])) continue;

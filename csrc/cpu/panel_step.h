@@ -26,13 +26,14 @@ template <int vectors>
 struct PanelStep {
     static constexpr int64_t width = vectors * lanes;
     const int64_t d, chains;  // at most `width`
+    const float* free;        // where the state may move, see Region
     const RoundKeys keys;
     uint64_t id[width] = {};
     alignas(64) uint32_t chain[width], last[width];
     alignas(64) float eps[4 * width];
 
-    PanelStep(int64_t d, const Draw& draw, const int64_t* ids, int64_t first, int64_t chains)
-        : d(d), chains(chains), keys(round_keys(draw.seed)) {
+    PanelStep(int64_t d, const Draw& draw, const int64_t* ids, int64_t first, int64_t chains, const float* free)
+        : d(d), chains(chains), free(free), keys(round_keys(draw.seed)) {
         for (int64_t c = 0; c < width; ++c) {
             id[c] = c < chains ? chain_id(ids, first + c) : 0;
             chain[c] = static_cast<uint32_t>(id[c]);
@@ -116,7 +117,7 @@ private:
     // What the norm clip multiplies each chain's gradient with.
     template <class Laws>
     void clip_factors(const Laws& laws, const float* gradient, const float* x, float* factors) const {
-        gradient_norms<width>(laws, true, d, x, gradient, factors);
+        gradient_norms<width>(laws, true, d, x, gradient, free, factors);
         for (int64_t c = 0; c < width; ++c) factors[c] = clip_factor(laws.of_lane(c), factors[c]);
     }
 };

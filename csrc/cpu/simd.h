@@ -105,6 +105,11 @@ HATEBM_INLINE Doubles doubles_of(Float v) {
 }
 HATEBM_INLINE Doubles operator+(Doubles a, Doubles b) { return {_mm512_add_pd(a.lo, b.lo), _mm512_add_pd(a.hi, b.hi)}; }
 HATEBM_INLINE Doubles operator*(Doubles a, Doubles b) { return {_mm512_mul_pd(a.lo, b.lo), _mm512_mul_pd(a.hi, b.hi)}; }
+HATEBM_INLINE Doubles sqrt_rn(Doubles a) { return {_mm512_sqrt_pd(a.lo), _mm512_sqrt_pd(a.hi)}; }
+HATEBM_INLINE Float rounded(Doubles a) {
+    const __m512d lo = _mm512_castps_pd(_mm512_castps256_ps512(_mm512_cvtpd_ps(a.lo)));
+    return _mm512_castpd_ps(_mm512_insertf64x4(lo, _mm256_castps_pd(_mm512_cvtpd_ps(a.hi)), 1));
+}
 HATEBM_INLINE void store(double* p, Doubles v) { _mm512_storeu_pd(p, v.lo), _mm512_storeu_pd(p + 8, v.hi); }
 HATEBM_INLINE bool all_zero(Float v) {
     return _mm512_cmp_ps_mask(v.v, _mm512_setzero_ps(), _CMP_EQ_OQ) == 0xFFFF;
@@ -206,6 +211,10 @@ HATEBM_INLINE Doubles doubles_of(Float v) {
 }
 HATEBM_INLINE Doubles operator+(Doubles a, Doubles b) { return {_mm256_add_pd(a.lo, b.lo), _mm256_add_pd(a.hi, b.hi)}; }
 HATEBM_INLINE Doubles operator*(Doubles a, Doubles b) { return {_mm256_mul_pd(a.lo, b.lo), _mm256_mul_pd(a.hi, b.hi)}; }
+HATEBM_INLINE Doubles sqrt_rn(Doubles a) { return {_mm256_sqrt_pd(a.lo), _mm256_sqrt_pd(a.hi)}; }
+HATEBM_INLINE Float rounded(Doubles a) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(a.lo)), _mm256_cvtpd_ps(a.hi), 1);
+}
 HATEBM_INLINE void store(double* p, Doubles v) { _mm256_storeu_pd(p, v.lo), _mm256_storeu_pd(p + 4, v.hi); }
 HATEBM_INLINE bool all_zero(Float v) {
     return _mm256_movemask_ps(_mm256_cmp_ps(v.v, _mm256_setzero_ps(), _CMP_EQ_OQ)) == 0xFF;
@@ -248,6 +257,8 @@ HATEBM_HD void store(float* p, float v) { *p = v; }
 HATEBM_HD void load_bfloat16(const uint16_t* p, float& v) { v = float_of_bits(static_cast<int32_t>(uint32_t(*p) << 16)); }
 HATEBM_HD void load_float16(const uint16_t* p, float& v) { v = float_of_half(*p); }
 HATEBM_HD double doubles_of(float v) { return v; }
+HATEBM_HD double sqrt_rn(double v) { return __builtin_sqrt(v); }
+HATEBM_HD float rounded(double v) { return static_cast<float>(v); }
 HATEBM_HD void store(double* p, double v) { *p = v; }
 HATEBM_HD bool all_zero(float v) { return v == 0; }
 HATEBM_HD void transpose(float&, float&, float&, float&) {}

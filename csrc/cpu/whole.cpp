@@ -6,6 +6,7 @@
 #include "cpu/laws.h"
 #include "cpu/normal.h"
 #include "cpu/parallel.h"
+#include "cpu/region.h"
 #include "cpu/telling.h"
 #include "formulas/energies.h"
 
@@ -68,18 +69,20 @@ struct Run {
     const Energy energy;
     const RoundKeys& keys;
     Group<V> group;
-    Buffer<float> before;  // a step that is told of
+    Buffer<float> before;  // a step that is told of or confined
     Laws laws;
     alignas(64) uint32_t chain[width], last[width];
     alignas(64) float eps[4 * width] = {};
     uint64_t id[width];
     Doubt<V, Energy> doubt;
     Telling<width> telling;
+    const Region<width> region;
     bool plain = false;
 
-    Run(const Whole& a, const RoundKeys& keys, int64_t first, int64_t count)
+    // `a` is `given` with the box open where its walls reflect.
+    Run(const Whole& a, const Whole& given, const RoundKeys& keys, int64_t first, int64_t count)
         : a(a), energy(a.energy), keys(keys), group(a.energy, first, count), laws(a, first, count), doubt(a.energy),
-          telling(a, first, count, a.energy.d) {}
+          telling(a, first, count, a.energy.d), region(given, first, count, a.energy.d) {}
 
     void operator()() {
         group.read(a.x);
@@ -94,7 +97,7 @@ struct Run {
         plain = alike && bare && a.law.add == Add::sequential && !a.noise_first;
         for (int64_t i = 0; i < a.n_steps;) {
             laws.read(i);
-            if (i == telling.next) told_step(i++);
+            if (i == telling.next || region.confines()) full_step(i++);
             else if (plain && laws.all_noise()) i = plain_steps_from(i, telling.end());
             else if (laws.all_rest()) ++i;
             else step(draw_at(i++), false);
@@ -124,12 +127,21 @@ struct Run {
                 put(place, moved);
             }
         });
+        if (region.confines()) confine(a.clamp_noise);
+    }
+
+    // Brings back what has moved where it may not.
+    __attribute__((noinline)) void confine(bool walls) {
+        region.confine(laws, walls, before.get(), group.state.get());
+        doubt.clear();
+        for (int64_t e = 0; e < group.d; ++e) doubt.see(e, get<V>(&group.state[e * width]));
     }
 
     // Where the state may be beyond reach: which chains' energy or gradient is not finite?
     __attribute__((noinline)) void examine(int64_t step) {
         alignas(64) float energies[width];
         evaluate(energy, group, energies);
+        region.hide(group.gradient.get());
         for (int lane = 0; lane < group.count; ++lane) {
             bool finite = is_finite(energies[lane]);
             for (int64_t e = 0; e < group.d; ++e) finite &= is_finite(group.gradient[e * width + lane]);
@@ -149,26 +161,31 @@ struct Run {
             energy.template gradient<count>(seen, group.column(), e, x, g);
             for (int k = 0; k < count; ++k) put(&group.gradient[(e + k) * width], g[k]);
         });
-        gradient_norms<width>(laws, true, group.d, group.state.get(), group.gradient.get(), factors);
+        gradient_norms<width>(laws, true, group.d, group.state.get(), group.gradient.get(), region.free.get(),
+                              factors);
         for (int lane = 0; lane < width; ++lane) factors[lane] = clip_factor(laws.of_lane(lane), factors[lane]);
         return get<V>(factors);
     }
 
-    // A step that is told of.
-    __attribute__((noinline)) void told_step(int64_t i) {
-        const int64_t size = width * group.d;
-        if (!before) before = buffer<float>(size);
-        __builtin_memcpy(before.get(), group.state.get(), size * sizeof(float));
-        if (plain && laws.all_noise()) tell(), plain_steps_from(i, i + 1);
-        else if (laws.all_rest()) tell();
-        else step(draw_at(i), true);
-        telling.of_move(laws, before.get(), group.state.get());
+    // A step that is told of, or that a mask or walls confine.
+    __attribute__((noinline)) void full_step(int64_t i) {
+        const bool told = i == telling.next, moves = !laws.all_rest();
+        if (!before) before = buffer<float>(width * group.d);
+        for (int64_t at = 0; at < width * group.d; at += width) put(&before[at], get<V>(&group.state[at]));
+        if (moves && !(plain && laws.all_noise())) {
+            step(draw_at(i), told);
+        } else {
+            if (told) tell();
+            if (moves) plain_steps_from(i, i + 1);
+        }
+        if (moves && region.confines()) confine(true);
+        if (told) telling.of_move(laws, before.get(), group.state.get());
     }
 
     void tell() {
         alignas(64) float energies[width];
         evaluate(energy, group, energies);
-        telling.of_gradient(laws, energies, group.state.get(), group.gradient.get());
+        telling.of_gradient(laws, energies, group.state.get(), group.gradient.get(), region.free.get());
     }
 
     // One step under any law.
@@ -259,14 +276,15 @@ struct Run {
 };
 
 template <class Energy>
-void run_all(const WholeArgs& a) {
+void run_all(const WholeArgs& given) {
+    const WholeArgs a = opened(given);
     const RoundKeys keys = round_keys(a.draw.seed);
     for (int64_t i = 0; a.first_bad && i < a.n; ++i) a.first_bad[i] = INT64_MAX;
     const int threads = a.n * a.energy.d * a.n_steps > worth_sharing ? a.threads : 1;
     for_groups(a.n, threads, [&](auto v, int64_t first, int64_t count) {
         using V = decltype(v);
-        if (a.numbers.chain == 0) Run<V, Energy, Alike>(a, keys, first, count)();
-        else Run<V, Energy, Apart<width_of<V>>>(a, keys, first, count)();
+        if (a.numbers.chain == 0) Run<V, Energy, Alike>(a, given, keys, first, count)();
+        else Run<V, Energy, Apart<width_of<V>>>(a, given, keys, first, count)();
     });
 }
 

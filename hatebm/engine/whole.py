@@ -15,7 +15,7 @@ from hatebm.energies.perceptron import Perceptron
 from hatebm.energies.steps import Facts, Steps
 from hatebm.engine.prepare.precision import REDUCED
 from hatebm.ops.backend import kernels_for
-from hatebm.ops.scalars import OPEN
+from hatebm.ops.scalars import OPEN, sides_of
 
 STRETCH = 4096  # steps that a kernel takes at most before Python can be interrupted
 LISTENED = "hooks, or a forward of its own"
@@ -25,12 +25,13 @@ def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> St
     """What a kernel is told of the next steps of a state of one block."""
     law, noise = blocks.laws.each[0], blocks.noise
     schedule = blocks.laws.schedule(0, first_step, n_steps)
-    walls = {} if law.clamp_at != "final" else OPEN
+    mask, bounded = blocks.region.masks[0], law.clamp_at != "final"
+    box = dict(zip(("low", "high"), sides_of(law.reflect), strict=True)) if law.reflect else {}
     return Steps(
         schedule.numbers,
         schedule.noisy,
         schedule.prior,
-        **blocks.laws.settings[0] | walls,
+        **blocks.laws.settings[0] | (box if bounded else OPEN),
         clamp_noise=law.clamp_at == "noise+step",
         noise_at=law.noise_at,
         seed=noise.seed,
@@ -38,6 +39,8 @@ def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> St
         chain_ids=noise.chain_ids,
         watched=watched,
         backend=blocks.backend,
+        mask=None if mask is None else mask.reshape(len(mask), mask[:1].numel()).contiguous(),
+        reflect=bounded and law.reflect is not None,
     )
 
 
@@ -131,7 +134,7 @@ class WholeRuns:
 
 def _obstacle(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor]) -> str:
     """Why no kernel takes the steps of this chain, whatever its energy; empty where one may."""
-    x, law = state[0], blocks.laws.each[0]
+    x = state[0]
     if form.corrected:
         asked = "correct='mala'" if form.leapfrog_steps is None else "leapfrog_steps"
         return f"{asked} tests each proposal"
@@ -139,10 +142,6 @@ def _obstacle(form: Form, blocks: Blocks, potential: Potential, state: list[Tens
         return "friction moves it by velocities"
     if len(state) > 1:
         return f"a state of {len(state)} blocks"
-    if blocks.region.masks[0] is not None:
-        return "a mask holds elements"
-    if law.reflect is not None:
-        return "walls that reflect"
     if blocks.noise.given is not None:
         return "noise from outside"
     if potential.grad_fn is not None:

@@ -104,7 +104,6 @@ def test_what_the_kernel_cannot_do_goes_step_by_step(taken):
     hatebm.langevin(net, x, 2, eps=0.1, seed=0, mode="train")
     hatebm.langevin(energy, x, 2, eps=0.1, seed=0, compile="off")
     hatebm.langevin(energy, x, 2, eps=0.1, seed=0, correct="mala")
-    hatebm.langevin(energy, x, 2, eps=0.1, seed=0, reflect=(-3, 3))
     hatebm.langevin(energy, x, 2, eps=0.1, seed=0, noise=lambda t: torch.zeros_like(x))
     hatebm.langevin(energy, x, 2, eps=0.1, seed=0, grad_steps=1) if torch.is_grad_enabled() else None
     hatebm.langevin(energy, x[:0], 2, eps=0.1, seed=0)

@@ -63,8 +63,6 @@ def test_the_kernel_runs_where_it_may(kind, monkeypatch):
         {"backend": "reference"},
         {"correct": "mala"},
         {"friction": 1.0},
-        {"reflect": (-2.0, 2.0)},
-        {"mask": torch.tensor([True, False])},
         {"grad_steps": 1},
         {"noise": lambda t: torch.zeros(4, 2)},
     ],

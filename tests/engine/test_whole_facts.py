@@ -30,7 +30,31 @@ OWN_LAWS = {
         "clamp_at": "noise+step",
     },
 }
-LAWS = {name: {"step_size": 0.01} | law if "eps" not in law else law for name, law in (EVERY_LAW | OWN_LAWS).items()}
+SOME = torch.tensor([True, False, True, True, False])  # of 5 elements
+BOX = (-0.3, 0.41)  # whose width in float32 is not the difference of its sides in float32
+CONFINED = {
+    "mask": {"mask": SOME, "prior_precision": 0.3, "clip": ("norm", 0.5), "clamp": (-1.0, 0.7)},
+    "mask of chains": {"mask": torch.rand(37, 5, generator=torch.Generator().manual_seed(0)) > 0.4},
+    "mask, before": {"mask": SOME, "noise_at": "before", "clamp": (-0.7, 0.9), "clamp_at": "noise+step"},
+    "walls": {"reflect": BOX},
+    "far walls": {"reflect": (0.1, 0.13), "noise_std": 0.5, "add": "fma"},
+    "low wall": {"reflect": (-0.2, None), "noise_at": "before", "temperature": 0.3},
+    "high wall": {
+        "reflect": (None, 0.3),
+        "noise_std": [0.2, 0.0, 0.1, 0.0] * 5,
+        "step_size": [0.02, 0.01, 0.0, 0.0] * 5,
+    },
+    "walls for the noise": {"reflect": BOX, "noise_at": "before", "clamp_at": "noise+step", "mask": SOME},
+    "walls at the end": {"reflect": BOX, "clamp_at": "final"},
+}
+CONFINED |= {
+    "own, confined": OWN_LAWS["own"] | {"reflect": BOX, "mask": SOME},
+    "own, walls for the noise": OWN_LAWS["own, before"] | {"reflect": (0.1, 0.13), "clamp": None},
+}
+LAWS = {
+    name: {"step_size": 0.01} | law if "eps" not in law else law
+    for name, law in (EVERY_LAW | OWN_LAWS | CONFINED).items()
+}
 
 
 @pytest.fixture(autouse=True)
@@ -108,3 +132,26 @@ def test_every_shape_and_every_stretch(kind, shape, instruction_set):
     energy, x = energy_of(kind, shape[1]), start(kind, *shape)
     for every, first_step in ((1, 0), (3, 2**40 - 9), (7, 2**32 - 3), (100, 5)):
         assert_told_alike(energy, x, 8, every, {"step_size": 0.001}, first_step)
+
+
+def test_a_gradient_that_a_mask_hides_is_seen_by_nobody(instruction_set):
+    """Its energy is finite, and the pull on element 0 is not."""
+    net = torch.nn.Sequential(torch.nn.Linear(5, 1), torch.nn.ReLU(), torch.nn.Linear(1, 1))
+    for p, v in zip(net.parameters(), ([[3e38, 0.1, 0, 0, 0]], [1.0], [[10.0]], [0.0]), strict=True):
+        p.data = torch.tensor(v)
+    x = torch.zeros(3, 5)
+    for mask, first in ((None, 2), (torch.tensor([False, True, True, True, True]), 2**63 - 1)):
+        law = {"step_size": 0.01, "mask": mask}
+        got, bad, facts = in_one_run(Perceptron(net), x, 3, 2, law, first_step=2)
+        assert bad.tolist() == [first] * 3
+        assert got.isfinite().all() == facts.grad_norm.isfinite().all() == (mask is not None)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "perceptron"])
+def test_what_a_mask_holds_is_in_the_energy_still(kind, instruction_set):
+    energy, x = energy_of(kind, 5), start(kind, 37, 5)
+    x[4, 1], x[30, 4] = torch.nan, torch.inf
+    got, bad, _ = in_one_run(energy, x, 5, 2, {"step_size": 0.01, "mask": SOME}, first_step=2)
+    assert torch.equal(got[:, ~SOME].view(torch.int32), x[:, ~SOME].view(torch.int32))
+    assert [c for c in range(37) if bad[c] != 2**63 - 1] == [4, 30]
+    assert bad[[4, 30]].tolist() == [2, 2]

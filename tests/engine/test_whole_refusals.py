@@ -12,8 +12,6 @@ REASONS = {
     "correct='mala' tests each proposal": {"correct": "mala"},
     "leapfrog_steps tests each proposal": {"leapfrog_steps": 2},
     "friction moves it by velocities": {"friction": 1.0},
-    "a mask holds elements": {"mask": torch.tensor([True, False])},
-    "walls that reflect": {"reflect": (-2.0, 2.0)},
     "noise from outside": {"noise": lambda t: torch.zeros(4, 2)},
     "the gradient is grad_fn's": {"grad_fn": lambda x: x},
     "a seed in a tensor": {"seed": torch.tensor(3)},
@@ -71,8 +69,8 @@ def test_a_hook_or_a_forward_of_the_objects_own(well):
 def test_a_perceptron_says_it_too():
     net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0))
     for energy in (net, MLP([2, 8])):
-        line = line_of(energy, torch.randn(4, 2), mask=torch.tensor([True, False]))
-        assert line == "last run: 3 steps, not in one kernel: a mask holds elements"
+        line = line_of(energy, torch.randn(4, 2), friction=1.0)
+        assert line == "last run: 3 steps, not in one kernel: friction moves it by velocities"
 
 
 def test_an_energy_without_a_kernel_needs_no_reason():
