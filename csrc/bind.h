@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "formulas/args.h"
+#include "formulas/proposals.h"
 #include "formulas/whole.h"
 
 namespace hatebm {
@@ -128,6 +129,26 @@ auto taking_numbers(void (*whole)(const Whole&, Where...)) {
         const Whole args{chains_of(run, held<float>(x, n * formula.d, "x"), n), formula};
         py::gil_scoped_release release;
         whole(args, where...);
+    };
+}
+
+// The proposals of a run: whether they are tested, leapfrog steps; where their shares lie, and how far apart those of two
+// kinds and two steps; the addresses of velocity, refused, accept and nan_refused.
+using ProposalsTold =
+    std::tuple<bool, int64_t, uintptr_t, int64_t, int64_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t>;
+
+template <class... Where>
+auto taking_numbers(void (*corrected)(const Proposed&, Where...)) {
+    return [corrected](const EnergyTold& energy, uintptr_t x, int64_t n, const Run& run, const ProposalsTold& told,
+                       Where... where) {
+        const Formula formula = formula_of(energy);
+        const auto [tested, leapfrog_steps, shares, field, step, velocity, refused, accept, nan_refused] = told;
+        const Whole chains{chains_of(run, held<float>(x, n * formula.d, "x"), n), formula};
+        const Proposed args{chains, {tested, leapfrog_steps, held<double>(shares, chains.n_steps, "shares"), field, step,
+                                     at<float>(velocity), held<bool>(refused, n, "refused"), at<float>(accept),
+                                     at<float>(nan_refused)}};
+        py::gil_scoped_release release;
+        corrected(args, where...);
     };
 }
 

@@ -12,7 +12,7 @@ namespace {
 
 #define HATEBM_KERNELS(isa) \
     {#isa, isa::langevin_step, isa::langevin_ratio, isa::metropolis, isa::normal, isa::residual_add, \
-     isa::whole, isa::look, isa::mlp_chains, isa::mlp_look, isa::activation, isa::filter_weight, isa::filter, isa::stem}
+     isa::whole, isa::corrected, isa::look, isa::mlp_chains, isa::mlp_look, isa::activation, isa::filter_weight, isa::filter, isa::stem}
 
 std::vector<CpuKernels> available_kernels() {  // the fastest first
     std::vector<CpuKernels> kernels;
@@ -64,6 +64,8 @@ void residual_add(uintptr_t gz, uintptr_t y, uintptr_t out, int64_t numel, int t
 }
 
 void whole(const Whole& chains, int threads) { chosen->whole({chains, threads}); }
+
+void corrected(const Proposed& chains, int threads) { chosen->corrected({chains, threads}); }
 
 void look(const Look& states, int threads) { chosen->look({states, threads}); }
 
@@ -161,6 +163,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("stem", &stem);
     m.def("philox", &philox_words);
     m.def("whole", taking_numbers(&whole));
+    m.def("corrected", taking_numbers(&corrected));
     m.def("look", taking_numbers(&look));
     m.def("instruction_set", [] { return chosen->name; });
     m.def("instruction_sets", [] {

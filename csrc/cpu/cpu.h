@@ -4,6 +4,7 @@
 #include "formulas/args.h"
 #include "cpu/mlp.h"
 #include "cpu/stem.h"
+#include "formulas/proposals.h"
 #include "formulas/whole.h"
 #include "cpu/winograd.h"
 
@@ -38,6 +39,10 @@ struct WholeArgs : Whole {
     int threads;
 };
 
+struct ProposedArgs : Proposed {
+    int threads;
+};
+
 struct LookArgs : Look {
     int threads;
 };
@@ -50,6 +55,7 @@ struct CpuKernels {
     void (*normal)(const NormalArgs&);
     void (*residual_add)(const float* gz, const float* y, float* out, int64_t numel, int threads);
     void (*whole)(const WholeArgs&);
+    void (*corrected)(const ProposedArgs&);
     void (*look)(const LookArgs&);
     void (*mlp_chains)(const MlpArgs&);
     void (*mlp_look)(const MlpLookArgs&);
@@ -67,6 +73,7 @@ struct CpuKernels {
     void normal(const NormalArgs&);                                                                  \
     void residual_add(const float* gz, const float* y, float* out, int64_t numel, int threads);      \
     void whole(const WholeArgs&);                                                                    \
+    void corrected(const ProposedArgs&);                                                             \
     void look(const LookArgs&);                                                                      \
     void mlp_chains(const MlpArgs&);                                                                 \
     void mlp_look(const MlpLookArgs&);                                                               \

@@ -62,7 +62,7 @@ void ratio_row(const RatioArgs& a, int64_t chain, const float* x, const float* p
     const double half_precision = a.halves ? a.halves[chain] : a.half_precision;
     const double half_prior = a.halves ? a.halves[a.n + chain] : a.half_prior;
     for (int64_t e = 0; e < count; ++e)
-        out[e] = ratio_element(half_precision, half_prior, x[e], proposal[e], there[e], back[e]);
+        out[e] = ratio_element<double>(half_precision, half_prior, x[e], proposal[e], there[e], back[e]);
 }
 
 // Several small chains as one row.

@@ -104,6 +104,7 @@ HATEBM_INLINE Doubles doubles_of(Float v) {
             _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v.v), 1)))};
 }
 HATEBM_INLINE Doubles operator+(Doubles a, Doubles b) { return {_mm512_add_pd(a.lo, b.lo), _mm512_add_pd(a.hi, b.hi)}; }
+HATEBM_INLINE Doubles operator-(Doubles a, Doubles b) { return {_mm512_sub_pd(a.lo, b.lo), _mm512_sub_pd(a.hi, b.hi)}; }
 HATEBM_INLINE Doubles operator*(Doubles a, Doubles b) { return {_mm512_mul_pd(a.lo, b.lo), _mm512_mul_pd(a.hi, b.hi)}; }
 HATEBM_INLINE Doubles sqrt_rn(Doubles a) { return {_mm512_sqrt_pd(a.lo), _mm512_sqrt_pd(a.hi)}; }
 HATEBM_INLINE Float rounded(Doubles a) {
@@ -210,6 +211,7 @@ HATEBM_INLINE Doubles doubles_of(Float v) {
     return {_mm256_cvtps_pd(_mm256_castps256_ps128(v.v)), _mm256_cvtps_pd(_mm256_extractf128_ps(v.v, 1))};
 }
 HATEBM_INLINE Doubles operator+(Doubles a, Doubles b) { return {_mm256_add_pd(a.lo, b.lo), _mm256_add_pd(a.hi, b.hi)}; }
+HATEBM_INLINE Doubles operator-(Doubles a, Doubles b) { return {_mm256_sub_pd(a.lo, b.lo), _mm256_sub_pd(a.hi, b.hi)}; }
 HATEBM_INLINE Doubles operator*(Doubles a, Doubles b) { return {_mm256_mul_pd(a.lo, b.lo), _mm256_mul_pd(a.hi, b.hi)}; }
 HATEBM_INLINE Doubles sqrt_rn(Doubles a) { return {_mm256_sqrt_pd(a.lo), _mm256_sqrt_pd(a.hi)}; }
 HATEBM_INLINE Float rounded(Doubles a) {

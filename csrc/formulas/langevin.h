@@ -117,11 +117,12 @@ HATEBM_HD Float noise_element(const LawOf<Number>& law, Float x, Float eps) {
     return clamp(x, Float(law.low), Float(law.high));
 }
 
-// What an element adds to log q(x | x') - log q(x' | x) - prior_precision (|x'|^2 - |x|^2) / 2, given the drifts at x
-// and at x': ((w + d0)^2 - (w - d1)^2) / (2 noise_std^2) with w = x' - x, factored.
-HATEBM_HD double ratio_element(double half_precision, double half_prior, float x, float proposal, float there, float back) {
-    const double start = x, end = proposal, d0 = there, d1 = back, way = end - start;
-    return (d0 + d1) * (way + way + d0 - d1) * half_precision - half_prior * way * (end + start);
+// What an element adds to log q(x | x') - log q(x' | x) - prior_precision (|x'|^2 - |x|^2) / 2, given x, x' and the drifts
+// there: ((w + d0)^2 - (w - d1)^2) / (2 noise_std^2) with w = x' - x, factored.
+template <class Double>
+HATEBM_HD Double ratio_element(double half_precision, double half_prior, Double start, Double end, Double d0, Double d1) {
+    const Double way = end - start;
+    return (d0 + d1) * (way + way + d0 - d1) * Double(half_precision) - Double(half_prior) * way * (end + start);
 }
 
 // Whether log u < log_ratio, given -2 ln u; a NaN is refused.

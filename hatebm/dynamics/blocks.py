@@ -66,31 +66,41 @@ class Blocks:
         free = self.region.masks[k] is None and law.reflect is None and not self.laws.may_rest[k]
         return free and law.noise_at == "after"
 
-    def drift(self, t: int, k: int, x: Tensor, v: Tensor, length: Number, bounded: bool) -> tuple[Tensor, Tensor]:
-        """The state moved by length * v, in place, and the velocity: walls that reflect turn it."""
+    def drifting(self, k: int, x: Tensor, length: Number, bounded: bool) -> dict[str, Any]:
+        """What moves a state by length * v, at every drift of a step."""
         box = {} if bounded and self.laws.each[k].clamp_at != "final" else OPEN
-        langevin_step_(x, v, self.backend, **self._still(t, k, x, step_size=-length) | UNCLIPPED | box)
+        return self._still(0, k, x, step_size=-length) | UNCLIPPED | box
+
+    def drift(self, t: int, k: int, x: Tensor, v: Tensor, drifting: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The state moved by its velocity, in place, and the velocity: walls that reflect turn it."""
+        langevin_step_(x, v, self.backend, **drifting | {"step": t})
         x, v = self.region.bounce(k, x, v)
         return self.region.hold(k, x), v
 
-    def push(
-        self, t: int, k: int, v: Tensor, x: Tensor, grad: Tensor, now: Now, halves: int, diverged: Tensor | None
-    ) -> Tensor:
-        """The velocity after so many half kicks, in place: v - halves (step_size / noise_std) clip(grad / T + p x)."""
+    def pushing(self, k: int, x: Tensor, now: Now, halves: int) -> dict[str, Any]:
+        """What makes so many half kicks of a force, at every push of a step."""
         numbers = {"inverse_temperature": 1.0 / now.temperature, "bound": now.bound}
         numbers["step_size"] = divided(halves * now.step_size, now.noise_std)
         clip_on = self.laws.settings[k]["clip_on"]
         if isinstance(now.prior_precision, Tensor):  # the bits of a chain alone, which may have none
-            free = now.prior_precision == 0
             inverse = torch.as_tensor(numbers["inverse_temperature"], dtype=torch.float64, device=x.device)
-            numbers["inverse_temperature"] = torch.where(free, inverse, 1.0)
-            grad = torch.where(beside(free, x), grad.to(x.dtype), self.force(k, x, grad, now))
+            numbers["inverse_temperature"] = torch.where(now.prior_precision == 0, inverse, 1.0)
         elif now.prior_precision != 0:
-            numbers["inverse_temperature"], grad = 1.0, self.force(k, x, grad, now)
+            numbers["inverse_temperature"] = 1.0
         if clip_on == "update":
             clip_on, numbers["bound"] = "grad", divided(now.bound, abs(now.step_size))
-        settings = self._still(t, k, v, **numbers) | OPEN | {"diverged": diverged, "clip_on": clip_on}
-        langevin_step_(v, grad, self.backend, **settings)
+        return self._still(0, k, x, **numbers) | OPEN | {"clip_on": clip_on}
+
+    def push(
+        self, t: int, k: int, v: Tensor, x: Tensor, grad: Tensor, now: Now, pushing: dict[str, Any], **changes: Any
+    ) -> Tensor:
+        """The velocity after its half kicks, in place: v - halves (step_size / noise_std) clip(grad / T + p x)."""
+        if isinstance(now.prior_precision, Tensor):
+            free = beside(now.prior_precision == 0, x)
+            grad = torch.where(free, grad.to(x.dtype), self.force(k, x, grad, now))
+        elif now.prior_precision != 0:
+            grad = self.force(k, x, grad, now)
+        langevin_step_(v, grad, self.backend, **pushing | {"step": t} | changes)
         return v
 
     def force(self, k: int, x: Tensor, grad: Tensor, now: Now) -> Tensor:
@@ -142,7 +152,7 @@ class Blocks:
 
 def column(value: Number, x: Tensor) -> Tensor:
     """A number of a law, or one for each chain, as it meets the elements of x."""
-    value = value if isinstance(value, Tensor) else torch.tensor(value, dtype=x.dtype, device=x.device)
+    value = value if isinstance(value, Tensor) else torch.full((), value, dtype=x.dtype, device=x.device)
     return beside(value, x).to(x.dtype)
 
 

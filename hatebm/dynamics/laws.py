@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hatebm.dynamics.fields import number_at
 from hatebm.dynamics.law import Dynamics, Number, do_move
-from hatebm.dynamics.schedule import Schedule, schedule_in_tensors, schedule_of
+from hatebm.dynamics.schedule import Schedule, exact_schedule, schedule_in_tensors, schedule_of
 from hatebm.ops.checks import STEPS
 from hatebm.ops.law_numbers import arguments_of, as_arguments, as_column, halves_of
 from hatebm.ops.scalars import largest
@@ -108,6 +108,10 @@ class Laws:
             self._tables[k] = schedule_of(self.each[k], first, 1, *of_block)
         table = self._tables[k]
         return table._replace(numbers=table.numbers.expand(5, n_steps))
+
+    def exact(self, k: int, first: int, n_steps: int) -> Tensor:
+        """The same as a step's own numbers, see :func:`hatebm.dynamics.schedule.exact_schedule`."""
+        return exact_schedule(self.each[k], first, n_steps, self.most[k], self.like[k])
 
     def fixed(self, now: Sequence[Now], groups: list[list[int]]) -> "Laws":
         """These laws with the same numbers at every step."""

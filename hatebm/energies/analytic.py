@@ -27,6 +27,7 @@ class Analytic(nn.Module, ABC):
 
     kind: ClassVar[str]
     components = 1  # of a mixture
+    takes_proposals = True  # whether :meth:`advance_` tests steps, and moves by velocities
 
     @abstractmethod
     def plain(self, rows: Tensor) -> Tensor:

@@ -50,14 +50,26 @@ class HatEnergy(nn.Module):
         generator = self.generator if generator is None else generator
         if not self._may_keep(z):
             return generator(z)
-        memory, before = (z.data_ptr(), z.shape, z.stride()), _here.kept.get(self)
-        made_of = (memory, z._version, _precision(z), *((w.data_ptr(), w._version) for w in self._weights()))
-        followed = z.requires_grad or (before is not None and before.followed and before.made_of[0] == memory)
+        made_of, before = self._made_of(z), _here.kept.get(self)
+        followed = z.requires_grad or (before is not None and before.followed and before.made_of[0] == made_of[0])
         if before is None or before.made_of != made_of or (followed and not before.followed):
             with torch.set_grad_enabled(followed):
                 leaf = z.detach().requires_grad_(followed)
                 before = _here.kept[self] = Kept(made_of, followed, leaf, generator(leaf))
         return _Through.apply(z, self, before)
+
+    def kept_image(self, z: Tensor) -> Tensor | None:
+        """G(z) where this thread keeps it, and nothing has changed since."""
+        before = _here.kept.get(self) if self._may_keep(z) else None
+        return before.image.detach() if before is not None and before.made_of == self._made_of(z) else None
+
+    def keeping(self, z: Tensor, image: Tensor) -> "Kept":
+        """What is kept where this is the image of a z that does not move."""
+        return Kept(self._made_of(z), False, z.detach(), image)
+
+    def _made_of(self, z: Tensor) -> tuple:
+        memory = (z.data_ptr(), z.shape, z.stride())
+        return (memory, z._version, _precision(z), *((w.data_ptr(), w._version) for w in self._weights()))
 
     def _may_keep(self, z: Tensor) -> bool:
         if is_traced(z) or _here.kept is None or z.is_inference() or not isinstance(self.generator, nn.Module):

@@ -6,6 +6,7 @@ all that a callable can reach.
 
 import dis
 import functools
+import inspect
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -51,6 +52,23 @@ def held_under_names(things: Iterable[Any]) -> Iterator[tuple[Any, Any, Any]]:
             for name, value in list(space.items()):
                 if (whole or name in names) and not _is_no_variable(thing, name, value):
                     yield thing, name, value
+
+
+@functools.lru_cache(256)
+def names_used_by(kind: type) -> frozenset[str]:
+    """The names that the forward of a class of modules names, and all functions and methods that it names."""
+    names: set[str] = set()
+    waiting, met = [kind.forward], set()
+    while waiting:
+        function = waiting.pop()
+        if type(function) is not types.FunctionType or function in met:
+            continue
+        met.add(function)
+        names |= _names_in(function.__code__)
+        waiting += named_by(function).reach
+        members = [member for name in names if (member := inspect.getattr_static(kind, name, None)) is not None]
+        waiting += [getattr(member, "fget", None) or getattr(member, "__func__", member) for member in members]
+    return frozenset(names)
 
 
 def _is_no_variable(thing: Any, name: Any, value: Any) -> bool:

@@ -23,6 +23,22 @@ class Facts(NamedTuple):
     displacement: Tensor  # |x' - x| over the whole step
 
 
+class Proposals(NamedTuple):
+    """What a run of tested steps, or of steps by velocities, takes beside the law.
+
+    Row r of ``shares`` is a number of each step: temperature, 1 / (2 noise_std^2), prior_precision / 2, half and whole
+    kick step_size / noise_std, what is kept of a velocity, how much noise it gets, and the bound of a kick's clip.
+    """
+
+    corrected: bool  # whether each step is accepted or refused
+    leapfrog_steps: int  # of each step; 0: a step is one of Langevin's
+    shares: Tensor  # (8, n_steps) float64 on the CPU, any strides
+    velocity: Tensor | None  # (n, d) beside x, updated in place; None: none outlives its step
+    refused: Tensor  # (n,) bool beside x: set where a proposal was refused for a NaN
+    accept: Tensor | None  # a row beside the Facts of each corrected step: 1 where it was accepted
+    nan_refused: Tensor | None  # and where it was refused for a NaN
+
+
 class Steps(NamedTuple):
     """The law of a run of steps of block 0, as kernels take it, see :func:`hatebm.ops.langevin_step_`.
 
@@ -51,6 +67,7 @@ class Steps(NamedTuple):
     mask: Tensor | None = None  # (n, d) bool beside x, row by row: where the state may move
     reflect: bool = False  # whether low and high are walls that fold a move back, in place of a clamp
     facts: Facts | None = None
+    proposals: Proposals | None = None  # only for an energy that ``takes_proposals``
 
     @property
     def n_steps(self) -> int:

@@ -13,7 +13,7 @@ from hatebm.dynamics.blocks import Blocks
 from hatebm.dynamics.facts import Gathering
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
-from hatebm.dynamics.transitions.form import Form
+from hatebm.dynamics.transitions.form import Form, Transition
 from hatebm.energies.precision import as_set, ieee_switches, is_ieee, reduced, without_autocast
 from hatebm.engine.graphs.runs import GraphRuns
 from hatebm.engine.prepare import Fitted, prepare
@@ -57,7 +57,7 @@ class Engine:
         self._ieee, self._precise, self._error = False, "", None
         self._plain: Callable[[], AbstractContextManager[None]] = nullcontext  # "float32" under autocast
         self._began, self._speed = 0.0, ""
-        self._graphed: tuple[str, ...] = ()
+        self._graphed = ""
         self._kernel: Any | None = None
         self._followed: nn.Module | None = None  # the energy as a module, where it was followed
         self._standing: Any = None  # of it at the last look
@@ -112,17 +112,19 @@ class Engine:
         potential: Potential,
         state: list[Tensor],
         watch: Watch,
+        transition: Transition,
         gathering: Gathering,
         stepwise: bool,
     ) -> "Shortcuts":
         """What takes stretches of steps of this run at once; nothing where it is to go step by step."""
         if stepwise or self.compile != "auto" or is_traced(state[0]):
-            return Shortcuts(None, None, gathering)
-        parts = (form, blocks, potential, state, watch)
+            return Shortcuts(None, None)
+        parts = (form, blocks, potential, state, watch, transition, gathering)
         with self._plain():
-            kernel = WholeRuns(*parts, gathering, self._kernel, self.precision)
-            graphs = GraphRuns(*parts, self.precision) if self.device.type == "cuda" else None
-            return Shortcuts(kernel, graphs, gathering, self._plain)
+            kernel = WholeRuns(*parts, self._kernel, self.precision)
+            own_bits = hasattr(type(kernel.energy), "in_kernel")  # of which a graph knows nothing
+            on_cuda = self.device.type == "cuda" and not own_bits
+            return Shortcuts(kernel, GraphRuns(*parts, self.precision) if on_cuda else None, self._plain)
 
     def end(self, n_steps: int, shortcuts: "Shortcuts") -> None:
         """Note the speed of a run, how many of its steps went in the energy's own kernel or why none, and graphs."""
@@ -131,7 +133,8 @@ class Engine:
             kernel = shortcuts.kernel.note() if shortcuts.kernel else ""
             if shortcuts.kernel and not shortcuts.kernel.refused:
                 self._precise = in_words("float32", self.device)
-            self._graphed = (shortcuts.graphs.note(),) if shortcuts.graphs else ()
+            left = n_steps - (shortcuts.kernel.taken if shortcuts.kernel else 0)
+            self._graphed = shortcuts.graphs.note() if shortcuts.graphs and left else ""
             self._speed = f"{n_steps} steps{kernel}, {n_steps / seconds:.4g} steps/s"
 
     def report(self) -> str:
@@ -139,7 +142,7 @@ class Engine:
         measured = self._error is not None and self._precise in REDUCED
         error = f", relative gradient error {self._error:.2g} at the start" if measured else ""
         precise = self._precise or in_words(self.precision, self.device)
-        lines = [*self._notes, *self._graphed, f"precision: {precise}{error}"]
+        lines = [*self._notes, *filter(None, [self._graphed]), f"precision: {precise}{error}"]
         return "\n".join(lines + ([f"last run: {self._speed}"] if self._speed else []))
 
     def _within(self) -> tuple[Callable[[], AbstractContextManager[None]], bool]:
@@ -162,11 +165,11 @@ class Engine:
             return torch.compile(alone), (f"{type(module).__name__} through torch.compile",)
         if self.compile != "auto":
             return None, (f"the energy as it is: compile={self.compile!r}",)
+        energy = None if potential.energy is None else as_module(potential.energy)
+        self._kernel = energy and kernel_of(energy, state)
         if potential.grad_fn is not None:
             return None, ("the gradient as it is: grad_fn was given",)
-        energy, kwargs = as_module(potential.energy), potential.kwargs(t)
-        self._followed = energy
-        self._kernel = None if kwargs or potential.changes else kernel_of(energy, state)
+        self._followed, kwargs = energy, potential.kwargs(t)
         if self._kernel is not None:
             return None, (f"{described(energy)} has a kernel of its own",)
         found = prepare(energy, state, kwargs)
@@ -182,16 +185,15 @@ class Shortcuts:
         self,
         kernel: WholeRuns | None,
         graphs: GraphRuns | None,
-        gathering: Gathering,
         within: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self.kernel, self.graphs, self.gathering, self.within = kernel, graphs, gathering, within
+        self.kernel, self.graphs, self.within = kernel, graphs, within
         self._takers = [taker for taker in (kernel, graphs) if taker is not None and not taker.refused]
 
     def __call__(self, t: int, n_steps: int) -> int:
         """Advance the state by at most ``n_steps`` from step t; returns by how many, 0 where a step is a step."""
         with self.within():
             for take in self._takers:
-                if taken := take(t, n_steps if take is self.kernel else self.gathering.untold(t, n_steps)):
+                if taken := take(t, n_steps):
                     return taken
         return 0

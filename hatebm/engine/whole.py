@@ -10,9 +10,10 @@ from hatebm.dynamics.blocks import Blocks
 from hatebm.dynamics.facts import Gathering, Told
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
-from hatebm.dynamics.transitions.form import Form
+from hatebm.dynamics.transitions.form import Form, Transition
 from hatebm.energies.perceptron import Perceptron
 from hatebm.energies.steps import Facts, Steps
+from hatebm.engine import proposals
 from hatebm.engine.prepare.precision import REDUCED
 from hatebm.ops.backend import kernels_for
 from hatebm.ops.scalars import OPEN, sides_of
@@ -70,14 +71,16 @@ class WholeRuns:
         potential: Potential,
         state: list[Tensor],
         watch: Watch,
+        transition: Transition,
         gathering: Gathering,
         energy: Any | None,
         precision: str | None,
     ) -> None:
-        self.blocks, self.state, self.watch, self.gathering = blocks, state, watch, gathering
+        self.form, self.blocks, self.state, self.watch = form, blocks, state, watch
+        self.transition, self.gathering = transition, gathering
         self.given, self.potential, self.precision = potential.energy, potential, precision
         self.tells = True
-        self.taken, self.refusal = 0, "" if energy is None else _obstacle(form, blocks, potential, state)
+        self.taken, self.refusal = 0, "" if energy is None else _obstacle(form, blocks, potential, state, energy)
         self.renew(energy)
         self.longest = min(STRETCH, max(16, 2**22 // max(state[0].numel(), 1)))
 
@@ -102,28 +105,40 @@ class WholeRuns:
             return 0
         n_steps = min(n_steps, self.longest, self.blocks.laws.longest)
         kept = self.gathering.kept(t, n_steps)
-        facts = facts_of(self.state[0], self.gathering.every, len(kept)) if kept else None
-        steps = steps_of(self.blocks, t, n_steps, self.watch.wanted)._replace(facts=facts)
-        if reason := self._obstacle(steps):
+        steps = self._steps(t, n_steps, len(kept))
+        if reason := self._why_not(steps):
             self.refusal = reason
-            if kept and not self._obstacle(steps._replace(facts=None)):
+            if kept and not self._why_not(steps._replace(facts=None)):
                 self.tells = False
                 return self(t, n_steps)
             self.energy = None
             return 0
         began = time.perf_counter()
         self.watch.see_first(self.energy.advance_(self.state[0], steps))
+        if steps.proposals is not None:
+            self.watch.see_refused(steps.proposals.refused)
+            self.transition.forget()
         if time.perf_counter() - began < 0.1:  # an interrupt waits for the kernel
             self.longest = min(2 * self.longest, STRETCH)
         if kept:
-            self.gathering.add(kept, rows_of(facts, getattr(self.energy, "total", False)))
+            rows = rows_of(steps.facts, getattr(self.energy, "total", False))
+            self.gathering.add(kept, rows | proposals.decisions(steps))
         self.taken += n_steps
         return n_steps
 
-    def _obstacle(self, steps: Steps) -> str | None:
+    def _why_not(self, steps: Steps) -> str | None:
         """Why the kernel does not take these steps; a callback may have changed the energy since those before."""
         listened = self.taken > 0 and _is_listened_to(self.given)
-        return LISTENED if listened else self.energy.can_advance(self.state[0], steps)
+        return LISTENED if listened else self.energy.can_advance(self.state[0], steps) or proposals.pause(steps)
+
+    def _steps(self, t: int, n_steps: int, kept: int) -> Steps:
+        """What the kernel is told of so many steps from step t on, of which some are told of."""
+        x = self.state[0]
+        facts = facts_of(x, self.gathering.every, kept) if kept else None
+        steps = steps_of(self.blocks, t, n_steps, self.watch.wanted)._replace(facts=facts)
+        if self.form.corrected or self.form.friction:
+            steps = steps._replace(proposals=proposals.of(steps, self.form, self.blocks, x, self.transition))
+        return steps
 
     def note(self) -> str:
         """What to report, behind the number of steps."""
@@ -132,16 +147,13 @@ class WholeRuns:
         return f", not in one kernel: {self.refusal}" if self.refusal else ""
 
 
-def _obstacle(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor]) -> str:
+def _obstacle(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor], energy: Any) -> str:
     """Why no kernel takes the steps of this chain, whatever its energy; empty where one may."""
     x = state[0]
-    if form.corrected:
-        asked = "correct='mala'" if form.leapfrog_steps is None else "leapfrog_steps"
-        return f"{asked} tests each proposal"
-    if form.friction:
-        return "friction moves it by velocities"
     if len(state) > 1:
         return f"a state of {len(state)} blocks"
+    if (form.corrected or form.friction) and (reason := proposals.obstacle(form, blocks, energy, x)):
+        return reason
     if blocks.noise.given is not None:
         return "noise from outside"
     if potential.grad_fn is not None:

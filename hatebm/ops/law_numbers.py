@@ -65,7 +65,7 @@ def halves_of(noise_std: float | Tensor, prior_precision: float | Tensor, x: Ten
 
 def as_column(value: float | Tensor, n: int, device: torch.device) -> Tensor:
     """A number, or one for each of n chains, as (n,) float64."""
-    value = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device=device)
+    value = value if isinstance(value, Tensor) else torch.full((), value, dtype=torch.float64, device=device)
     return value.to(device=device, dtype=torch.float64).expand(n)
 
 

@@ -203,7 +203,7 @@ class Chain:
             self._check_bounded(modules)
             self._engine.begin(self._potential, modules, self.step, state, callback is not None)
             self._potential.parts = None
-            parts = (self._form, self._blocks, self._potential, state, watch, info.gathering)
+            parts = (self._form, self._blocks, self._potential, state, watch, transition, info.gathering)
             shortcuts = self._engine.shortcuts(*parts, stepwise=grad_steps > 0 or graphs.keeps)
             t = self.step
             while t < end:

@@ -13,7 +13,7 @@ from engine_nets import ROUNDING, Head, apart, images, small_networks_are_worth_
 from torch import nn
 
 import hatebm
-from hatebm.engine.prepare import prepare
+from hatebm.engine.prepare import prepare, tracing
 
 LAW = {"step_size": 0.01, "noise_std": 0.01, "seed": 0}
 
@@ -230,6 +230,36 @@ def test_random_numbers_are_neither_drawn_nor_kept():
         assert found.energy is energy
         assert "draws random numbers" in found.notes[0]
         assert (random.getstate(), numpy.random.get_state()[1].tolist(), numpy.random.get_state()[2]) == states
+
+
+def test_what_a_forward_does_not_name_does_not_matter(monkeypatch):
+    x, traces = images(8), []
+    follow = tracing.BlockTracer.trace
+    monkeypatch.setattr(tracing.BlockTracer, "trace", lambda *args: (traces.append(1), follow(*args))[1])
+
+    class Held(nn.Module):
+        def __init__(self, trainer):
+            super().__init__()
+            self.net, self.trainer = network(), trainer
+
+        def forward(self, x):
+            return self._scaled(x)
+
+        def _scaled(self, x):
+            return self.trainer.beta * self.net(x)
+
+    class Named(Held):
+        def _scaled(self, x):
+            return self.net(x)
+
+    trainer = Trainer(images(1))  # a tensor among its attributes: nothing that a key can tell
+    for kind, more in ((Named, 0), (Held, 1)):
+        net = kind(trainer).eval()
+        prepare(net, [x])
+        before = len(traces)
+        found = prepare(net, [x])
+        assert (len(traces) > before) == bool(more)
+        torch.testing.assert_close(found.energy(x), net(x))
 
 
 def test_numbers_that_change_run_after_run_are_followed_a_few_times_only():

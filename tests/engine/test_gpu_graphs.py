@@ -148,7 +148,6 @@ REFUSED = {
     "item": (lambda: lambda x: x.square().sum(1) * (1 if x.sum().item() > 0 else 2), {}, "waits for the device"),
     "backward": (lambda: lambda x: Waits.apply(x).square().sum(1), {}, "waits for the device"),
     "counts": (counted, {}, "writes to what it reads"),
-    "corrected": (lambda: Net().cuda(), {"correct": "mala"}, "proposals are accepted"),
     "noise": (lambda: Net().cuda(), {"noise": lambda t: torch.ones(N, D, device="cuda")}, "noise is given"),
 }
 

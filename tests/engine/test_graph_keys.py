@@ -66,13 +66,13 @@ def test_a_module_that_may_read_anything_has_no_key():
             return super().__getattr__(name)
 
     module = Scaled()
-    module.tensor = torch.zeros(3)
+    module.scale = torch.ones(())
     assert forward_key(Asks()) is None
     assert forward_key(Odd()) is None
     assert forward_key(Looks()) is None
     assert forward_key(AsksAClass()) is None
     assert forward_key(module) is None
-    module.tensor = 1
+    module.scale, module.unnamed = 1.5, torch.zeros(3)
     assert forward_key(module) is not None
 
 

@@ -9,16 +9,18 @@ from torch import nn
 import hatebm
 from hatebm.commands import info
 from hatebm.dynamics.blocks import Blocks
+from hatebm.dynamics.facts import Gathering
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.law import Dynamics
 from hatebm.dynamics.laws import Laws
 from hatebm.dynamics.noise import Noise
 from hatebm.dynamics.region import Region
-from hatebm.dynamics.transitions import checked_form
+from hatebm.dynamics.transitions import checked_form, transition_of
 from hatebm.engine.graphs.refusals import alike, unfit
 from hatebm.engine.graphs.replay_check import agrees
-from hatebm.engine.graphs.static_buffers import StaticBuffers, Step
+from hatebm.engine.graphs.static_buffers import Run, StaticBuffers
+from hatebm.engine.graphs.static_step import Step
 from hatebm.ops.native.chains import NEVER
 
 N, D = 6, 5
@@ -52,13 +54,19 @@ def parts(energy=well, masks=(None,), seed=3, ids=None, noise=None, backend=None
     return blocks, Potential(energy, None, kwargs, list(masks))
 
 
+def run_of(blocks, potential, state, watch, correct=None, told=False):
+    form = checked_form("langevin", correct, None, blocks.laws.each, potential.energy)
+    return Run(form, blocks, state, transition_of(form, blocks, potential, watch, []), watch, Gathering(1, told))
+
+
 def taken(blocks, potential, state, t, n_steps, watch):
-    buffers = StaticBuffers(blocks, state, watch.first is not None)
-    buffers.load(blocks, state, t, n_steps)
-    step = Step(buffers, blocks, potential, t)
+    run = run_of(blocks, potential, state, watch)
+    buffers = StaticBuffers(run, potential, t)
+    buffers.load(run, potential, t, n_steps)
+    step = Step(buffers, run, potential, t)
     for _ in range(n_steps):
         step()
-    buffers.unload(state, watch)
+    buffers.unload(run, t, n_steps, False)
     return buffers
 
 
@@ -79,8 +87,9 @@ def test_the_recorded_step_has_the_bits_of_the_loop(law, masked):
     assert int(buffers.step) == 16
     assert int(buffers.seed) == -5
     chain.run(9)  # the same buffers serve a later run
-    buffers.load(blocks, state, 16, 9)
-    step = Step(buffers, blocks, potential, 16)
+    run = run_of(blocks, potential, state, Watch(N, x.device))
+    buffers.load(run, potential, 16, 9)
+    step = Step(buffers, run, potential, 16)
     for _ in range(9):
         step()
     assert torch.equal(buffers.state[0], chain.state)
@@ -126,10 +135,8 @@ def test_the_first_bad_step_of_each_chain_is_marked(kind, double):
     assert silent.first is None
 
 
-def reason(form=(None, None), x=None, **how):
-    blocks, potential = parts(**how)
-    checked = checked_form("langevin", *form, blocks.laws.each, potential.energy)
-    return unfit(checked, blocks, potential, [torch.randn(N, D) if x is None else x])
+def reason(x=None, **how):
+    return unfit(*parts(**how), [torch.randn(N, D) if x is None else x])
 
 
 def hooked():
@@ -140,11 +147,7 @@ def hooked():
 
 NET, HOOKED, COMPILED = Net(), hooked(), torch.compile(nn.Linear(D, 1), backend="eager")
 UNFIT = {
-    "corrected": ({"form": ("mala", None)}, "proposals are accepted"),
-    "leapfrog": ({"form": (None, 3)}, "proposals are accepted"),
-    "friction": ({"friction": 1.0}, "velocities live on"),
     "noise": ({"noise": lambda t: torch.zeros(N, D)}, "noise is given"),
-    "kwargs": ({"kwargs": lambda t: {}}, "keyword arguments are a function"),
     "no chains": ({"x": torch.zeros(0, D)}, "no chains"),
     "float64": ({"x": torch.zeros(N, D, dtype=torch.float64)}, "reference"),
     "reference": ({"backend": "reference"}, "reference"),
@@ -152,7 +155,6 @@ UNFIT = {
     "hooks behind a function": ({"energy": lambda x: HOOKED(x)}, "hooks"),
     "compiled": ({"energy": COMPILED}, "compiled"),
     "elsewhere": ({"energy": nn.Linear(D, 1, device="meta")}, "several devices"),
-    "hat": ({"energy": hatebm.HatEnergy(NET, NET)}, "HatEnergy keeps"),
 }
 
 
@@ -186,15 +188,34 @@ def test_a_chain_on_the_cpu_speaks_of_no_graph():
 def test_a_replay_is_compared_with_the_step():
     x = torch.randn(N, D)
     blocks, potential = parts()
-    buffers = StaticBuffers(blocks, [x], True)
-    buffers.load(blocks, [x], 0, 2)
-    step = Step(buffers, blocks, potential, 0)
+    run = run_of(blocks, potential, [x], Watch(N, x.device))
+    buffers = StaticBuffers(run, potential, 0)
+    buffers.load(run, potential, 0, 2)
+    step = Step(buffers, run, potential, 0)
     assert agrees(buffers, step, step)
     assert int(buffers.step) == 1
     here = buffers.state[0].clone()
     want = hatebm.langevin(well, here, 1, eps=0.1, seed=3, first_step=1)
     assert not agrees(buffers, step, lambda: None)
     assert torch.equal(buffers.state[0], want)  # of the step, whatever the replay did
+
+
+@pytest.mark.parametrize("name", ["energies", "grad", "displacement"])
+def test_what_a_replay_hands_on_and_tells_is_compared_too(name):
+    blocks, potential = parts()
+    run = run_of(blocks, potential, [torch.randn(N, D)], Watch(N, torch.device("cpu")), "mala", told=True)
+    run.transition.arrive(0, run.state, [0])
+    buffers = StaticBuffers(run, potential, 0)
+    buffers.load(run, potential, 0, 2)
+    step = Step(buffers, run, potential, 0, tells=True)
+    step()
+
+    def replay():
+        step()
+        (buffers.told[name][1] if name in buffers.told else buffers.handed[name, 0]).mul_(1.01)
+
+    assert agrees(buffers, step, step)
+    assert not agrees(buffers, step, replay)
 
 
 def test_info_tells_whether_there_are_graphs():
@@ -242,11 +263,14 @@ def test_other_numbers_of_the_same_kind_need_no_other_graph():
     x, each = torch.randn(N, D), [hatebm.per_chain(torch.rand(N)) for _ in range(2)]
     for one, other in (({"eps": 0.1}, {"eps": 0.3}), ({"temperature": each[0]}, {"temperature": each[1]})):
         blocks, potential = parts(**one)
-        buffers = StaticBuffers(blocks, [x], False)
-        buffers.load(blocks, [x], 0, 3)
-        step = Step(buffers, blocks, potential, 0)
+        silent = Watch(N, x.device, wanted=False)
+        run = run_of(blocks, potential, [x], silent)
+        buffers = StaticBuffers(run, potential, 0)
+        buffers.load(run, potential, 0, 3)
+        step = Step(buffers, run, potential, 0)
         step()
-        buffers.load(parts(**other)[0], [x], 0, 3)
+        blocks, potential = parts(**other)
+        buffers.load(run_of(blocks, potential, [x], silent), potential, 0, 3)
         for _ in range(3):
             step()
         want = hatebm.langevin(well, x, 3, seed=3, compile="off", **{"eps": 0.1} | other)

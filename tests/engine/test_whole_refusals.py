@@ -9,9 +9,15 @@ import hatebm
 from hatebm.energies import MLP, DoubleWell
 
 REASONS = {
-    "correct='mala' tests each proposal": {"correct": "mala"},
-    "leapfrog_steps tests each proposal": {"leapfrog_steps": 2},
-    "friction moves it by velocities": {"friction": 1.0},
+    "correct='mala' tests each proposal, and numbers of its law lie in tensors": {
+        "correct": "mala",
+        "temperature": hatebm.per_chain(torch.ones(4)),
+    },
+    "leapfrog_steps tests each proposal, and a mask holds elements": {
+        "leapfrog_steps": 2,
+        "mask": torch.tensor([True, False]),
+    },
+    "noise_std is 0 at a step": {"correct": "mala", "noise_std": [1.0, 0.0, 1.0], "step_size": [0.1, 0.0, 0.1]},
     "noise from outside": {"noise": lambda t: torch.zeros(4, 2)},
     "the gradient is grad_fn's": {"grad_fn": lambda x: x},
     "a seed in a tensor": {"seed": torch.tensor(3)},

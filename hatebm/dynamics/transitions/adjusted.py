@@ -1,7 +1,7 @@
 """Metropolis-adjusted Langevin: exact at any step size."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,16 @@ from hatebm.ops.library import langevin_ratio, metropolis
 from hatebm.ops.noise import Purpose
 from hatebm.ops.scalars import OPEN
 
+Handed = dict[tuple[str, Any], Tensor]  # by kind, and block or name
+
+
+class Here(NamedTuple):
+    """What is known of a state: energies, the gradient of each moving block, the parts of the energies."""
+
+    energies: Tensor
+    grads: dict[int, Tensor]
+    parts: Parts
+
 
 class Adjusted:
     """The unadjusted step proposes x', and x' is accepted with probability min(1, p(x') q(x | x') / p(x) q(x' | x)).
@@ -31,26 +41,44 @@ class Adjusted:
     Tweedie, "Exponential convergence of Langevin distributions and their discrete approximations" (1996).
     """
 
+    NOISY = "> 0 with correct='mala'"  # what its noise has to be
+
     def __init__(self, blocks: Blocks, potential: Potential, watch: Watch) -> None:
         self.blocks, self.potential, self.watch = blocks, potential, watch
         self.energies: Tensor | None = None
         self.grads: dict[int, Tensor] = {}
         self.parts: Parts = {}
+        self.checked: list[Now] | None = None  # numbers that are known to be those of a proposal
+
+    def arrive(self, t: int, state: list[Tensor], moving: list[int]) -> None:
+        """Look where step t begins, unless the step before has seen it."""
+        if self.energies is None or self.potential.changes or set(moving) - set(self.grads):
+            self.energies, self.grads, self.parts = look(self.potential, self.blocks, t, state, moving)
+            self.watch.see_energy(t, self.energies)
+
+    def handed_on(self, moving: list[int]) -> Handed:
+        """What a step hands on to the next, unless that one looks anew."""
+        return {} if self.potential.changes else handed(Here(self.energies, self.grads, self.parts), moving)
+
+    def take_up(self, given: Handed) -> None:
+        """Go on from what a step handed on."""
+        if given:
+            self.energies, self.grads, self.parts = taken_up(given)
 
     def __call__(self, t: int, state: list[Tensor], gather: bool) -> Told:
         """Step t; ``gather`` returns what is told of it: energies and pulls before it, decisions."""
         now, groups = self.blocks.laws.at(t)
         moving = sorted(k for group in groups for k in group)
         noise = self.blocks.noise.at(t, state)
-        if self.energies is None or self.potential.changes or set(moving) - set(self.grads):
-            self.energies, self.grads, self.parts = look(self.potential, self.blocks, t, state, moving)
-            self.watch.see_energy(t, self.energies)
+        self.arrive(t, state, moving)
+        for k in moving if now is not self.checked else ():
+            check_noisy(now[k].noise_std, self.NOISY)
+        self.checked = now
         facts = StepFacts(self.blocks, state) if gather else None
         energies, parts, accepted, refused = self.energies, self.parts, [], []
         for group in groups:
             proposal = list(state)
             for k in group:
-                check_noisy(now[k].noise_std, "> 0 with correct='mala'")
                 open_box = OPEN | (facts.written(k) if facts else {}) | {"diverged": self.watch.first}
                 proposal[k] = self.blocks.move(t, k, state[k].clone(), self.grads[k], now[k], noise[k], **open_box)
                 if facts:
@@ -59,6 +87,10 @@ class Adjusted:
             accepted.append(accept)
             refused.append(nan)
         return facts.told(state, energies, parts) | decisions(accepted, refused, energies) if facts else {}
+
+    def forget(self) -> None:
+        """Look anew at the state, which somebody else has moved."""
+        self.energies, self.grads = None, {}
 
     def _choose(
         self, t: int, state: list[Tensor], proposal: list[Tensor], now: list[Now], group: list[int], moving: list[int]
@@ -102,14 +134,6 @@ def energy_difference(here: Tensor, there: Tensor, temperature: Number) -> Tenso
     return (here.double() - there.double()) / (as_column(temperature, len(here), here.device) if own else temperature)
 
 
-class Here(NamedTuple):
-    """What is known of a state: energies, the gradient of each moving block, the parts of the energies."""
-
-    energies: Tensor
-    grads: dict[int, Tensor]
-    parts: Parts
-
-
 def look(potential: Potential, blocks: Blocks, t: int, state: list[Tensor], moving: list[int]) -> Here:
     """One evaluation: energies, infinite outside the box, and the gradients of every moving block."""
     energies, grads = potential.energies_and_gradient(t, state, moving)
@@ -118,6 +142,18 @@ def look(potential: Potential, blocks: Blocks, t: int, state: list[Tensor], movi
         if inside is not None:
             energies = torch.where(inside, energies, math.inf)
     return Here(energies, dict(zip(moving, grads, strict=True)), potential.parts)
+
+
+def handed(here: Here, moving: list[int]) -> Handed:
+    """What is known of a state with these moving blocks, by name."""
+    named = {("grad", k): here.grads[k] for k in moving} | {("part", name): v for name, v in here.parts.items()}
+    return named if here.energies is None else named | {("energies", 0): here.energies}
+
+
+def taken_up(given: Handed) -> Here:
+    """The same of what was handed on."""
+    grads, parts = ({k: v for (name, k), v in given.items() if name == kind} for kind in ("grad", "part"))
+    return Here(given.get(("energies", 0)), grads, parts)
 
 
 def carried(accept: Tensor, there: Here, here: Here) -> Here:

@@ -15,6 +15,7 @@ from hatebm.dynamics.transitions.overdamped import Overdamped
 from hatebm.ops.checks import require
 from hatebm.ops.scalars import checked_whole
 
+Transition = Overdamped | Adjusted | Hamiltonian
 MOST = 1 << 31  # leapfrog steps of a trajectory
 
 
@@ -59,9 +60,7 @@ def _check_corrected(op: str, form: Form, laws: Sequence[Dynamics], energy: Call
         require(walls, op, "reflect", "left out with correct='mala' (leapfrog_steps=1 reflects exactly)", law.reflect)
 
 
-def transition_of(
-    form: Form, blocks: Blocks, potential: Potential, watch: Watch, velocity: list[Tensor]
-) -> Overdamped | Adjusted | Hamiltonian:
+def transition_of(form: Form, blocks: Blocks, potential: Potential, watch: Watch, velocity: list[Tensor]) -> Transition:
     """A fresh transition for one run; ``velocity``, one per block where there is friction, is updated by it."""
     if form.friction or form.leapfrog_steps is not None:
         velocity = velocity or [None] * len(blocks.laws.each)

@@ -12,6 +12,7 @@ from hatebm.dynamics.health import Watch, surely_finite
 from hatebm.dynamics.law import Number
 from hatebm.dynamics.laws import Now
 from hatebm.dynamics.transitions.adjusted import (
+    Handed,
     Here,
     carried,
     check_noisy,
@@ -20,8 +21,10 @@ from hatebm.dynamics.transitions.adjusted import (
     decisions,
     energy_difference,
     finite_rows,
+    handed,
     look,
     rows,
+    taken_up,
     without_nan,
 )
 from hatebm.energies.parts import Parts
@@ -42,6 +45,8 @@ class Hamiltonian:
     algorithm" (1991); Neal, "MCMC using Hamiltonian dynamics" (2011).
     """
 
+    NOISY = "> 0 where velocities move x"  # what its noise has to be
+
     def __init__(
         self,
         blocks: Blocks,
@@ -56,16 +61,35 @@ class Hamiltonian:
         self.energies: Tensor | None = None
         self.grads: dict[int, Tensor] | None = None
         self.parts: Parts = {}
-        self._shares: dict[int, tuple[Now, Number, Number]] = {}  # of a velocity that stays, and of noise that comes
+        self.shares: dict[int, tuple[Now, Number, Number]] = {}  # of a velocity that stays, and of noise that comes
+
+    def arrive(self, t: int, state: list[Tensor], moving: list[int]) -> None:
+        """Look where step t begins, unless the step before has seen it."""
+        if self.grads is None or self.grads.keys() != set(moving) or self.potential.changes:
+            self.energies, self.grads, self.parts = self._look(t, state, moving, decides=self.corrected)
+            self.watch.see_energy(t, self.energies)
+
+    def handed_on(self, moving: list[int]) -> Handed:
+        """What a step hands on to the next: velocities that live on, and what it saw, unless that one looks anew."""
+        friction = self.blocks.laws.each[0].friction is not None
+        velocity = {("velocity", k): v for k, v in enumerate(self.velocity) if friction}
+        seen = Here(self.energies, self.grads, self.parts)
+        return velocity if self.potential.changes else velocity | handed(seen, moving)
+
+    def take_up(self, given: Handed) -> None:
+        """Go on from what a step handed on."""
+        for (name, k), value in given.items():
+            if name == "velocity":
+                self.velocity[k] = value
+        if not self.potential.changes:
+            self.energies, self.grads, self.parts = taken_up(given)
 
     def __call__(self, t: int, state: list[Tensor], gather: bool) -> Told:
         """Step t; ``gather`` returns what is told of it: energies and pulls before it, decisions."""
         now, groups = self.blocks.laws.at(t)
         moving = sorted(k for group in groups for k in group)
         noise = self.blocks.noise.at(t, state)
-        if self.grads is None or self.grads.keys() != set(moving) or self.potential.changes:
-            self.energies, self.grads, self.parts = self._look(t, state, moving, decides=self.corrected)
-            self.watch.see_energy(t, self.energies)
+        self.arrive(t, state, moving)
         facts = StepFacts(self.blocks, state) if gather else None
         for k in moving if facts else ():
             at = self.blocks.region.free(k, state[k].clone())
@@ -83,23 +107,31 @@ class Hamiltonian:
         told = facts.told(state, before, parts)
         return told | decisions(accepted, refused, before) if self.corrected else told
 
+    def forget(self) -> None:
+        """Look anew at the state, which somebody else has moved."""
+        self.energies, self.grads = None, None
+
     def _trajectory(
         self, t: int, state: list[Tensor], now: list[Now], group: list[int], moving: list[int]
     ) -> tuple[Tensor | None, Tensor | None]:
         """Who accepts, None where nothing is refused, and whose way met a NaN; None where nobody's."""
         x, v, grads, met = list(state), list(self.velocity), self.grads, None
+        bounded, several = not self.corrected, self.leapfrog_steps > 1
+        drifting = {k: self.blocks.drifting(k, x[k], now[k].noise_std, bounded) for k in group}
+        half = {k: self.blocks.pushing(k, x[k], now[k], 1) for k in group}
+        whole = {k: self.blocks.pushing(k, x[k], now[k], 2) for k in group} if several else half
         for k in group:
-            v[k] = self.blocks.push(t, k, v[k].clone(), x[k], grads[k], now[k], 1, self.watch.first)
+            first = {"diverged": self.watch.first}
+            v[k] = self.blocks.push(t, k, v[k].clone(), x[k], grads[k], now[k], half[k], **first)
         for leap in range(self.leapfrog_steps):
             for k in group:
-                x[k], v[k] = self.blocks.drift(t, k, x[k].clone(), v[k], now[k].noise_std, bounded=not self.corrected)
+                x[k], v[k] = self.blocks.drift(t, k, x[k].clone(), v[k], drifting[k])
             last = leap + 1 == self.leapfrog_steps
             energies, grads, parts = self._look(t, x, moving, decides=self.corrected and last)
             if self.corrected and not last:
                 met = _either(met, _nan_gradient(x, [grads[k] for k in group]))
-            halves = 1 if last else 2
             for k in group:
-                v[k] = self.blocks.push(t, k, v[k], x[k], grads[k], now[k], halves, None)
+                v[k] = self.blocks.push(t, k, v[k], x[k], grads[k], now[k], (half if last else whole)[k])
         if not self.corrected:
             self.watch.see_energy(t, energies)
             state[:], self.velocity[:] = x, v
@@ -132,12 +164,12 @@ class Hamiltonian:
     def _refreshed(self, t: int, k: int, x: Tensor, now: Now, noise: Tensor | None) -> Tensor:
         friction = self.blocks.laws.each[k].friction
         friction = math.inf if friction is None else friction
-        if self._shares.get(k, (None,))[0] is not now:  # the same one at every step of a constant law
-            check_noisy(now.noise_std, "> 0 where velocities move x")
-            self._shares[k] = now, *kept_and_fresh(friction, now.noise_std, self.leapfrog_steps)
-        _, keep, fresh = self._shares[k]
-        forgets = math.isinf(friction) or (not isinstance(keep, Tensor) and keep == 0)
-        v = torch.zeros_like(x) if forgets else self.velocity[k] * column(keep, x)
+        if self.shares.get(k, (None,))[0] is not now:  # the same one at every step of a constant law
+            check_noisy(now.noise_std, self.NOISY)
+            self.shares[k] = now, *kept_and_fresh(friction, now.noise_std, self.leapfrog_steps)
+        _, keep, fresh = self.shares[k]
+        forgotten = forgets(friction) or (not isinstance(keep, Tensor) and keep == 0)
+        v = torch.zeros_like(x) if forgotten else self.velocity[k] * column(keep, x)
         return self.blocks.refresh(t, k, v, fresh, noise)
 
     def _half_square(self, old: Tensor, new: Tensor, precision: Number) -> Tensor:
@@ -145,6 +177,11 @@ class Hamiltonian:
         numbers = arguments_of((0.0, 1.0, 1.0, precision, 0.0), old)
         law = numbers | {"halves": halves_of(1.0, precision, old), "clip": None, "clip_on": "grad"}
         return langevin_ratio(old, old, new, new, self.blocks.backend, **law)
+
+
+def forgets(friction: float | None) -> bool:
+    """Whether a velocity is drawn afresh at each step."""
+    return friction is None or math.isinf(friction)
 
 
 def kept_and_fresh(friction: float, length: Number, leapfrog_steps: int) -> tuple[Number, Number]:

@@ -31,6 +31,16 @@ class Overdamped:
                 self._moves[k](grad, t, **now[k].arguments)
         return {}
 
+    def arrive(self, t: int, state: list[Tensor], moving: list[int]) -> None:
+        """Nothing is to be seen beforehand."""
+
+    def handed_on(self, moving: list[int]) -> dict[tuple[str, int], Tensor]:
+        """A step hands on nothing but the state."""
+        return {}
+
+    def take_up(self, handed: dict[tuple[str, int], Tensor]) -> None:
+        """Nothing was handed on."""
+
     def _is_ready(self, state: list[Tensor]) -> bool:
         if self._moves is None:
             self._moves = [self.blocks.ready(k, x, self.watch.first) for k, x in enumerate(state)]

@@ -8,24 +8,20 @@ from torch import Tensor, nn
 from hatebm.dynamics.blocks import Blocks
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.laws import Laws
-from hatebm.dynamics.transitions.form import Form
 from hatebm.energies.closure import modules_of
-from hatebm.energies.hat import HatEnergy
 from hatebm.engine.prepare.tracing import is_hooked
 from hatebm.ops import reference
 from hatebm.ops.backend import module_for
 
 
-def unfit(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor]) -> str | None:
+def unfit(blocks: Blocks, potential: Potential, state: list[Tensor]) -> str | None:
     """Why no step of a chain can be captured; None where it may be tried."""
     function = potential.energy if potential.grad_fn is None else potential.grad_fn
     parts = modules_of(function)
     tensors = [v for part in parts for v in (*part.parameters(recurse=False), *part.buffers(recurse=False))]
     x = state[0]
     reasons = {
-        "proposals are accepted or refused, or velocities live on": form.corrected or form.friction,
         "the noise is given step by step": blocks.noise.given is not None,
-        "the energy's keyword arguments are a function of the step": potential.changes,
         "there are no chains": not all(block.numel() for block in state),
         "the state steps on the reference backend": any(
             module_for("langevin_step_", blocks.backend, block.device, block.dtype) is reference for block in state
@@ -36,7 +32,6 @@ def unfit(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor])
         "the energy has hooks": any(is_hooked(part) or "forward" in vars(part) for part in parts),
         "the energy runs on several devices": any(v.device != x.device for v in tensors)
         or any(isinstance(part, nn.DataParallel) for part in parts),
-        "HatEnergy keeps G(z) from step to step": any(isinstance(part, HatEnergy) for part in parts),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 

@@ -11,13 +11,15 @@ import torch
 from hatebm.energies.closure import first_difference, snapshot
 from hatebm.engine.graphs.capture import allocated, room
 from hatebm.engine.graphs.static_buffers import StaticBuffers
+from hatebm.engine.graphs.static_step import Step
 
-TOLERANCE = 1e-3  # of the way that a step went: a backward pass may add in another order each time
+TOLERANCE = 1e-3  # of the way that a step went, or of what it saw: a backward pass may add in another order each time
+AGAIN = 16  # how much less a step may allocate that makes images again which the loop keeps
 WAITS, PROTOTYPE = "called a synchronizing CUDA operation", "Synchronization debug mode is a prototype"
 
 
-def unrepeatable(step: Callable[[], None], function: Callable, device: torch.device) -> str | None:
-    """Take a step, and say what of it a graph could not repeat.
+def unrepeatable(step: Step, function: Callable, device: torch.device) -> str | None:
+    """Take a step, and say what of it a graph could not repeat, or not as cheaply.
 
     A capture that fails leaves torch in need of repair, so that what can be seen beforehand is.
     """
@@ -30,8 +32,11 @@ def unrepeatable(step: Callable[[], None], function: Callable, device: torch.dev
         return f"its evaluation writes to what it reads ({name})"
     if any(not torch.equal(old, new) for old, new in zip(numbers, random_states(device), strict=True)):
         return "its evaluation draws random numbers"
-    if (used := allocated(device) - bytes_before) > room(device):
+    used = allocated(device) - bytes_before
+    if used > room(device):
         return f"a step allocates {used / 2**30:.1f} GiB: its time is not that of launches"
+    if used > room(device) // AGAIN and step.makes_images_again:
+        return f"a step allocates {used / 2**20:.0f} MiB, and a replay would make each G(z) twice"
     return None
 
 
@@ -64,19 +69,26 @@ def waits() -> Iterator[list[str]]:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
-def agrees(buffers: StaticBuffers, step: Callable[[], None], replay: Callable[[], None]) -> bool:
-    """Take a step and then again as a replay: whether both ended at one place; the state is that of the step."""
-    start = [x.clone() for x in buffers.state]
+def agrees(buffers: StaticBuffers, step: Step, replay: Callable[[], None]) -> bool:
+    """Take a step and then again as a replay: whether both ended at one place; buffers are left as after the step."""
+    moved, seen = buffers.written()
+    written = [*moved, *seen]
+    starts = [x.clone() for x in written]
     step()
-    ends = [x.clone() for x in buffers.state]
-    for x, old in zip(buffers.state, start, strict=True):
-        x.copy_(old)
-    buffers.go_on(-1)
+    ends = [x.clone() for x in written]
+    for x, start in zip(written, starts, strict=True):
+        x.copy_(start)
+    buffers.go_on(-1, step.tells)
     replay()
-    same = True
-    for x, end, old in zip(buffers.state, ends, start, strict=True):
-        got, wanted = (v.nan_to_num() for v in (x, end))
-        near = (got - wanted).norm() <= TOLERANCE * (wanted - old.nan_to_num()).norm()
-        same = same and bool(near) and torch.equal(x.isnan(), end.isnan())
+    ways = [end - start for start, end in zip(starts, ends, strict=True)]
+    scales = [*ways[: len(moved)], *ends[len(moved) :]]
+    same = all([_is_near(x, end, scale) for x, end, scale in zip(written, ends, scales, strict=True)])
+    for x, end in zip(written, ends, strict=True):
         x.copy_(end)
     return same
+
+
+def _is_near(x: torch.Tensor, end: torch.Tensor, scale: torch.Tensor) -> bool:
+    got, wanted, scale = (v.nan_to_num(0, 0, 0) for v in (x, end, scale))
+    broken = torch.equal(x.isnan(), end.isnan()) and torch.equal(x.isinf(), end.isinf())
+    return broken and bool((got - wanted).norm() <= TOLERANCE * scale.norm())

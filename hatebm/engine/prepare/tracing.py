@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import hatebm.nets.energy
 from hatebm.energies.closure import first_difference, snapshot
-from hatebm.energies.named import named_by
+from hatebm.energies.named import named_by, names_used_by
 from hatebm.engine.prepare.twin import is_plain, twin
 from hatebm.nets.layers import conv_then_pool
 
@@ -174,10 +174,12 @@ def _attributes_of(part: nn.Module) -> tuple | None:
         return type(part).told(part)
     own = []
     for key, value in held.items():
-        if key in REGISTERED or (not value and key in BORN):
+        if key in REGISTERED or (key in BORN and not value):  # the truth of a tensor may be none
             continue
-        own.append((key, found := plain(value)))
-        if found is OPAQUE:
+        found = plain(value)
+        if found is not OPAQUE:
+            own.append((key, found))
+        elif key in names_used_by(type(part)):
             return None
     return tuple(own)
 

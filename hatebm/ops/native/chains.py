@@ -47,7 +47,9 @@ def whole_chains_(formula: Any, reach: tuple[float, ...], x: Tensor, steps: Any)
     first_bad = x.new_empty(n, dtype=torch.int64)
     run = run_of(steps, n, formula.d, here, first_bad)
     arguments = (_numbers(formula, here, reach), address(rows, n * formula.d, here), n, run)
-    if x.device.type == "cpu":
+    if steps.proposals is not None:
+        _C.corrected(*arguments, proposals_at(steps, n, formula.d, here), torch.get_num_threads())
+    elif x.device.type == "cpu":
         _C.whole(*arguments, torch.get_num_threads())
     else:
         _C.cuda.whole(*arguments, *stream(x))
@@ -162,8 +164,25 @@ def told_of(steps: Any, n: int, here: torch.device) -> tuple[int, int, int, int,
     if steps.facts is None:
         return 0, 0, 0, 0, 0
     every, *rows = steps.facts
-    kept = len(range(-steps.first_step % every, steps.n_steps, every))
+    kept = kept_steps(steps)
     return every, *(address(row, kept * n, here) for row in rows)
+
+
+def kept_steps(steps: Any) -> int:
+    """Of how many steps of a run something is told."""
+    return len(range(-steps.first_step % steps.facts.every, steps.n_steps, steps.facts.every))
+
+
+def proposals_at(steps: Any, n: int, d: int, here: torch.device) -> tuple:
+    """The proposals of a run as they cross."""
+    corrected, leapfrog_steps, shares, velocity, refused, *rows = steps.proposals
+    kept = 0 if steps.facts is None else kept_steps(steps)
+    require(shares.shape == (8, steps.n_steps), "hatebm", "shares", f"of shape (8, {steps.n_steps})", shares)
+    return (
+        *(corrected, leapfrog_steps, address(shares, shares.numel(), shares.device, torch.float64), *shares.stride()),
+        *(address(velocity, n * d, here), address(refused, n, here, torch.bool)),
+        *(address(row, kept * n, here) for row in rows),
+    )
 
 
 def schedule_at(steps: Any, n: int, here: torch.device) -> tuple[int, int, int, int]:
