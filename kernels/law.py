@@ -23,8 +23,10 @@ def remainder(a, b):
     left, unit = tl.abs(a).to(tl.float64), b.to(tl.float64)
     far = left >= unit * 2.0**28
     if tl.max(tl.max(far.to(tl.int32), 1), 0) != 0:
-        for bits in tl.static_range(252, 0, -28):
-            left = less_multiples(left, unit * 2.0**bits)
+        wide = unit * 2.0**252
+        for _ in range(9):
+            left = less_multiples(left, wide)
+            wide = wide * 2.0**-28
     left = less_multiples(left, unit).to(tl.float32)
     return tl.where(a < 0.0, -left, left)
 

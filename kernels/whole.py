@@ -18,6 +18,7 @@ from hatebm.ops.native.extension import readable
 
 AT_ONCE = 128  # elements of a warp: a quad to each thread
 OPTIONS = EXACT if torch.version.hip else EXACT | {"maxnreg": 128}  # ptxas's own choice leaves words on the stack
+ROOMY = EXACT if torch.version.hip else EXACT | {"maxnreg": 255}  # for walls that reflect
 
 
 @triton.jit
@@ -222,7 +223,7 @@ def whole_chains_(formula: Any, reach: tuple[float, ...], x: Tensor, steps: Any)
     if rows.numel():
         with torch.cuda.device_of(x):
             grid, arguments = sharing(formula, rows)
-            whole_steps[grid](**arguments, **law)
+            whole_steps[grid](**arguments | law | (ROOMY if steps.reflect else {}))
     mark_moved(x, rows)
     return first_bad
 

@@ -20,7 +20,6 @@ from hatebm.ops.scalars import OPEN, sides_of
 
 STRETCH = 4096  # steps that a kernel takes at most before Python can be interrupted
 LISTENED = "hooks, or a forward of its own"
-CONFINING = ("cpu",)  # backends whose kernels hold what a mask holds, and fold moves back at walls
 
 
 def steps_of(blocks: Blocks, first_step: int, n_steps: int, watched: bool) -> Steps:
@@ -150,16 +149,11 @@ class WholeRuns:
 
 def _obstacle(form: Form, blocks: Blocks, potential: Potential, state: list[Tensor], energy: Any) -> str:
     """Why no kernel takes the steps of this chain, whatever its energy; empty where one may."""
-    x, law = state[0], blocks.laws.each[0]
+    x = state[0]
     if len(state) > 1:
         return f"a state of {len(state)} blocks"
     if (form.corrected or form.friction) and (reason := proposals.obstacle(form, blocks, energy, x)):
         return reason
-    if (blocks.backend or x.device.type) not in CONFINING:
-        if blocks.region.masks[0] is not None:
-            return "a mask holds elements"
-        if law.reflect is not None:
-            return "walls that reflect"
     if blocks.noise.given is not None:
         return "noise from outside"
     if potential.grad_fn is not None:

@@ -7,7 +7,6 @@ from whole_chains import never
 
 import hatebm
 from hatebm.energies import MLP, DoubleWell
-from hatebm.engine import whole
 
 REASONS = {
     "correct='mala' tests each proposal, and numbers of its law lie in tensors": {
@@ -67,19 +66,6 @@ def test_a_hook_or_a_forward_of_the_objects_own(well):
     plain = DoubleWell()
     plain.forward = plain.forward
     assert line_of(plain, torch.randn(4, 2)).endswith("not in one kernel: hooks, or a forward of its own")
-
-
-CONFINED = {
-    "a mask holds elements": {"mask": torch.tensor([True, False])},
-    "walls that reflect": {"reflect": (-2.0, 2.0)},
-}
-
-
-@pytest.mark.parametrize("reason", CONFINED)
-def test_a_backend_whose_kernels_hold_and_fold_nothing(reason, well, monkeypatch):
-    monkeypatch.setattr(whole, "CONFINING", ())
-    line = line_of(well, torch.randn(4, 2), **CONFINED[reason])
-    assert line == f"last run: 3 steps, not in one kernel: {reason}"
 
 
 def test_a_perceptron_says_it_too():

@@ -46,8 +46,8 @@ def compile_whole(architecture, kind, elements, tensors=(), **law):
 
     of_energy, sharing, warps = shared(kind, elements)
     constants = LAW | {"ADD": "sequential", "CLIP": None} | sharing | law
-    signature = WHOLE | of_energy | dict(tensors)
-    return compile_triton(whole.whole_steps, architecture, signature, constants, num_warps=warps, **whole.OPTIONS)
+    signature, options = WHOLE | of_energy | dict(tensors), whole.ROOMY if constants["WALLS"] else whole.OPTIONS
+    return compile_triton(whole.whole_steps, architecture, signature, constants, num_warps=warps, **options)
 
 
 @pytest.fixture
