@@ -131,7 +131,7 @@ struct Run {
             law = laws.law;
             law.low = -infinite, law.high = infinite;
             if (is_told()) {
-                telling.of_gradient(laws, here.energy.of, here.x, here.gradient);
+                telling.of_gradient(laws, here.energy.of, here.x, here.gradient, nullptr);
                 __builtin_memcpy(before, here.x, size * sizeof(float));
             }
             if (p.leapfrog_steps == 0) langevin();
@@ -238,7 +238,7 @@ struct Run {
     // What the norm clip multiplies each chain's gradient with.
     __attribute__((noinline)) Lanes clip_factors(const Spot& spot) const {
         Lanes factors;
-        if (law.clip == Clip::norm) gradient_norms<width>(laws, true, d, spot.x, spot.gradient, factors.of);
+        if (law.clip == Clip::norm) gradient_norms<width>(laws, true, d, spot.x, spot.gradient, nullptr, factors.of);
         for (float& factor : factors.of) factor = law.clip == Clip::norm ? clip_factor(law, factor) : 1.0f;
         return factors;
     }
@@ -347,7 +347,7 @@ struct Run {
                 const Float x = float_at(spot.x + e * width + v), g = float_at(spot.gradient + e * width + v);
                 return total_gradient(kick.law, x, kick.pull(x, g));
             };
-            norms_over(d, total, factors.of + v);
+            store(factors.of + v, norm_over(d, total));
         }
         for (float& factor : factors.of) factor = kick.law.clip == Clip::norm ? clip_factor(kick.law, factor) : 1.0f;
         return factors;

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hatebm.energies.kernel import LONGEST, MOST_COMPONENTS, Formula
 from hatebm.energies.steps import Steps
-from hatebm.ops.backend import kernels_for, module_for, silent
+from hatebm.ops.backend import kernels_for, module_for
 from hatebm.ops.checks import describe, is_dense, require
 from hatebm.ops.library import is_traced
 
@@ -91,7 +91,7 @@ class Analytic(nn.Module, ABC):
             return "a class of your own, whose forward may say more"
         if not 0 < d <= LONGEST:
             return f"chains of {d} elements, not of 1 to {LONGEST}"
-        return self.unfit(x) or (silent(steps.backend, x.device) if steps.facts else None)
+        return self.unfit(x)
 
     def advance_(self, x: Tensor, steps: Steps) -> Tensor:
         """Take the steps in place, in one kernel; (n,) the first bad step of each chain."""

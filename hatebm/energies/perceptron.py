@@ -15,7 +15,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from hatebm.energies.steps import Steps
 from hatebm.ops import native
-from hatebm.ops.backend import kernels_for, module_for, silent
+from hatebm.ops.backend import kernels_for, module_for
 from hatebm.ops.native import extension
 
 MOST_WEIGHTS = 1 << 21  # of all layers: beyond it they leave a core's own cache, and large products are as fast
@@ -48,8 +48,7 @@ class Perceptron:
 
     def can_advance(self, x: Tensor, steps: Steps) -> str | None:
         """Why these chains go step by step; None where the kernel takes them."""
-        obstacle = None if self._ready else self._obstacle(x, steps.backend)
-        return obstacle or (silent(steps.backend, x.device) if steps.facts else None)
+        return None if self._ready else self._obstacle(x, steps.backend)
 
     def advance_(self, x: Tensor, steps: Steps) -> Tensor:
         """Move x in place; returns the first bad step of each chain."""

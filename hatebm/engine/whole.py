@@ -107,9 +107,9 @@ class WholeRuns:
         n_steps = min(n_steps, self.longest, self.blocks.laws.longest)
         kept = self.gathering.kept(t, n_steps)
         steps = self._steps(t, n_steps, len(kept))
-        if reason := self._obstacle(steps):
+        if reason := self._why_not(steps):
             self.refusal = reason
-            if kept and not self._obstacle(steps._replace(facts=None)):
+            if kept and not self._why_not(steps._replace(facts=None)):
                 self.tells = False
                 return self(t, n_steps)
             self.energy = None
@@ -127,7 +127,7 @@ class WholeRuns:
         self.taken += n_steps
         return n_steps
 
-    def _obstacle(self, steps: Steps) -> str | None:
+    def _why_not(self, steps: Steps) -> str | None:
         """Why the kernel does not take these steps; a callback may have changed the energy since those before."""
         listened = self.taken > 0 and _is_listened_to(self.given)
         return LISTENED if listened else self.energy.can_advance(self.state[0], steps) or proposals.pause(steps)

@@ -12,7 +12,6 @@ from hatebm.ops.checks import require
 from hatebm.ops.native.extension import unavailable
 
 BACKENDS = ("reference", "cpu", "cuda", "triton")
-TELLING = ("cpu",)  # whose kernels of whole runs tell of their steps
 CHOICE = f"one of {BACKENDS} or None"
 
 
@@ -49,12 +48,6 @@ def kernels_for(backend: str | None, device: torch.device, dtype: torch.dtype = 
     except (RuntimeError, ValueError):
         return None
     return None if module is reference else module
-
-
-def silent(backend: str | None, device: torch.device) -> str | None:
-    """Why the kernels of whole runs cannot tell of their steps; None where they do."""
-    tells = backend in TELLING or (backend is None and device.type in TELLING)
-    return None if tells else f"the kernel for {device} tells nothing of its steps"
 
 
 def _fastest(device: torch.device, dtype: torch.dtype) -> str:

@@ -42,8 +42,12 @@ def paired(z, y):
 
 
 def in_parts(energy):
-    """The energy in two parts."""
-    return lambda *state: {"it": energy(*state), "norms": sum(x.abs().sum(1) for x in state) / 8}
+    """The energy in three parts, whose sum is another in another order."""
+    return lambda *state: {
+        "it": energy(*state),
+        "norms": sum(x.abs().sum(1) for x in state) / 8,
+        "far": 1e4 + state[0].sum(1) / 8,
+    }
 
 
 def in_sum(energy):
@@ -120,8 +124,8 @@ def test_an_energy_in_parts_is_their_sum_and_tells_them(law):
     assert told.keys() - info.keys() == {"energy_parts"}
     assert all(torch.equal(told[name], info[name]) for name in info)
     parts = told["energy_parts"]
-    assert list(parts) == ["it", "norms"]
-    assert torch.equal(parts["it"] + parts["norms"], info["energy"])
+    assert list(parts) == ["it", "norms", "far"]
+    assert torch.equal(parts["it"] + parts["norms"] + parts["far"], info["energy"])
     assert parts["norms"].shape == (2, N)
     assert parts["norms"].std() > 0.01
 
@@ -218,8 +222,26 @@ def test_parts_pass_through_everything_that_takes_an_energy():
     )
     assert torch.equal(x, want)
     assert not info["energy_parts"]["it"].requires_grad
+    steered = hatebm.langevin(energy, drawn((N, D)), 3, eps=0.9, correct="mala", grad_fn=lambda x: x, **law)[1]
+    assert torch.equal(sum(steered["energy_parts"].values()), steered["energy"])
     estimates = [hatebm.ais(e, (8, 2), bridges=3, eps=0.1, seed=0, device="cpu").log_z for e in (energy, total)]
     assert estimates[0] == estimates[1]
+
+
+def test_a_negation_among_parts_is_looked_at_and_parts_may_come_between_runs():
+    for weight, bounded in ((0.1, True), (3.0, False)):
+        negation = hatebm.negate(lambda x: x.square().sum(1), by=lambda x: x.square().sum(1), weight=weight)
+        one = hatebm.Chain(lambda x, e=negation: {"a": e(x), "b": wavy(x)}, drawn((N, D)), eps=0.1, seed=0)
+        if bounded:
+            one.run(2)
+        else:
+            with pytest.raises(ValueError, match="negate: weight must be"):
+                one.run(2)
+    energy = {"now": wavy}
+    one = hatebm.Chain(lambda x: energy["now"](x), drawn((N, D)), eps=0.1, seed=0)
+    assert "energy_parts" not in one.run(2, return_info=True)[1]
+    energy["now"] = in_parts(wavy)
+    assert "energy_parts" in one.run(2, return_info=True)[1]
 
 
 @pytest.mark.parametrize("law", [{}, {"correct": "mala"}], ids=str)
@@ -234,3 +256,13 @@ def test_a_compiled_caller_is_told_of_parts(law):
     )
     torch.testing.assert_close(got, want)
     torch.testing.assert_close(told, info)
+
+
+def test_what_is_held_counts_nowhere_whatever_lies_there():
+    x, law = drawn((N, D)), LAWS["a mask"] | {"nan": "ignore", "seed": 0}
+    want = hatebm.langevin(wavy, x, 3, return_info=True, **law)[1]
+    told = hatebm.langevin(wavy, torch.where(MASK, x, torch.inf), 3, return_info=True, **law)[1]
+    assert told["energy"].isnan().all()
+    for name in ("grad_norm", "grad_norm_energy", "displacement"):
+        assert want[name].min() > 0
+        assert torch.equal(told[name], want[name])

@@ -5,10 +5,25 @@ import functools
 import pytest
 import torch
 from formula_energies import KINDS, of_kind
-from whole_chains import EVERY_LAW, OWN_LAWS, assert_own_laws, outcome, own_schedule, own_steps, start
+from whole_chains import (
+    EVERY_LAW,
+    OWN_LAWS,
+    TOLD,
+    assert_own_laws,
+    assert_told,
+    outcome,
+    own_schedule,
+    own_steps,
+    start,
+    telling,
+    with_mask,
+)
 
 import hatebm
 from hatebm.energies import MLP
+from hatebm.energies.perceptron import layers_of
+from hatebm.energies.steps import Facts
+from hatebm.ops.backend import module_for
 from hatebm.ops.native.chains import NEVER
 from hatebm.ops.native.extension import unavailable
 
@@ -58,9 +73,12 @@ def moved(backend):
     """``moved(energy, x, steps)``: where steps lead on the GPU, and the first bad steps."""
 
     def run(energy, x, steps):
-        on_gpu = {"schedule": steps.schedule.cuda(), "backend": backend}
-        ids = None if steps.chain_ids is None else steps.chain_ids.cuda()
-        first = energy.advance_(x := x.cuda(), steps._replace(chain_ids=ids, **on_gpu))
+        given = {name: getattr(steps, name) for name in ("schedule", "chain_ids", "mask")}
+        on_gpu = {name: value if value is None else value.cuda() for name, value in given.items()}
+        facts = steps.facts and Facts(steps.facts.every, *(rows.cuda() for rows in steps.facts[1:]))
+        first = energy.advance_(x := x.cuda(), steps._replace(**on_gpu, facts=facts, backend=backend))
+        for rows, told in zip(steps.facts[1:], facts[1:], strict=True) if facts else ():
+            rows.copy_(told)
         return x.cpu(), first.cpu()
 
     return run
@@ -96,6 +114,28 @@ def test_each_chain_of_a_perceptron_moves_by_its_own_law(widths, law, moved):
     together, first = assert_own_laws(functools.partial(moved, energy), x, schedule, (0, 1, 4, 7, 38, 70), **law)
     assert torch.equal(together[4], x[4])
     assert (first != NEVER).nonzero().flatten().tolist() == [7]
+
+
+@pytest.mark.parametrize("law", TOLD.values(), ids=TOLD)
+@pytest.mark.parametrize("kind", [*KINDS, "perceptron"])
+def test_a_run_tells_what_single_steps_tell(kind, law, moved, backend):
+    for n, d, every in ((37, 6, 3), (3, 130, 1), (6000, 2, 2)):
+        torch.manual_seed(0)
+        energy = MLP((d, 48, 33)).cuda() if kind == "perceptron" else of_kind(kind, d).cuda()
+        x, schedule = torch.randn(n, d), own_schedule(5, n, still=1)
+        x[0, 0], x[-1, 0] = torch.nan, -3e9
+
+        def look(x, energy=energy):
+            if kind != "perceptron":
+                return tuple(v.cpu() for v in energy.look(x.cuda()))
+            kernels = module_for("perceptron_look", backend, x.cuda().device)
+            return tuple(v.cpu() for v in kernels.perceptron_look(x.cuda(), layers_of(energy.layers)))
+
+        for numbers in (schedule, schedule[..., 2]):
+            steps = telling(own_steps(numbers, **law), n, every)
+            if numbers is not schedule:
+                steps, x = with_mask(steps, x)
+            assert_told(functools.partial(moved, energy), look, x, steps)
 
 
 def near(widths, x, n_steps, backend, law, chain_ids=None, **kept):
