@@ -79,11 +79,11 @@ def assert_same_run(pair, n_steps=20):
 
 
 def assert_same_told(pair, n_steps, **how):
-    """The same for runs of an energy in parts that tell of their steps."""
+    """The same for runs that tell of their steps."""
     infos = []
     for chain in pair:
         state, info = chain.run(n_steps, return_info=True, **how)
-        infos.append({"state": torch.cat(blocks_of(state), 1), **info.pop("energy_parts"), **info})
+        infos.append({"state": torch.cat(blocks_of(state), 1), **info.pop("energy_parts", {}), **info})
     assert infos[0].keys() == infos[1].keys()
     for name, values in infos[0].items():
         assert torch.equal(values, infos[1][name]), name

@@ -147,6 +147,9 @@ def test_arguments_of_another_kind_end_a_stretch():
     pair = chains(net, x, energy_kwargs=kwargs)
     assert assert_same_run(pair, 40) == "CUDA graph: 34 steps replayed"  # 17 of 20, twice
     assert assert_same_run(chains(net, x, energy_kwargs=kwargs), 40) == "CUDA graph: 40 steps replayed"
+    pair = chains(net, x, energy_kwargs=lambda t: {"factor": 1.0 + (t == 21)})
+    assert assert_same_run(pair) == "CUDA graph: 17 steps replayed"
+    assert assert_same_told(pair, 20, every=21) == "CUDA graph: 18 steps replayed"  # the look-out is at 20 and 21
     asked = []
 
     def changing(t):
