@@ -69,11 +69,18 @@ HATEBM_INLINE Word multiply(Word a, uint32_t b) {
 HATEBM_INLINE Word high(Word p) {  // a shuffle: shifts share the multiplier's port on Intel
     return {_mm512_shuffle_epi32(p.even, _MM_PERM_DDBB), _mm512_shuffle_epi32(p.odd, _MM_PERM_DDBB)};
 }
+HATEBM_INLINE Word operator^(Word a, Word b) {
+    return {_mm512_xor_si512(a.even, b.even), _mm512_xor_si512(a.odd, b.odd)};
+}
 HATEBM_INLINE Word xor3(Word a, Word b, uint32_t c) {
     const __m512i k = _mm512_set1_epi32(static_cast<int32_t>(c));
     return {_mm512_ternarylogic_epi64(a.even, b.even, k, 0x96), _mm512_ternarylogic_epi64(a.odd, b.odd, k, 0x96)};
 }
 HATEBM_INLINE Int to_int(Word w) { return _mm512_mask_shuffle_epi32(w.even, 0xAAAA, w.odd, _MM_PERM_CCAA); }
+HATEBM_INLINE Int high_to_int(Word p) { return _mm512_mask_shuffle_epi32(p.odd, 0x5555, p.even, _MM_PERM_DDBB); }
+HATEBM_INLINE Int xor3(Int a, Int b, uint32_t c) {
+    return _mm512_ternarylogic_epi32(a.v, b.v, _mm512_set1_epi32(static_cast<int32_t>(c)), 0x96);
+}
 HATEBM_INLINE Word load_words(const uint32_t* p) {
     const __m512i v = _mm512_loadu_si512(p);
     return {v, _mm512_srli_epi64(v, 32)};
@@ -168,11 +175,16 @@ HATEBM_INLINE Word multiply(Word a, uint32_t b) {
     return {_mm256_mul_epu32(a.even, m), _mm256_mul_epu32(a.odd, m)};
 }
 HATEBM_INLINE Word high(Word p) { return {_mm256_shuffle_epi32(p.even, 0xF5), _mm256_shuffle_epi32(p.odd, 0xF5)}; }
+HATEBM_INLINE Word operator^(Word a, Word b) {
+    return {_mm256_xor_si256(a.even, b.even), _mm256_xor_si256(a.odd, b.odd)};
+}
 HATEBM_INLINE Word xor3(Word a, Word b, uint32_t c) {
     const __m256i k = _mm256_set1_epi32(static_cast<int32_t>(c));
-    return {_mm256_xor_si256(_mm256_xor_si256(a.even, b.even), k), _mm256_xor_si256(_mm256_xor_si256(a.odd, b.odd), k)};
+    return a ^ b ^ Word(k, k);
 }
 HATEBM_INLINE Int to_int(Word w) { return _mm256_blend_epi32(w.even, _mm256_slli_epi64(w.odd, 32), 0xAA); }
+HATEBM_INLINE Int high_to_int(Word p) { return _mm256_blend_epi32(_mm256_shuffle_epi32(p.even, 0xF5), p.odd, 0xAA); }
+HATEBM_INLINE Int xor3(Int a, Int b, uint32_t c) { return a ^ b ^ Int(static_cast<int32_t>(c)); }
 HATEBM_INLINE Word load_words(const uint32_t* p) {
     const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     return {v, _mm256_srli_epi64(v, 32)};
@@ -232,6 +244,7 @@ struct Vector {
     static constexpr bool two_tiles = false;
 };
 using Float = float;
+using Int = int32_t;
 using Word = uint32_t;
 
 HATEBM_HD Word load_words(const uint32_t* p) { return *p; }
