@@ -12,7 +12,8 @@ namespace {
 
 #define HATEBM_KERNELS(isa) \
     {#isa, isa::langevin_step, isa::langevin_ratio, isa::metropolis, isa::normal, isa::residual_add, \
-     isa::whole, isa::corrected, isa::look, isa::mlp_chains, isa::mlp_look, isa::activation, isa::filter_weight, isa::filter, isa::stem}
+     isa::whole, isa::corrected, isa::look, isa::mlp_chains, isa::mlp_look, isa::activation, isa::filter_weight, isa::filter, \
+     isa::stem, isa::direct}
 
 std::vector<CpuKernels> available_kernels() {  // the fastest first
     std::vector<CpuKernels> kernels;
@@ -123,13 +124,14 @@ void filter(int kind, uintptr_t x, uintptr_t prepared, uintptr_t bias, uintptr_t
                     at<float>(slopes), threads});
 }
 
-void stem(bool pulled_back, uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t y, int64_t n, int64_t rows,
-          int64_t columns, int inputs, int64_t outputs, int threads) {
+template <void (*CpuKernels::*kernel)(const ConvolutionArgs&, bool)>
+void convolution(bool pulled_back, uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t y, int64_t n, int64_t rows,
+                 int64_t columns, int64_t inputs, int64_t outputs, int64_t side, int64_t stride, int64_t padding, int threads) {
     py::gil_scoped_release release;
     const int64_t pixels = n * rows * columns;
-    const StemArgs args{held<float>(x, pixels, "x"), held<float>(weight, inputs * outputs, "weight"), at<float>(bias),
-                        held<float>(y, pixels, "y"), n, rows, columns, inputs, outputs, threads};
-    chosen->stem(args, pulled_back);
+    const ConvolutionArgs args{held<float>(x, pixels, "x"), held<float>(weight, inputs * outputs, "weight"), at<float>(bias),
+                               held<float>(y, pixels, "y"), n, rows, columns, inputs, outputs, side, stride, padding, threads};
+    (chosen->*kernel)(args, pulled_back);
 }
 
 // (m, 4) counters and (m, 2) keys to (m, 4) words, each word in an int64
@@ -160,7 +162,8 @@ PYBIND11_MODULE(_C, m) {
     m.def("activation", &activation);
     m.def("filter_weight", &filter_weight);
     m.def("filter", &filter);
-    m.def("stem", &stem);
+    m.def("stem", &convolution<&CpuKernels::stem>);
+    m.def("direct", &convolution<&CpuKernels::direct>);
     m.def("philox", &philox_words);
     m.def("whole", taking_numbers(&whole));
     m.def("corrected", taking_numbers(&corrected));

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "formulas/args.h"
+#include "cpu/convolution.h"
 #include "cpu/mlp.h"
-#include "cpu/stem.h"
 #include "formulas/proposals.h"
 #include "formulas/whole.h"
 #include "cpu/winograd.h"
@@ -62,7 +62,8 @@ struct CpuKernels {
     void (*activation)(const ActivationArgs&);
     void (*filter_weight)(const FilterWeight&, int threads);
     void (*filter)(const FilterArgs&);
-    void (*stem)(const StemArgs&, bool pulled_back);
+    void (*stem)(const ConvolutionArgs&, bool pulled_back);
+    void (*direct)(const ConvolutionArgs&, bool pulled_back);
 };
 
 #define HATEBM_DECLARE(isa)                                                                          \
@@ -80,7 +81,8 @@ struct CpuKernels {
     void activation(const ActivationArgs&);                                                          \
     void filter_weight(const FilterWeight&, int threads);                                            \
     void filter(const FilterArgs&);                                                                  \
-    void stem(const StemArgs&, bool pulled_back);                                                    \
+    void stem(const ConvolutionArgs&, bool pulled_back);                                             \
+    void direct(const ConvolutionArgs&, bool pulled_back);                                           \
     }
 HATEBM_DECLARE(baseline)
 #ifdef HATEBM_X86

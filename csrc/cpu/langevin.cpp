@@ -65,15 +65,11 @@ HATEBM_HD bool step_tiles(const Laws& laws, bool noisy, const Draw& draw, const 
                           float clip_factor, bool watched, double* squares) {
     Tile unclean(0.0f);
     const Tile factor(clip_factor);
-    int64_t i = 0;
-    if (Vector::two_tiles && noisy && !row.noise)
-        for (; i + 2 * tile <= row.count; i += 2 * tile) {
-            const Twice<Tile> eps = tiles_of_normals(draw, keys, row.chain, static_cast<uint32_t>((row.first + i) / 4));
-            step_tile<G>(laws.at(i), row, i, eps.a, factor, watched, unclean, squares);
-            step_tile<G>(laws.at(i + tile), row, i + tile, eps.b, factor, watched, unclean, squares);
-        }
-    for (; i + tile <= row.count; i += tile)
-        step_tile<G>(laws.at(i), row, i, tile_of_noise(noisy, draw, keys, row, i), factor, watched, unclean, squares);
+    const auto step = [&](int64_t at, Tile eps) __attribute__((always_inline)) {
+        step_tile<G>(laws.at(at), row, at, eps, factor, watched, unclean, squares);
+    };
+    int64_t i = noisy && !row.noise ? for_pairs_of_tiles(draw, keys, row.chain, row.first, row.count, step) : 0;
+    for (; i + tile <= row.count; i += tile) step(i, tile_of_noise(noisy, draw, keys, row, i));
     if (i < row.count) {
         Tail tail;
         const Row last = tail.open(row, i);

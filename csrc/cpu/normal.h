@@ -9,6 +9,15 @@
 namespace hatebm {
 namespace {
 
+template <class Words>
+HATEBM_HD Words xor3(uint32_t a, Words b, uint32_t c) {
+    return b ^ Words(a ^ c);
+}
+template <class Words>
+HATEBM_HD Words xor3(Words a, uint32_t b, uint32_t c) {
+    return a ^ Words(b ^ c);
+}
+
 // The normals of elements 4 first_quad ... of one chain, in order.
 HATEBM_HD Tile tile_of_normals(const Draw& draw, const RoundKeys& keys, uint64_t chain, uint32_t first_quad) {
     Tile t;
@@ -16,17 +25,6 @@ HATEBM_HD Tile tile_of_normals(const Draw& draw, const RoundKeys& keys, uint64_t
                     Word(last_counter(draw, chain)), keys, t.a.a, t.a.b, t.b.a, t.b.b);
     transpose(t.a.a, t.a.b, t.b.a, t.b.b);
     return t;
-}
-
-// The same for two tiles, side by side.
-HATEBM_HD Twice<Tile> tiles_of_normals(const Draw& draw, const RoundKeys& keys, uint64_t chain, uint32_t first_quad) {
-    using Words = Twice<Word>;
-    Twice<Float> n0, n1, n2, n3;
-    quad_of_normals(both(quads_from(first_quad), quads_from(first_quad + lanes)), Words(static_cast<uint32_t>(chain)),
-                    Words(static_cast<uint32_t>(draw.step)), Words(last_counter(draw, chain)), keys, n0, n1, n2, n3);
-    transpose(n0.a, n1.a, n2.a, n3.a);
-    transpose(n0.b, n1.b, n2.b, n3.b);
-    return {Tile({n0.a, n1.a}, {n2.a, n3.a}), Tile({n0.b, n1.b}, {n2.b, n3.b})};
 }
 
 HATEBM_HD uint64_t chain_id(const int64_t* ids, int64_t i) { return static_cast<uint64_t>(ids ? ids[i] : i); }
@@ -43,34 +41,64 @@ HATEBM_HD WordsOf<V> get_words(const uint32_t* p) {
     else return both(load_words(p), load_words(p + lanes));
 }
 
-template <class Words>
-HATEBM_HD Words xor3(uint32_t a, Words b, uint32_t c) {
-    return xor3(Words(a), b, c);
-}
-template <class Words>
-HATEBM_HD Words xor3(Words a, uint32_t b, uint32_t c) {
-    return xor3(a, Words(b), c);
-}
-
 // The normals of one quad of a vector of chains whose counters agree in all else: the first three rounds work on numbers
 // where they can. Of the last two normals nothing is made where nobody reads them.
 template <class Words, class V>
 HATEBM_HD void normals_of_chains(uint32_t quad, Words chain, uint32_t step, uint32_t last, const RoundKeys& keys, V* n) {
     const auto early = philox_round(philox_round(Counter{quad, chain, step, last}, keys, 0), keys, 1);
     const auto third = philox_round(early, keys, 2);
-    Counter<Words, Words, Words, Words> c{third.c0, third.c1, third.c2, Words(third.c3)};
-    HATEBM_UNROLL(7)
-    for (int round = 3; round < 10; ++round) c = philox_round(c, keys, round);
-    normals_of_words(c.c0, c.c1, c.c2, c.c3, n[0], n[1], n[2], n[3]);
+    CounterOf<Words> c{third.c0, third.c1, third.c2, Words(third.c3)};
+    philox_rounds<3, 9>(c, keys);
+    const auto w = last_round(c, keys);
+    normals_of_words(w.c0, w.c1, w.c2, w.c3, n[0], n[1], n[2], n[3]);
+}
+
+// The counters of the quads of two tiles of one chain after three rounds, which work on numbers where they can.
+HATEBM_HD CounterOf<Twice<Word>> counters_of_tiles(const Draw& draw, const RoundKeys& keys, uint64_t chain, uint32_t first_quad) {
+    const auto quads = both(quads_from(first_quad), quads_from(first_quad + lanes));
+    const Counter c{quads, static_cast<uint32_t>(chain), static_cast<uint32_t>(draw.step), last_counter(draw, chain)};
+    return philox_round(philox_round(philox_round(c, keys, 0), keys, 1), keys, 2);
+}
+
+HATEBM_HD Tile normals_of_tile(Int w0, Int w1, Int w2, Int w3) {
+    Tile t;
+    normals_of_words(w0, w1, w2, w3, t.a.a, t.a.b, t.b.a, t.b.b);
+    transpose(t.a.a, t.a.b, t.b.a, t.b.b);
+    return t;
+}
+
+// Calls use(i, normals) for the tiles of a row from element 0 on, two by two, as long as there are two; returns where they
+// end. Between the normals of two tiles stand the rounds of the next two: what depends on nothing near fills the time that
+// a processor would wait.
+template <class Use>
+HATEBM_HD int64_t for_pairs_of_tiles(const Draw draw, const RoundKeys keys, uint64_t chain, int64_t first, int64_t count,
+                                     Use use) {
+    if (!Vector::two_tiles || count < 2 * tile) return 0;
+    const auto counters = [&](int64_t i) __attribute__((always_inline)) {
+        return counters_of_tiles(draw, keys, chain, static_cast<uint32_t>((first + i) / 4));
+    };
+    auto early = counters(0);
+    philox_rounds<3, 9>(early, keys);
+    auto words = last_round(early, keys);
+    int64_t i = 0;
+    for (; i + 4 * tile <= count; i += 2 * tile) {
+        auto next = counters(i + 2 * tile);
+        philox_rounds<3, 5>(next, keys);
+        use(i, normals_of_tile(words.c0.a, words.c1.a, words.c2.a, words.c3.a));
+        philox_rounds<5, 9>(next, keys);
+        const auto last = last_round(next, keys);
+        use(i + tile, normals_of_tile(words.c0.b, words.c1.b, words.c2.b, words.c3.b));
+        words = last;
+    }
+    use(i, normals_of_tile(words.c0.a, words.c1.a, words.c2.a, words.c3.a));
+    use(i + tile, normals_of_tile(words.c0.b, words.c1.b, words.c2.b, words.c3.b));
+    return i + 2 * tile;
 }
 
 inline void row_of_normals(const Draw& draw, const RoundKeys& keys, uint64_t chain, int64_t first, int64_t count, float* out) {
-    int64_t i = 0;
-    for (; Vector::two_tiles && i + 2 * tile <= count; i += 2 * tile) {
-        const Twice<Tile> t = tiles_of_normals(draw, keys, chain, static_cast<uint32_t>((first + i) / 4));
-        store(out + i, t.a);
-        store(out + i + tile, t.b);
-    }
+    int64_t i = for_pairs_of_tiles(draw, keys, chain, first, count, [&](int64_t at, Tile t) __attribute__((always_inline)) {
+        store(out + at, t);
+    });
     for (; i < count; i += tile) {
         alignas(64) float last[tile];
         const bool whole = i + tile <= count;

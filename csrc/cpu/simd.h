@@ -15,6 +15,13 @@
 namespace hatebm {
 namespace {
 
+// Lane i with lane i + 4, these sums with those two lanes on, and the last two.
+HATEBM_INLINE float sum_of_halves(__m256 v) {
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
 #if defined(__AVX512F__)
 
 struct Float {
@@ -75,11 +82,18 @@ HATEBM_INLINE Word multiply(Word a, uint32_t b) {
 HATEBM_INLINE Word high(Word p) {  // a shuffle: shifts share the multiplier's port on Intel
     return {_mm512_shuffle_epi32(p.even, _MM_PERM_DDBB), _mm512_shuffle_epi32(p.odd, _MM_PERM_DDBB)};
 }
+HATEBM_INLINE Word operator^(Word a, Word b) {
+    return {_mm512_xor_si512(a.even, b.even), _mm512_xor_si512(a.odd, b.odd)};
+}
 HATEBM_INLINE Word xor3(Word a, Word b, uint32_t c) {
     const __m512i k = _mm512_set1_epi32(static_cast<int32_t>(c));
     return {_mm512_ternarylogic_epi64(a.even, b.even, k, 0x96), _mm512_ternarylogic_epi64(a.odd, b.odd, k, 0x96)};
 }
 HATEBM_INLINE Int to_int(Word w) { return _mm512_mask_shuffle_epi32(w.even, 0xAAAA, w.odd, _MM_PERM_CCAA); }
+HATEBM_INLINE Int high_to_int(Word p) { return _mm512_mask_shuffle_epi32(p.odd, 0x5555, p.even, _MM_PERM_DDBB); }
+HATEBM_INLINE Int xor3(Int a, Int b, uint32_t c) {
+    return _mm512_ternarylogic_epi32(a.v, b.v, _mm512_set1_epi32(static_cast<int32_t>(c)), 0x96);
+}
 HATEBM_INLINE Word load_words(const uint32_t* p) {
     const __m512i v = _mm512_loadu_si512(p);
     return {v, _mm512_srli_epi64(v, 32)};
@@ -114,6 +128,10 @@ HATEBM_INLINE Float rounded(Doubles a) {
 HATEBM_INLINE void store(double* p, Doubles v) { _mm512_storeu_pd(p, v.lo), _mm512_storeu_pd(p + 8, v.hi); }
 HATEBM_INLINE bool all_zero(Float v) {
     return _mm512_cmp_ps_mask(v.v, _mm512_setzero_ps(), _CMP_EQ_OQ) == 0xFFFF;
+}
+
+HATEBM_INLINE float sum_of_halves(Float v) {
+    return sum_of_halves(_mm256_add_ps(_mm512_castps512_ps256(v.v), _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v.v), 1))));
 }
 
 HATEBM_INLINE void transpose(Float& n0, Float& n1, Float& n2, Float& n3) {
@@ -183,11 +201,16 @@ HATEBM_INLINE Word multiply(Word a, uint32_t b) {
     return {_mm256_mul_epu32(a.even, m), _mm256_mul_epu32(a.odd, m)};
 }
 HATEBM_INLINE Word high(Word p) { return {_mm256_shuffle_epi32(p.even, 0xF5), _mm256_shuffle_epi32(p.odd, 0xF5)}; }
+HATEBM_INLINE Word operator^(Word a, Word b) {
+    return {_mm256_xor_si256(a.even, b.even), _mm256_xor_si256(a.odd, b.odd)};
+}
 HATEBM_INLINE Word xor3(Word a, Word b, uint32_t c) {
     const __m256i k = _mm256_set1_epi32(static_cast<int32_t>(c));
-    return {_mm256_xor_si256(_mm256_xor_si256(a.even, b.even), k), _mm256_xor_si256(_mm256_xor_si256(a.odd, b.odd), k)};
+    return a ^ b ^ Word(k, k);
 }
 HATEBM_INLINE Int to_int(Word w) { return _mm256_blend_epi32(w.even, _mm256_slli_epi64(w.odd, 32), 0xAA); }
+HATEBM_INLINE Int high_to_int(Word p) { return _mm256_blend_epi32(_mm256_shuffle_epi32(p.even, 0xF5), p.odd, 0xAA); }
+HATEBM_INLINE Int xor3(Int a, Int b, uint32_t c) { return a ^ b ^ Int(static_cast<int32_t>(c)); }
 HATEBM_INLINE Word load_words(const uint32_t* p) {
     const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     return {v, _mm256_srli_epi64(v, 32)};
@@ -222,6 +245,8 @@ HATEBM_INLINE bool all_zero(Float v) {
     return _mm256_movemask_ps(_mm256_cmp_ps(v.v, _mm256_setzero_ps(), _CMP_EQ_OQ)) == 0xFF;
 }
 
+HATEBM_INLINE float sum_of_halves(Float v) { return sum_of_halves(v.v); }
+
 HATEBM_INLINE void transpose(Float& n0, Float& n1, Float& n2, Float& n3) {
     const __m256 a = _mm256_unpacklo_ps(n0.v, n1.v), b = _mm256_unpackhi_ps(n0.v, n1.v);
     const __m256 c = _mm256_unpacklo_ps(n2.v, n3.v), d = _mm256_unpackhi_ps(n2.v, n3.v);
@@ -250,6 +275,7 @@ struct Vector {
 };
 using Float = float;
 using Doubles = double;
+using Int = int32_t;
 using Word = uint32_t;
 
 HATEBM_HD Word load_words(const uint32_t* p) { return *p; }
@@ -263,6 +289,7 @@ HATEBM_HD double sqrt_rn(double v) { return __builtin_sqrt(v); }
 HATEBM_HD float rounded(double v) { return static_cast<float>(v); }
 HATEBM_HD void store(double* p, double v) { *p = v; }
 HATEBM_HD bool all_zero(float v) { return v == 0; }
+HATEBM_HD float sum_of_halves(float v) { return v; }
 HATEBM_HD void transpose(float&, float&, float&, float&) {}
 
 }  // namespace

@@ -48,13 +48,30 @@ HATEBM_HD auto philox_round(const Counter<A, B, C, D>& c, const RoundKeys& keys,
     return Counter{xor3(high(p1), c.c1, keys.first[round]), low(p1), xor3(high(p0), c.c3, keys.second[round]), low(p0)};
 }
 
+// A counter whose words are all of one kind.
+template <class Word>
+using CounterOf = Counter<Word, Word, Word, Word>;
+
+template <int first, int end, class Word>
+HATEBM_HD void philox_rounds(CounterOf<Word>& c, const RoundKeys& keys) {
+    HATEBM_UNROLL(10)
+    for (int round = first; round < end; ++round) c = philox_round(c, keys, round);
+}
+
+// The last round, its words as integers: the high half of a product goes straight to its place.
+template <class Word>
+HATEBM_HD auto last_round(const CounterOf<Word>& c, const RoundKeys& keys) {
+    const auto p0 = multiply(c.c0, 0xD2511F53u);
+    const auto p1 = multiply(c.c2, 0xCD9E8D57u);
+    return Counter{xor3(high_to_int(p1), to_int(c.c1), keys.first[9]), to_int(low(p1)),
+                   xor3(high_to_int(p0), to_int(c.c3), keys.second[9]), to_int(low(p0))};
+}
+
 template <class Word>
 HATEBM_HD void philox(Word& c0, Word& c1, Word& c2, Word& c3, const RoundKeys& keys) {
-    HATEBM_UNROLL(10)
-    for (int round = 0; round < 10; ++round) {
-        const auto next = philox_round(Counter<Word, Word, Word, Word>{c0, c1, c2, c3}, keys, round);
-        c0 = next.c0, c1 = next.c1, c2 = next.c2, c3 = next.c3;
-    }
+    CounterOf<Word> c{c0, c1, c2, c3};
+    philox_rounds<0, 10>(c, keys);
+    c0 = c.c0, c1 = c.c1, c2 = c.c2, c3 = c.c3;
 }
 
 HATEBM_HD uint32_t last_counter(const Draw& draw, uint64_t chain) {
@@ -105,18 +122,20 @@ HATEBM_HD void box_muller(Int even, Int odd, Float& first, Float& second) {
 }
 
 // Four normals a lane of the words of a quad: element 4q + k of quad q in nk.
-template <class Word, class Float>
-HATEBM_HD void normals_of_words(Word c0, Word c1, Word c2, Word c3, Float& n0, Float& n1, Float& n2, Float& n3) {
+template <class Int, class Float>
+HATEBM_HD void normals_of_words(Int w0, Int w1, Int w2, Int w3, Float& n0, Float& n1, Float& n2, Float& n3) {
     Twice<Float> first, second;
-    box_muller(both(to_int(c0), to_int(c2)), both(to_int(c1), to_int(c3)), first, second);
+    box_muller(both(w0, w2), both(w1, w3), first, second);
     n0 = first.a, n1 = second.a, n2 = first.b, n3 = second.b;
 }
 
 template <class Word, class Float>
 HATEBM_HD void quad_of_normals(Word c0, Word c1, Word c2, Word c3, const RoundKeys& keys, Float& n0, Float& n1, Float& n2,
                                Float& n3) {
-    philox(c0, c1, c2, c3, keys);
-    normals_of_words(c0, c1, c2, c3, n0, n1, n2, n3);
+    CounterOf<Word> c{c0, c1, c2, c3};
+    philox_rounds<0, 9>(c, keys);
+    const auto w = last_round(c, keys);
+    normals_of_words(w.c0, w.c1, w.c2, w.c3, n0, n1, n2, n3);
 }
 
 }  // namespace

@@ -79,6 +79,8 @@ HATEBM_HD uint32_t high(uint64_t product) { return static_cast<uint32_t>(product
 HATEBM_HD uint32_t low(uint64_t product) { return static_cast<uint32_t>(product); }
 HATEBM_HD uint32_t xor3(uint32_t a, uint32_t b, uint32_t c) { return a ^ b ^ c; }
 HATEBM_HD int32_t to_int(uint32_t word) { return static_cast<int32_t>(word); }
+HATEBM_HD int32_t high_to_int(uint64_t product) { return to_int(high(product)); }
+HATEBM_HD int32_t xor3(int32_t a, int32_t b, uint32_t c) { return a ^ b ^ to_int(c); }
 
 }  // namespace
 }  // namespace hatebm

@@ -22,6 +22,7 @@ from hatebm.ops.native.extension import _C, has_vectors
 
 pytestmark = pytest.mark.skipif(_C is None or not has_vectors(), reason="no SIMD build of the kernels")
 FILTERED, ALONG = "convolutions by minimal filtering", "activations taken along"
+BEGUN, SLOPES = "convolutions of few channels", "activations with their slopes"
 
 
 def conv(inputs=64, outputs=64, side=3, stride=1, **how):
@@ -63,6 +64,67 @@ def test_convolutions_that_are_filtered_and_their_activations(layers, filters, a
     energy, notes = prepared(net, x)
     assert f"{filters} {FILTERED}" in notes
     assert (f"{along} {ALONG}" in notes) == (along > 0) == (ALONG in notes)
+    assert apart(energy, net, x) < ROUNDING
+
+
+@pytest.mark.parametrize(
+    ("how", "begun"),
+    [
+        ({"kernel_size": 5, "stride": 2, "padding": 4}, 1),
+        ({"kernel_size": 3, "padding": "same"}, 1),
+        ({"kernel_size": 4, "padding": "same"}, 0),
+        ({"kernel_size": 7, "stride": 2, "padding": "valid", "bias": False}, 1),
+        ({"kernel_size": 3, "stride": (1, 2), "padding": 1}, 0),
+        ({"kernel_size": 3, "padding": (1, 0)}, 0),
+        ({"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 2}, 0),
+        ({"kernel_size": 3, "padding": 1, "padding_mode": "circular"}, 0),
+        ({"kernel_size": 3, "stride": 3}, 0),
+        ({"in_channels": 16, "kernel_size": 3, "stride": 2, "padding": 1}, 1),
+        ({"in_channels": 16, "kernel_size": 5, "padding": 2}, 0),
+        ({"in_channels": 16, "kernel_size": 3, "stride": 2, "groups": 2}, 0),
+    ],
+)
+def test_convolutions_of_few_channels(how, begun):
+    how = {"in_channels": 3, "out_channels": 16} | how
+    net = seeded(lambda: Wide(nn.Conv2d(**how), nn.SiLU(), conv(16, 32)))
+    x = images(8, channels=how["in_channels"])
+    energy, notes = prepared(net, x)
+    assert (f"{begun} {BEGUN}" in notes) == (begun > 0) == (BEGUN in notes)
+    assert apart(energy, net, x) < ROUNDING
+
+
+class Gated(Head):
+    """Products with a sigmoid; `gate` says of what."""
+
+    def __init__(self, gate):
+        super().__init__(conv())
+        self.gate, self.sigmoid = gate, nn.Sigmoid()
+
+    def forward(self, x):
+        return self.head(self.gate(self, self.body(x)).mean((2, 3))).squeeze(1)
+
+
+def shared(net, h):
+    gate = net.sigmoid(h)
+    return h * gate + gate
+
+
+@pytest.mark.parametrize(
+    ("gate", "slopes"),
+    [
+        (lambda _, h: h * torch.sigmoid(h), 1),
+        (lambda _, h: F.sigmoid(h) * h, 1),
+        (lambda _, h: torch.mul(h, h.sigmoid()), 1),
+        (lambda net, h: h.mul(net.sigmoid(h)), 1),
+        (lambda _, h: h * torch.sigmoid(2 * h), 0),
+        (lambda _, h: h * torch.sigmoid(h.flip(1)), 0),
+        (shared, 0),
+    ],
+)
+def test_a_swish_that_is_written_out(gate, slopes):
+    net, x = seeded(lambda: Gated(gate)), images(8)
+    energy, notes = prepared(net, x)
+    assert (f"{slopes} {SLOPES}" in notes) == (slopes > 0) == (SLOPES in notes)
     assert apart(energy, net, x) < ROUNDING
 
 

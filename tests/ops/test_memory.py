@@ -10,7 +10,7 @@ import hatebm
 from hatebm import _C
 from hatebm.energies.perceptron import layers_of
 from hatebm.engine.prepare.activations import values_and_slopes
-from hatebm.engine.prepare.stem import Stem
+from hatebm.engine.prepare.direct import Direct
 from hatebm.engine.prepare.winograd import Filter
 from hatebm.ops.backend import module_for
 from hatebm.ops.native.extension import address, readable
@@ -131,8 +131,10 @@ def test_negative_views_in_the_engines_kernels():
         assert torch.equal(readable(view(rows())), rows())
         assert torch.equal(lying(view(pictures)), pictures)
         assert torch.equal(Filter(view(weight), view(bias), 1)(view(pictures)), Filter(weight, bias, 1)(pictures))
-        thin = weight[:, :3], pictures[:, :3]
-        assert torch.equal(Stem(view(thin[0]), view(bias))(view(thin[1])), Stem(thin[0], bias)(thin[1]))
+        for inputs in (3, 16):
+            thin = weight[:, :inputs], pictures[:, :inputs]
+            want = Direct(thin[0], bias, 2, 1)(thin[1])
+            assert torch.equal(Direct(view(thin[0]), view(bias), 2, 1)(view(thin[1])), want)
         for got, want in zip(
             values_and_slopes(view(rows()), "silu", 0.0), values_and_slopes(rows(), "silu", 0.0), strict=True
         ):
@@ -271,7 +273,8 @@ NULLS = {
     "activation": ("x", (0, 0.0, 3, 0, 0, 0, 1)),
     "filter_weight": ("weight", (0, False, 0, 16, 16, 0, 1)),
     "filter": ("x", (0, 0, 0, 0, 0, 1, (4, 4, 16), (4, 4, 16), False, 0, 0, 1)),
-    "stem": ("x", (False, 0, 0, 0, 0, 1, 4, 4, 1, 16, 1)),
+    "stem": ("x", (False, 0, 0, 0, 0, 1, 4, 4, 1, 16, 3, 1, 1, 1)),
+    "direct": ("x", (False, 0, 0, 0, 0, 1, 4, 4, 16, 16, 3, 2, 1, 1)),
     "look": ("where", ((0, 3, 1, 0, 0, 0.0, 0.0), 0, 2, 0, 0, 1)),
     "mlp_look": ("weight", (0, 2, [(0, 0, 3, 1, 0, 0.0)], 0, 0, 1)),
     "langevin_step": (

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hatebm.engine.prepare.activations import PLAIN, Activation
-from hatebm.engine.prepare.stem import Stem, can_begin
+from hatebm.engine.prepare.direct import Direct, can_convolve
+from hatebm.engine.prepare.nodes import padding_of
 from hatebm.engine.prepare.winograd import Filter, can_filter, pays
 from hatebm.nets.layers import pooled_kernel
 
@@ -17,7 +18,7 @@ class Kept(NamedTuple):
 
     made_of: tuple
     weight: Tensor
-    own: Filter | Stem | None  # our kernels of it
+    own: Filter | Direct | None  # our kernels of it
 
 
 class Convolutions:
@@ -36,27 +37,31 @@ class Convolutions:
 
         x: (n, c, h, w), or its activation in its place; result: (n, conv.out_channels, h // 2, w // 2).
         """
-        return self._convolved(conv, x, 2, folded=True, activation=activation)
+        return self._convolved(conv, x, 2, 1, folded=True, activation=activation)
 
     def filtered(self, conv: nn.Conv2d, x: Tensor, activation: Activation | None = None) -> Tensor:
         """`conv(x)`, or that of an activation of x, of a convolution with padding 1: 3x3, or 4x4 of stride 2."""
-        return self._convolved(conv, x, conv.stride[0], folded=False, activation=activation)
+        return self._convolved(conv, x, conv.stride[0], 1, folded=False, activation=activation)
+
+    def direct(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
+        """`conv(x)` of a convolution of few channels, see :mod:`hatebm.engine.prepare.direct`."""
+        return self._convolved(conv, x, conv.stride[0], padding_of(conv), folded=False, activation=None)
 
     def _convolved(
-        self, conv: nn.Conv2d, x: Tensor, stride: int, *, folded: bool, activation: Activation | None
+        self, conv: nn.Conv2d, x: Tensor, stride: int, padding: int, *, folded: bool, activation: Activation | None
     ) -> Tensor:
         plain = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
         filters = plain and pays(stride, *x.shape[2:])
-        kept = self._prepared(conv, stride, folded, self.channels_last and plain, filters)
+        kept = self._prepared(conv, stride, padding, folded, self.channels_last and plain, filters)
         if isinstance(kept.own, Filter):
             return kept.own(x, activation)
         x = x if activation is None else PLAIN[activation[0]](x, activation[1])
-        if isinstance(kept.own, Stem):
+        if isinstance(kept.own, Direct):
             return kept.own(x)
         bias = None if conv.bias is None else conv.bias.detach()
-        return F.conv2d(x, kept.weight, bias, stride=stride, padding=1)
+        return F.conv2d(x, kept.weight, bias, stride=stride, padding=padding)
 
-    def _prepared(self, conv: nn.Conv2d, stride: int, folded: bool, own: bool, filters: bool) -> Kept:
+    def _prepared(self, conv: nn.Conv2d, stride: int, padding: int, folded: bool, own: bool, filters: bool) -> Kept:
         tensors = (*conv.parameters(), *conv.buffers())
         versions = (0 if w.is_inference() else w._version for w in tensors)
         made_of = (own, filters, *versions, *((id(w), w.data_ptr()) for w in tensors))
@@ -67,9 +72,9 @@ class Convolutions:
                 shape = tuple(weight.shape)
                 made = None
                 if own and weight.dtype == torch.float32:
-                    if can_begin(shape, stride):
-                        made = Stem(weight, conv.bias)
-                    elif filters and can_filter(shape, stride):
+                    if filters and can_filter(shape, stride):
                         made = Filter(weight, conv.bias, stride)
+                    elif can_convolve(shape, stride, padding):
+                        made = Direct(weight, conv.bias, stride, padding)
             kept = self._kept[id(conv), folded] = Kept(made_of, weight, made)
         return kept

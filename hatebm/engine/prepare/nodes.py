@@ -23,16 +23,34 @@ def input_of(node: fx.Node) -> fx.Node | None:
     return node.args[0] if node.args else node.kwargs.get("input")
 
 
-def is_convolution(parts: dict[str, nn.Module], node: fx.Node, kernel: tuple[int, int], stride: int = 1) -> bool:
-    """A call of a convolution that keeps the size, or halves it by its stride, and that nobody listens to."""
+def convolution_of(parts: dict[str, nn.Module], node: fx.Node) -> nn.Conv2d | None:
+    """The convolution that a node calls, if it pads with zeros, leaves no gaps, and nobody listens to it."""
     if node.op != "call_module" or not isinstance(input_of(node), fx.Node) or is_hooked(parts[node.target]):
-        return False
+        return None
     module = parts[node.target]
     if parametrize.type_before_parametrizations(module) is not nn.Conv2d:
+        return None
+    return module if module.dilation == (1, 1) and module.padding_mode == "zeros" else None
+
+
+def is_convolution(parts: dict[str, nn.Module], node: fx.Node, kernel: tuple[int, int], stride: int = 1) -> bool:
+    """A call of a convolution that keeps the size, or halves it by its stride."""
+    module = convolution_of(parts, node)
+    if module is None or module.kernel_size != kernel or module.stride != (stride, stride):
         return False
-    same = module.padding == "same" or module.padding == tuple((k - stride + 1) // 2 for k in kernel)
-    plain = module.stride == (stride, stride) and module.dilation == (1, 1) and module.padding_mode == "zeros"
-    return module.kernel_size == kernel and same and plain
+    return module.padding == "same" or module.padding == tuple((k - stride + 1) // 2 for k in kernel)
+
+
+def padding_of(module: nn.Conv2d) -> int | None:
+    """Zeros on each side of the image; None where sides differ."""
+    if module.padding == "valid":
+        return 0
+    if module.padding == "same":
+        around = {(k - 1) / 2 for k in module.kernel_size}
+    else:
+        around = set(module.padding)
+    first = around.pop()
+    return None if around or first != int(first) else int(first)
 
 
 def is_steady(module: nn.Module) -> bool:

@@ -1,11 +1,12 @@
 """Giving the nodes of a network to our own kernels on the CPU.
 
 A 3x3 convolution, and a 4x4 one of stride 2, is made by minimal filtering: 9 or 25 multiplications for 36 or 64, see
-:mod:`hatebm.engine.prepare.winograd`; one of at most four channels has kernels of its own; a smooth activation comes
-with its slope in one pass; and an activation before a filter takes no pass over the gradient.
+:mod:`hatebm.engine.prepare.winograd`; one of an image, or of a stride, has kernels of its own; a smooth activation
+comes with its slope in one pass; and an activation before a filter takes no pass over the gradient.
 """
 
 import math
+import operator
 from collections.abc import Callable
 
 import torch
@@ -14,8 +15,16 @@ from torch import fx, nn
 
 from hatebm.energies.perceptron import activation_of
 from hatebm.engine.prepare.activations import PLAIN, RELU, activated
-from hatebm.engine.prepare.nodes import input_of, is_convolution, is_relu, is_steady, replace_node
-from hatebm.engine.prepare.stem import can_begin
+from hatebm.engine.prepare.direct import can_convolve
+from hatebm.engine.prepare.nodes import (
+    convolution_of,
+    input_of,
+    is_convolution,
+    is_relu,
+    is_steady,
+    padding_of,
+    replace_node,
+)
 from hatebm.engine.prepare.tracing import is_hooked
 from hatebm.engine.prepare.winograd import can_filter, pays
 
@@ -23,7 +32,7 @@ FILTERED, BEGUN = "convolutions by minimal filtering", "convolutions of few chan
 FUNCTIONS = {F.silu: ("silu", 0.0), F.gelu: ("gelu", 0.0), F.softplus: ("softplus", 0.0), F.elu: ("elu", 1.0)} | {
     torch.tanh: ("tanh", 0.0)
 }
-Suits = Callable[[nn.Conv2d, int, tuple[int, ...]], bool]
+SIGMOIDS = (torch.sigmoid, F.sigmoid, torch.special.expit)
 Rewrite = Callable[[fx.Node], bool]
 WORTH_A_CALL = 1024  # elements of a chain
 
@@ -31,23 +40,35 @@ WORTH_A_CALL = 1024  # elements of a chain
 def placements(graph: fx.Graph, parts: dict[str, nn.Module], convolutions: fx.Node) -> dict[str, Rewrite]:
     """The rewrites by name: each takes a node and says whether it was rewritten."""
     return {
-        FILTERED: lambda node: _place(graph, parts, convolutions, node, _has_filter),
-        BEGUN: lambda node: _place(graph, parts, convolutions, node, _is_stem),
+        FILTERED: lambda node: _filter(graph, parts, convolutions, node),
+        BEGUN: lambda node: _convolve(graph, parts, convolutions, node),
         "activations with their slopes": lambda node: _activate(graph, parts, node),
         "activations taken along": lambda node: _take_along(graph, parts, node),
     }
 
 
-def _place(graph: fx.Graph, parts: dict[str, nn.Module], convolutions: fx.Node, node: fx.Node, suits: Suits) -> bool:
-    shape = node.meta.get("shape")
+def _filter(graph: fx.Graph, parts: dict[str, nn.Module], convolutions: fx.Node, node: fx.Node) -> bool:
     kernel = next((k for k, stride in ((3, 1), (4, 2)) if is_convolution(parts, node, (k, k), stride)), None)
-    if kernel is None or shape is None or len(shape) != 4 or not is_steady(parts[node.target]):
+    if kernel is None or not _has_filter(parts[node.target], kernel - 2, node.meta.get("shape") or ()):
         return False
-    if not suits(parts[node.target], kernel - 2, shape):
+    return _place(graph, parts, convolutions, node, "filtered")
+
+
+def _convolve(graph: fx.Graph, parts: dict[str, nn.Module], convolutions: fx.Node, node: fx.Node) -> bool:
+    module = convolution_of(parts, node)
+    if module is None or module.groups != 1 or module.stride[0] != module.stride[1] or padding_of(module) is None:
+        return False
+    if not can_convolve(tuple(module.weight.shape), module.stride[0], padding_of(module)):
+        return False
+    return _place(graph, parts, convolutions, node, "direct")
+
+
+def _place(graph: fx.Graph, parts: dict[str, nn.Module], convolutions: fx.Node, node: fx.Node, method: str) -> bool:
+    if len(node.meta.get("shape") or ()) != 4 or not is_steady(parts[node.target]):
         return False
     with graph.inserting_before(node):
         attribute = graph.create_node("get_attr", node.target)
-        replace_node(graph, node, graph.call_method("filtered", (convolutions, attribute, input_of(node))))
+        replace_node(graph, node, graph.call_method(method, (convolutions, attribute, input_of(node))))
     return True
 
 
@@ -68,12 +89,36 @@ def _take_along(graph: fx.Graph, parts: dict[str, nn.Module], node: fx.Node) -> 
 
 
 def _activate(graph: fx.Graph, parts: dict[str, nn.Module], node: fx.Node) -> bool:
-    found, shape = _smooth_activation(parts, node), node.meta.get("shape")
-    if found is None or shape is None or math.prod(shape[1:]) < WORTH_A_CALL:
+    found, shape, gate = _smooth_activation(parts, node), node.meta.get("shape"), _gate(parts, node)
+    if (found is None and gate is None) or shape is None or math.prod(shape[1:]) < WORTH_A_CALL:
         return False
+    made = (input_of(node), *found) if gate is None else (input_of(gate), "silu", 0.0)
     with graph.inserting_before(node):
-        replace_node(graph, node, graph.call_function(activated, (input_of(node), *found)))
+        replace_node(graph, node, graph.call_function(activated, made))
+    if gate is not None:
+        graph.erase_node(gate)
     return True
+
+
+def _gate(parts: dict[str, nn.Module], node: fx.Node) -> fx.Node | None:
+    """The sigmoid(x) of a product x * sigmoid(x), where nobody else uses it."""
+    by_function = node.op == "call_function" and node.target in (operator.mul, torch.mul)
+    if not (by_function or (node.op == "call_method" and node.target == "mul")) or len(node.args) != 2 or node.kwargs:
+        return None
+    for gate, x in (node.args, node.args[::-1]):
+        if isinstance(gate, fx.Node) and _is_sigmoid(parts, gate) and input_of(gate) is x and len(gate.users) == 1:
+            return gate
+    return None
+
+
+def _is_sigmoid(parts: dict[str, nn.Module], node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return type(parts[node.target]) is nn.Sigmoid and not is_hooked(parts[node.target])
+    if len(node.args) + ("input" in node.kwargs) != 1 or set(node.kwargs) - {"input"}:
+        return False
+    return (node.op == "call_function" and node.target in SIGMOIDS) or (
+        node.op == "call_method" and node.target == "sigmoid"
+    )
 
 
 def _smooth_activation(parts: dict[str, nn.Module], node: fx.Node) -> tuple[str, float] | None:
@@ -91,11 +136,8 @@ def _smooth_activation(parts: dict[str, nn.Module], node: fx.Node) -> tuple[str,
 def _has_filter(module: nn.Conv2d, stride: int, shape: tuple[int, ...]) -> bool:
     """Whether minimal filtering pays for a convolution of this stride with results of this shape."""
     weight = (module.out_channels, module.in_channels, stride + 2, stride + 2)
-    return module.groups == 1 and can_filter(weight, stride) and pays(stride, *(stride * k for k in shape[2:]))
-
-
-def _is_stem(module: nn.Conv2d, stride: int, shape: tuple[int, ...]) -> bool:
-    return module.groups == 1 and can_begin(tuple(module.weight.shape), stride)
+    fits = len(shape) == 4 and module.groups == 1 and can_filter(weight, stride)
+    return fits and pays(stride, *(stride * k for k in shape[2:]))
 
 
 def is_pooled_by_filter(parts: dict[str, nn.Module], node: fx.Node) -> bool:

@@ -1,0 +1,125 @@
+// Convolutions of sixteen channels and some more, channels_last, on the CPU.
+//
+// An output is one chain of fma over taps and inputs, an element of a gradient one over taps and outputs, on every
+// instruction set.
+#include "cpu/cpu.h"
+#include "cpu/padded.h"
+#include "cpu/simd.h"
+
+namespace hatebm::HATEBM_ISA {
+namespace {
+
+constexpr int most_sums = lanes == 16 ? 16 : 8;  // registers that hold sums
+
+// What a tap reads of the copy for the first pixel of a row, and its weights.
+struct Tap {
+    int64_t from;
+    const float* weight;  // (sources, results)
+};
+
+// How pixels are made of a copy whose pixels have `sources` numbers: the next pixel reads `step` pixels further on, and is
+// written `stride` pixels further on.
+struct Row {
+    int64_t sources, results, step, stride;
+};
+
+// `results` of `pixels` pixels, vectors of them at once.
+template <int pixels, int vectors>
+void make_tile(const Row& row, const std::vector<Tap>& taps, const float* from, const float* bias, int64_t count, float* y) {
+    for (int64_t r = 0; r < row.results; r += vectors * lanes) {
+        Float sums[pixels][vectors];
+        HATEBM_UNROLL(8)
+        for (int p = 0; p < pixels; ++p)
+            HATEBM_UNROLL(4)
+            for (int k = 0; k < vectors; ++k) {
+                if (bias) load(bias + r + k * lanes, sums[p][k]);
+                else sums[p][k] = Float(0.0f);
+            }
+        for (const Tap& tap : taps) {
+            const float *x = from + tap.from, *weights = tap.weight + r;
+            for (int64_t s = 0; s < row.sources; ++s, weights += row.results) {
+                Float weight[vectors];
+                HATEBM_UNROLL(4)
+                for (int k = 0; k < vectors; ++k) load(weights + k * lanes, weight[k]);
+                HATEBM_UNROLL(8)
+                for (int p = 0; p < pixels; ++p) {
+                    const Float value(x[p * row.step * row.sources + s]);
+                    HATEBM_UNROLL(4)
+                    for (int k = 0; k < vectors; ++k) sums[p][k] = fma(value, weight[k], sums[p][k]);
+                }
+            }
+        }
+        HATEBM_UNROLL(8)
+        for (int p = 0; p < pixels; ++p)
+            HATEBM_UNROLL(4)
+            for (int k = 0; k < vectors; ++k)
+                if (p < count) store(y + p * row.stride * row.results + r + k * lanes, sums[p][k]);
+    }
+}
+
+using MakeTile = void (*)(const Row&, const std::vector<Tap>&, const float*, const float*, int64_t, float*);
+
+// As many pixels as there are, and as many vectors as then fit.
+template <int pixels>
+MakeTile tile_of(int64_t results) {
+    constexpr int most = most_sums / pixels < 4 ? most_sums / pixels : 4;
+    if constexpr (most >= 4)
+        if (results % (4 * lanes) == 0) return make_tile<pixels, 4>;
+    if constexpr (most >= 2)
+        if (results % (2 * lanes) == 0) return make_tile<pixels, 2>;
+    return make_tile<pixels, 1>;
+}
+
+// `columns` pixels of a row.
+void make_row(const Row& row, const std::vector<Tap>& taps, const float* from, const float* bias, int64_t columns, float* y) {
+    for (int64_t c = 0; c < columns;) {
+        const int64_t left = columns - c, pixels = left > 4 ? 8 : left > 2 ? 4 : 2;
+        const MakeTile tile = pixels == 8 ? tile_of<8>(row.results) : pixels == 4 ? tile_of<4>(row.results) : tile_of<2>(row.results);
+        tile(row, taps, from + c * row.step * row.sources, bias, std::min(left, pixels), y + c * row.stride * row.results);
+        c += pixels;
+    }
+}
+
+constexpr int64_t slack = 7;  // pixels that a tile may make beyond the last
+
+void forward_rows(const ConvolutionArgs& a, int64_t image, int64_t first, int64_t end) {
+    const Padded x = images_of(a, image, first, end, slack);
+    const int64_t rows = a.across(a.rows), columns = a.across(a.columns);
+    std::vector<Tap> taps;
+    for (int64_t down = 0; down < a.side; ++down)
+        for (int64_t along = 0; along < a.side; ++along)
+            taps.push_back({down * x.width + along * a.inputs, a.weight + (down * a.side + along) * a.inputs * a.outputs});
+    const Row row{a.inputs, a.outputs, a.stride, 1};
+    for (int64_t r = first; r < end; ++r)
+        make_row(row, taps, x.at(r * a.stride - a.padding, -a.padding), a.bias, columns, a.y + (image * rows + r) * columns * a.outputs);
+}
+
+// The pixels of an image fall into phases, each with taps of its own.
+void backward_rows(const ConvolutionArgs& a, int64_t image, int64_t first, int64_t end) {
+    const Padded gradients = gradients_of(a, image, first, end, slack);
+    const Row row{a.outputs, a.inputs, 1, a.stride};
+    std::vector<Tap> taps;
+    for (int64_t r = first; r < end; ++r)
+        for (int64_t before = 0; before < std::min(a.stride, a.columns); ++before) {
+            const int64_t last_row = (r + a.padding) / a.stride, last = (before + a.padding) / a.stride;
+            taps.clear();
+            for (int64_t down = (r + a.padding) % a.stride; down < a.side; down += a.stride)
+                for (int64_t along = (before + a.padding) % a.stride; along < a.side; along += a.stride) {
+                    const int64_t back = down / a.stride * gradients.width + along / a.stride * a.outputs;
+                    taps.push_back({-back, a.weight + (down * a.side + along) * a.inputs * a.outputs});
+                }
+            const int64_t count = (a.columns - before + a.stride - 1) / a.stride;
+            float* y = a.y + ((image * a.rows + r) * a.columns + before) * a.inputs;
+            make_row(row, taps, gradients.at(last_row, last), nullptr, count, y);
+        }
+}
+
+}  // namespace
+
+void direct(const ConvolutionArgs& a, bool pulled_back) {
+    for_bands(a, pulled_back, [&](int64_t image, int64_t first, int64_t end) {
+        pulled_back ? backward_rows(a, image, first, end) : forward_rows(a, image, first, end);
+    });
+}
+
+}  // namespace hatebm::HATEBM_ISA
