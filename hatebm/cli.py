@@ -191,7 +191,8 @@ def parser() -> argparse.ArgumentParser:
         "bench",
         help="measure steps, chains and training beside the loops that people write",
         description="Langevin steps, whole chains and training iterations a second, beside a naive loop, in-place "
-        "eager PyTorch, torch.compile, torchebm and the official Hat EBM code. Contenders that agree on the same work "
+        "eager PyTorch, torch.compile, torchebm and the official Hat EBM code; and habits, chains as people call them: "
+        "functions, labels, info, callbacks, two blocks, short runs. Contenders that agree on the same work "
         "take turns; one that does not is named and not timed. Everything takes some minutes on two CPU cores.",
     )
     command.set_defaults(command=bench)

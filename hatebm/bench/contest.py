@@ -11,6 +11,8 @@ from hatebm.bench.timing import interleave, peak_memory
 
 NAIVE, IN_PLACE, COMPILED, TORCHEBM = "naive loop", "in-place eager", "torch.compile", "torchebm"
 OFFICIAL, HATEBM, OWN, HALF = "official Hat EBM", "hatebm", "hatebm.energies", "hatebm, bfloat16"
+BARE, RUN = "hatebm, bare", "hatebm, Chain.run"
+AGAINST = {"against naive": NAIVE, "against in-place": IN_PLACE, "against bare": BARE}
 UNITS: dict[str, Callable[[float, int], float]] = {
     "ns/element": lambda seconds, elements: 1e9 * seconds / elements,
     "steps/s": lambda seconds, steps: steps / seconds,
@@ -39,7 +41,7 @@ class Case:
     """One line of a table.
 
     Attributes:
-        table: "step", "chain", "train" or "growth".
+        table: "step", "chain", "train", "habits", "lengths" or "growth".
         name: what `--only` finds it by.
         label: the work in words.
         unit, amount: one of UNITS, and how much of it a call does.
@@ -82,12 +84,11 @@ def _judged(contender: Contender) -> Verdict:
 def _row(case: Case, name: str, verdict: Verdict, marks: dict[str, tuple[float, ...]], memory: float | None) -> Row:
     row: Row = {"table": case.table, "case": case.name, "label": case.label, "axis": case.axis, "at": case.at or ""}
     row |= {"contender": name, "unit": case.unit}
-    figures: Row = dict.fromkeys(("median", "20 %", "80 %", "against naive", "against in-place", "MiB"), "")
+    figures: Row = dict.fromkeys(("median", "20 %", "80 %", *AGAINST, "MiB"), "")
     if name in marks:
         low, median, high = (UNITS[case.unit](mark, case.amount) for mark in marks[name])
         figures |= {"median": median, "20 %": min(low, high), "80 %": max(low, high)}
-        naive = NAIVE if NAIVE in marks else OFFICIAL
-        for column, base in (("against naive", naive), ("against in-place", IN_PLACE)):
+        for column, base in (AGAINST | ({} if NAIVE in marks else {"against naive": OFFICIAL})).items():
             if base in marks:
                 figures[column] = marks[base][1] / marks[name][1]
         figures["MiB"] = "" if memory is None else memory

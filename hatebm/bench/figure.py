@@ -24,6 +24,7 @@ def save_figure(path: Path, rows: Sequence[Row], title: str) -> None:
     """Write bars of how many times as fast as the naive loop everyone is, and curves where rows are points of them."""
     from matplotlib.figure import Figure
 
+    rows = [row for row in rows if row["table"] not in ("habits", "lengths")]  # of one contender, in tables
     bars = [row for row in rows if row["axis"] == "" and row["contender"] in COLOURS and row["against naive"]]
     bars = [row for row in bars if row["against naive"] != 1]  # the loop that the others are measured by
     points = [row for row in rows if row["axis"] != "" and row["median"]]

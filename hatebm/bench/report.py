@@ -9,15 +9,30 @@ from pathlib import Path
 
 import torch
 
-from hatebm.bench.contest import COMPILED, HALF, HATEBM, IN_PLACE, NAIVE, OFFICIAL, OWN, TORCHEBM, Row
+from hatebm.bench.contest import (
+    AGAINST,
+    BARE,
+    COMPILED,
+    HALF,
+    HATEBM,
+    IN_PLACE,
+    NAIVE,
+    OFFICIAL,
+    OWN,
+    RUN,
+    TORCHEBM,
+    Row,
+)
 from hatebm.bench.timing import memory_is
 
-FIGURES = ("median", "20 %", "80 %", "against naive", "against in-place", "MiB")
-COLUMNS = (NAIVE, OFFICIAL, IN_PLACE, COMPILED, TORCHEBM, HATEBM, OWN, HALF)
+FIGURES = ("median", "20 %", "80 %", *AGAINST, "MiB")
+COLUMNS = (NAIVE, OFFICIAL, IN_PLACE, COMPILED, TORCHEBM, BARE, HATEBM, RUN, OWN, HALF)
 TITLES = {
     "step": "one Langevin step, ns an element",
     "chain": "whole chains, steps a second",
     "train": "training, iterations a second",
+    "habits": "as people call it, steps a second",
+    "lengths": "run lengths, steps a second",
 }
 
 
@@ -48,9 +63,10 @@ def print_table(rows: Sequence[Row]) -> None:
 def case_table(rows: Sequence[Row]) -> list[Row]:
     """The rows of one case as they are printed."""
     unit = {"median": rows[0]["unit"]}
+    figures = [name for name in FIGURES if name not in AGAINST or any(row[name] for row in rows)]
     return [
         {"contender": row["contender"]}
-        | {unit.get(name, name): row[name] for name in FIGURES}
+        | {unit.get(name, name): row[name] for name in figures}
         | {"agreement": row["agreement"]}
         for row in rows
     ]
@@ -79,16 +95,20 @@ def conditions(rows: Sequence[Row], device: torch.device) -> str:
 def _pivot(rows: Sequence[Row]) -> Iterable[str]:
     seen = {row["contender"] for row in rows}
     columns = [name for name in COLUMNS if name in seen]
-    headings = ["case", *columns, "against naive", "against in-place", "MiB, in-place", "MiB, hatebm"]
+    ratios = [(HATEBM, name) for name in AGAINST if any(row[name] for row in rows)]
+    ratios += [(RUN, "against naive")] * (RUN in seen)
+    measured = [name for name in (IN_PLACE, HATEBM) if name in seen]
+    headings = ["case", *columns, *(name if who == HATEBM else f"{who}, {name}" for who, name in ratios)]
+    headings += [f"MiB, {name.removesuffix(' eager')}" for name in measured]
     yield f"| {' | '.join(headings)} |"
     yield f"|{'---|' * len(headings)}"
     for label in dict.fromkeys(row["label"] for row in rows):
         found = {row["contender"]: row for row in rows if row["label"] == label}
-        ours, theirs = found.get(HATEBM, {}), found.get(IN_PLACE, {})
         cells = [_text(found.get(name, {}).get("median", "")) or "–" for name in columns]
         cells = [f"**{cell}**" if name == HATEBM else cell for name, cell in zip(columns, cells, strict=True)]
-        cells += [f"{ours[name]:.2f}x" if ours.get(name) else "–" for name in ("against naive", "against in-place")]
-        cells += [_text(row.get("MiB", "")) or "–" for row in (theirs, ours)]
+        figures = [found.get(who, {}).get(name) for who, name in ratios]
+        cells += [f"{figure:.2f}x" if figure else "–" for figure in figures]
+        cells += [_text(found.get(name, {}).get("MiB", "")) or "–" for name in measured]
         yield f"| {' | '.join((label, *cells))} |"
 
 

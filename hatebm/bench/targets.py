@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+CLASSES = 10
+
 
 class PublishedBlock(nn.Module):
     """Residual block of an SN-GAN discriminator in the published order: 3x3 convolutions, then the average pool."""
@@ -85,6 +87,41 @@ def mlp(d: int = 100, width: int = 200) -> nn.Module:
     return nn.Sequential(
         nn.Linear(d, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1), nn.Flatten(0)
     )
+
+
+def last_layer(net: nn.Module) -> nn.Linear:
+    """The layer that makes an energy out of features."""
+    return net.head if isinstance(net, PublishedEnergy) else net[-2]
+
+
+class Conditional(nn.Module):
+    """The features and the last layer of an energy, and a projection of the features on an embedding of the class.
+
+    Source: Miyato and Koyama, "cGANs with projection discriminator" (2018), arXiv 1802.05637.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        pooled = (nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.features = nn.Sequential(net.blocks, *pooled) if isinstance(net, PublishedEnergy) else net[:-2]
+        self.head = last_layer(net)
+        self.classes = nn.Embedding(CLASSES, self.head.in_features)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        h = self.features(x)
+        return self.head(h).squeeze(1) + (self.classes(y) * h).sum(1)
+
+
+class Labelled(nn.Module):
+    """The energy of states of one class, a tensor without dimensions."""
+
+    def __init__(self, net: Conditional, y: Tensor) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("y", y)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x, self.y)
 
 
 def double_well(x: Tensor) -> Tensor:

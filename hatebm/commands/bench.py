@@ -8,14 +8,15 @@ from pathlib import Path
 
 import torch
 
-from hatebm.bench import chains, growth, hat, step, training
-from hatebm.bench.contest import HATEBM, Case, Row, contest
+from hatebm.bench import chains, growth, habits, hat, lengths, step, training
+from hatebm.bench.contest import BARE, HATEBM, RUN, Case, Row, contest
 from hatebm.bench.figure import save_figure
 from hatebm.bench.report import case_table, conditions, markdown, print_table, write_csv
 from hatebm.commands.options import device_of, need
 from hatebm.errors import UsageError
 
-TABLES = ("step", "chain", "train")
+TABLES = ("step", "chain", "train", "habits")
+OURS = (HATEBM, BARE, RUN)
 PICTURES = (".png", ".pdf", ".svg")
 
 
@@ -43,7 +44,7 @@ def bench(options: argparse.Namespace) -> int:
     finally:
         if rows:
             _report(options, rows, device)
-    return 1 if any(row["contender"] == HATEBM and row["median"] == "" for row in rows) else 0
+    return 1 if any(row["contender"] in OURS and row["median"] == "" for row in rows) else 0
 
 
 def _measured(case: Case, options: argparse.Namespace, device: torch.device) -> list[Row]:
@@ -71,6 +72,7 @@ def chosen(options: argparse.Namespace, device: torch.device) -> list[Case]:
         "step": step.cases(device),
         "chain": chains.cases(device) + hat.cases(device),
         "train": training.cases(device),
+        "habits": habits.cases(device) + lengths.cases(device),
     }
     cases = [case for name in TABLES if options.table in (name, "all") for case in tables[name]]
     if options.plot is not None and options.table in ("chain", "all"):

@@ -11,9 +11,21 @@ from shell import hatebm, refusal
 from tiny import one_thread  # noqa: F401
 
 from hatebm import energies
-from hatebm.bench import chains, growth, hat, loops, report, step, training
+from hatebm.bench import chains, growth, habits, hat, lengths, loops, report, step, targets, training
 from hatebm.bench.agreement import judged
-from hatebm.bench.contest import COMPILED, HATEBM, IN_PLACE, NAIVE, OFFICIAL, TORCHEBM, Case, Contender, contest
+from hatebm.bench.contest import (
+    BARE,
+    COMPILED,
+    HATEBM,
+    IN_PLACE,
+    NAIVE,
+    OFFICIAL,
+    RUN,
+    TORCHEBM,
+    Case,
+    Contender,
+    contest,
+)
 from hatebm.bench.timing import interleave, peak_memory
 from hatebm.commands import bench
 from hatebm.dynamics.law import Dynamics
@@ -24,6 +36,7 @@ LAW = Dynamics(step_size=0.01, noise_std=0.1)
 WELL = chains.Target(
     "double well, d = 2, batch 1024", lambda: chains.double_well, (1024, 2), 3, 3, chains.DIFFUSION, energies.DoubleWell
 )
+MLP = chains.Target("MLP 4-8-8-1, batch 6", partial(targets.mlp, 4, 8), (6, 4), 3, 3)
 SETTINGS = ("--seconds", "0.001", "--threads", "1", "--device", "cpu")
 
 
@@ -54,6 +67,9 @@ def small_cases(no_compiler, monkeypatch):
     monkeypatch.setattr(hat, "CPU_STEPS", 2)
     monkeypatch.setattr(hat, "Nets", partial(hat.Nets, batch=2, widths=(4, 4)))
     monkeypatch.setattr(training, "CONFIGS", {"train-tiny": config})
+    monkeypatch.setattr(habits, "CALLED", {"mlp": MLP, "double-well": WELL})
+    monkeypatch.setattr(habits, "SHORT", 2)
+    monkeypatch.setattr(lengths, "LENGTHS", (1, 2))
     monkeypatch.setattr(growth, "AXES", {"batch": (1, 2), "side": (8, 16), "steps": (1, 2)})
 
 
@@ -70,19 +86,22 @@ def test_everything_is_measured_and_written(small_cases, tmp_path):
     with sheet.open() as file:
         rows = list(csv.DictReader(file))
     assert {"date", "device", "python", "torch", "hatebm", "torchebm", "threads", "MiB", "20 %", "80 %"} <= set(rows[0])
-    assert {row["table"] for row in rows} == {"step", "chain", "train", "growth"}
+    assert {row["table"] for row in rows} == {"step", "chain", "train", "habits", "lengths", "growth"}
     assert {row["case"] for row in rows if row["table"] == "chain"} == {"double-well", *hat.KINDS}
+    named = {f"{habit}-mlp" for habit in habits.HABITS} | {f"{habit}-double-well" for habit in habits.FREE}
+    assert {row["case"] for row in rows if row["table"] == "habits"} == named
+    beside = {"habits": "against bare", "lengths": "against naive"}
     for row in rows:
         if row["contender"] == COMPILED:
             assert (row["median"], row["agreement"]) == ("", "left out: RuntimeError: no compiler here")
         else:
             assert float(row["20 %"]) <= float(row["median"]) <= float(row["80 %"]), row
-            assert float(row["against in-place"]) > 0
+            assert float(row[beside.get(row["table"], "against in-place")]) > 0
     with Image.open(picture) as drawn:
         drawn.load()
         assert drawn.width > 1000  # with the curves
     lines = said.out.splitlines()
-    assert sum(line.startswith("| double well") for line in lines) == 1
+    assert sum(line.startswith("| double well") for line in lines) == 1 + len(habits.FREE) + 2
     assert "- double-well, torch.compile: left out: RuntimeError: no compiler here" in lines
     assert "1 threads, torch" in lines[-1]
     assert "[1/" in said.err
@@ -160,11 +179,66 @@ def test_a_training_that_goes_another_way_is_not_timed(wrong, small_cases, monke
     assert rows[HATEBM]["against naive"] > 0
 
 
-def test_bench_fails_where_hatebm_does_not_agree(small_cases, monkeypatch):
-    monkeypatch.setattr(loops, "with_hatebm", lambda energy, start, **how: lambda n, law: start + 1)
-    said = hatebm("bench", "--only", "double-well", *SETTINGS)
+@pytest.mark.parametrize(
+    ("home", "name", "case"),
+    [
+        (loops, "with_hatebm", "double-well"),
+        (habits, "with_hatebm", "info-double-well"),
+        (lengths, "living", "lengths-double-well"),
+    ],
+)
+def test_bench_fails_where_hatebm_does_not_agree(home, name, case, small_cases, monkeypatch):
+    monkeypatch.setattr(home, name, lambda energy, start, *_, **how: lambda n, law: start + 1)
+    said = hatebm("bench", "chain" if home is loops else "habits", "--only", case, *SETTINGS)
     assert said.code == 1
     assert "NO: drift off" in said.out
+
+
+ASKED = {  # what a call of hatebm with a habit looks like: its energy, state and other arguments
+    "lambda": lambda energy, x, **how: energy.__name__ == "<lambda>",
+    "labels": lambda energy, x, **how: list(how["energy_kwargs"]) == ["y"],
+    "labels-by-step": lambda energy, x, **how: how["energy_kwargs"](0)["y"] is not how["energy_kwargs"](0)["y"],
+    "info": lambda energy, x, **how: how["return_info"],
+    "callback": lambda energy, x, **how: how["every"] == habits.EVERY and callable(how["callback"]),
+    "blocks": lambda energy, x, **how: len(x) == 2,
+}
+
+
+@pytest.mark.parametrize("habit", ASKED)
+def test_a_habit_is_called_as_it_is_named(habit, small_cases, monkeypatch):
+    calls = []
+    honest = habits.langevin
+    monkeypatch.setattr(habits, "langevin", lambda *args, **how: calls.append((args, how)) or honest(*args, **how))
+    contenders = habits.contenders(habit, MLP, 3, CPU)
+    contenders[HATEBM].call()
+    (energy, x, n), how = calls[0]
+    assert n == 3
+    assert len(calls) == 1
+    assert ASKED[habit](energy, x, **how)
+
+
+def test_short_runs_go_on_where_the_last_one_ended(monkeypatch):
+    calls = []
+    honest = lengths.langevin
+    monkeypatch.setattr(
+        lengths, "langevin", lambda *args, **how: calls.append((args[2], how["first_step"])) or honest(*args, **how)
+    )
+    found = lengths.again(chains.double_well, START, 2)(5, LAW)
+    assert calls == [(2, 0), (2, 2), (1, 4)]
+    whole = loops.with_hatebm(chains.double_well, START)(5, LAW)
+    assert torch.equal(found, whole)
+    assert torch.equal(lengths.living(chains.double_well, START, 2)(5, LAW), whole)
+
+
+@pytest.mark.parametrize("net", [lambda: targets.PublishedEnergy(1, (4, 4), pools=1), partial(targets.mlp, 4, 8)])
+def test_networks_with_classes_and_signs_are_those_of_the_chains(net):
+    net = net()
+    x = torch.randn(3, 1, 8, 8) if isinstance(net, targets.PublishedEnergy) else torch.randn(3, 4)
+    assert torch.equal(habits.negated(net)(x), -net(x))
+    conditional, y = targets.Conditional(net), torch.tensor([2, 5, 2])
+    at = conditional.features(x)
+    torch.testing.assert_close(conditional(x, y), net(x) + (conditional.classes.weight[y] * at).sum(1))
+    assert torch.equal(targets.Labelled(conditional, y[0])(x[::2]), conditional(x[::2], y[::2]))
 
 
 def test_what_was_measured_is_said_when_interrupted(small_cases, monkeypatch, tmp_path):
@@ -251,10 +325,26 @@ def test_a_contest_leaves_the_global_random_state_alone(no_compiler):
 
 def test_rows_are_told_apart_in_markdown():
     row = dict(table="chain", case="c", label="l", axis="", at="", unit="steps/s", MiB=1.0, agreement="", threads=1)
-    row |= {"20 %": 1.0, "80 %": 3.0, "against naive": 2.0, "against in-place": 1.5}
+    row |= {"20 %": 1.0, "80 %": 3.0, "against naive": 2.0, "against in-place": 1.5, "against bare": ""}
     text = report.markdown([row | {"contender": n, "median": m} for n, m in ((OFFICIAL, 10.0), (HATEBM, 20.0))], CPU)
     assert "| case | official Hat EBM | hatebm | against naive | against in-place |" in text
     assert "| l | 10 | **20** | 2.00x | 1.50x |" in text
+
+
+def test_columns_are_those_that_have_figures():
+    row = dict(case="c", axis="", at="", unit="steps/s", MiB=1.0, agreement="", threads=1)
+    row |= {"20 %": 1.0, "80 %": 3.0, "against naive": 2.0, "against in-place": "", "against bare": ""}
+    called = [
+        row | {"table": "habits", "label": "l", "contender": n, "median": 9.0, "against bare": 0.9}
+        for n in (NAIVE, BARE, HATEBM)
+    ]
+    short = [row | {"table": "lengths", "label": "l", "contender": n, "median": 9.0} for n in (NAIVE, HATEBM, RUN)]
+    lines = report.markdown(called + short, CPU).splitlines()
+    assert "| case | naive loop | hatebm, bare | hatebm | against naive | against bare | MiB, hatebm |" in lines
+    assert "| l | 9 | 9 | **9** | 2.00x | 0.90x | 1 |" in lines
+    heading = "| case | naive loop | hatebm | hatebm, Chain.run | against naive | hatebm, Chain.run, against naive |"
+    assert f"{heading} MiB, hatebm |" in lines
+    assert "| l | 9 | **9** | 9 | 2.00x | 2.00x | 1 |" in lines
 
 
 def test_contender_is_a_call_and_a_judgement():
