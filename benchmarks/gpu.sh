@@ -30,6 +30,10 @@ stage tests 150 python -m pytest -q -rs -m gpu $gpu_tests
 stage step 60 python benchmarks/step_gpu.py --csv "$out/gpu-step.csv"
 plot=()
 if python -c "import matplotlib" 2> "$out/gpu-plot.txt"; then plot=(--plot "$out/gpu-bench.png"); fi
-stage bench 300 python -m hatebm bench --device cuda --seconds 0.5 --csv "$out/gpu-bench.csv" "${plot[@]}" --markdown
-grep -v -e '^\[' -e '^/' "$out/gpu-bench.txt" >> "$summary"  # the tables without the progress
+stage bench-chain 240 python -m hatebm bench chain --device cuda --seconds 0.5 --csv "$out/gpu-bench-chain.csv" "${plot[@]}" --markdown
+for table in step train; do
+    stage bench-$table 60 python -m hatebm bench $table --device cuda --seconds 0.5 --csv "$out/gpu-bench-$table.csv" --markdown
+done
+stage bench-habits 120 python -m hatebm bench habits --device cuda --seconds 0.2 --csv "$out/gpu-bench-habits.csv" --markdown
+grep -h -v -e '^\[' -e '^/' "$out"/gpu-bench-*.txt >> "$summary"  # the tables without the progress
 exit $failed

@@ -1,8 +1,10 @@
 """README, CONTRIBUTING and docs/ keep their word: their Python runs, their commands, files and links are there."""
 
 import ast
+import contextlib
 import dataclasses
 import importlib
+import io
 import os
 import re
 import shlex
@@ -23,6 +25,16 @@ FOLDERS = "hatebm|csrc|kernels|benchmarks|tests|docs|.ci"
 def blocks(text, language):
     """The code blocks of one language, in order."""
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def programs(text):
+    """The Python blocks, in order, each with what it prints: the block of text behind it, empty where there is none."""
+    return re.findall(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", text, re.DOTALL | re.MULTILINE)
+
+
+def timeless(said):
+    """What was printed, without what the clock says."""
+    return re.sub(r"\S+ steps/s", "N steps/s", said)
 
 
 def prose(text):
@@ -79,8 +91,14 @@ def test_there_are_pages():
 @pytest.mark.parametrize("page", [page for page, text in PAGES.items() if blocks(text, "python")])
 def test_the_python_runs_from_top_to_bottom(page):
     scope = {}
-    for block in blocks(PAGES[page], "python"):
-        exec(compile(block, page, "exec"), scope)
+    for block, said in programs(PAGES[page]):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(block, page, "exec"), scope)
+        assert not said or timeless(printed.getvalue()) == timeless(said)
+
+
+def test_what_blocks_print_is_compared():
+    assert len([said for _, said in programs(README) if said]) == len(blocks(README, "text")) == 1
 
 
 @pytest.mark.parametrize(("page", "command"), found(commands))
