@@ -56,7 +56,7 @@ __device__ __forceinline__ double term_of(const Law& law, const Halves& halves, 
     const float x = m.from.x.v[k], proposal = m.to.x.v[k];
     const float there = drift_of(law, total_gradient(law, x, m.from.grad.v[k]), factors[0]).drift;
     const float back = drift_of(law, total_gradient(law, proposal, m.to.grad.v[k]), factors[1]).drift;
-    return ratio_element(halves.precision, halves.prior, x, proposal, there, back);
+    return ratio_element<double>(halves.precision, halves.prior, x, proposal, there, back);
 }
 
 // One pass over samples, `pieces` blocks to each. `sums` holds three sets, a sample's runs in a row in each: the squared

@@ -133,6 +133,15 @@ def test_a_proposal_with_a_nan_is_refused_and_counted(form):
     assert torch.equal(got["nan_refused"], found["nan_refused"])
 
 
+def test_energies_are_compared_in_float64():
+    """A fall from 1e6, which float32 tells to 0.06, ends in as much kinetic energy, so that the decision is open."""
+    energy = hatebm.energies.Gaussian(torch.zeros(2), torch.ones(2))
+    x = 1000 + torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
+    law = {"noise_std": 0.003, "step_size": 0.0000045 * (1 + 3e-6)}  # pulls a little more than the energy does
+    found = assert_alike(energy, x, 1, leapfrog_steps=500, **law)
+    assert 0.1 < found["accept"].mean() < 0.9
+
+
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_runs_in_pieces_on_any_threads_are_one_run(form, monkeypatch):
     neighbours = torch.arange(2**33, 2**33 + 400)  # that fill vectors, and share the upper word
