@@ -15,6 +15,7 @@ from hatebm.energies.perceptron import Perceptron
 from hatebm.energies.steps import Facts, Steps
 from hatebm.engine import proposals
 from hatebm.engine.prepare.precision import REDUCED
+from hatebm.engine.prepare.tracing import is_hooked
 from hatebm.ops.backend import kernels_for
 from hatebm.ops.scalars import OPEN, sides_of
 
@@ -88,6 +89,8 @@ class WholeRuns:
         """Go on in the kernel of an energy, where none was refused; None: in no kernel."""
         if isinstance(energy, Perceptron) and self.precision in REDUCED:
             self.refusal = self.refusal or f"precision={self.precision!r}, its kernel is float32"
+        if energy is not None and _is_listened_to(self.given):
+            self.refusal = self.refusal or LISTENED
         self.energy = None if self.refusal else energy
         has_twin = hasattr(type(self.energy), "in_kernel")  # a module takes its time to miss an attribute
         twin = self.energy.in_kernel(self.state[0], self.blocks.backend) if has_twin else None
@@ -166,13 +169,9 @@ def _obstacle(form: Form, blocks: Blocks, potential: Potential, state: list[Tens
         return "a seed in a tensor"
     if kernels_for(blocks.backend, x.device) is None:
         return f"backend {blocks.backend!r} has no kernel for {x.device}"
-    return LISTENED if _is_listened_to(potential.energy) else ""
+    return ""
 
 
 def _is_listened_to(energy: Any) -> bool:
     """Whether a call of a module is more than its class says: hooks, or a forward of its own."""
-    for part in energy.modules() if isinstance(energy, nn.Module) else ():
-        hooks = part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
-        if hooks or "forward" in vars(part):
-            return True
-    return False
+    return isinstance(energy, nn.Module) and any(map(is_hooked, energy.modules()))
