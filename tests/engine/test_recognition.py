@@ -64,6 +64,14 @@ def of_sharpness(sharpness):
     return lambda energies, sharpness=sharpness: energies * sharpness
 
 
+def sharpened_by(factor):
+    return lambda energies: energies * factor
+
+
+class Settings:
+    sharpness = 1.0
+
+
 class Sharp(nn.Module):
     """A network times numbers that it holds itself, and that stand elsewhere."""
 
@@ -71,14 +79,25 @@ class Sharp(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.net, self.first_sharpness, self.sharpened = perceptron(), 1.0, of_sharpness(1.0)
+        self.net, self.sharpened, self.settings = perceptron(), of_sharpness(1.0), Settings()
 
     @property
     def all_sharpness(self):
         return self.sharpness * settings.sharpness * table["sharpness"]
 
     def forward(self, x):
-        return self.sharpened(self.net(x) * (self.all_sharpness * sharpness()))
+        return self.sharpened(self.net(x) * (self.all_sharpness * sharpness() * self.settings.sharpness))
+
+
+class Numbered(nn.Module):
+    """A network and functions by their numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.scale0 = perceptron(), sharpened_by(1.0)
+
+    def forward(self, x):
+        return getattr(self, f"scale{0}")(self.net(x))
 
 
 class Critic:
@@ -202,6 +221,7 @@ def sharpenings():
         "an attribute of a global": lambda patch, net: patch.setattr(settings, "sharpness", 9.0),
         "a table": lambda patch, net: patch.setitem(table, "sharpness", 9.0),
         "a default": lambda patch, net: patch.setattr(net, "sharpened", of_sharpness(9.0)),
+        "settings of a class": lambda patch, net: patch.setattr(Settings, "sharpness", 9.0),
         "a property": lambda patch, net: patch.setattr(Sharp, "all_sharpness", 9.0),
     }
 
@@ -223,6 +243,14 @@ def test_attributes_whose_names_are_made_up_are_read_at_every_run():
     x = torch.randn(7, D, generator=torch.Generator().manual_seed(1))
     for critic.scale in (1.0, -9.0):
         got, want = (hatebm.langevin(energy, x, 3, compile=how, **LAW) for how in ("auto", "off"))
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+
+
+def test_functions_by_number_are_called_as_they_are():
+    net, x = Numbered(), torch.randn(7, D, generator=torch.Generator().manual_seed(1))
+    for factor in (1.0, -9.0):
+        net.scale0 = sharpened_by(factor)
+        got, want = (hatebm.langevin(net, x, 3, compile=how, **LAW) for how in ("auto", "off"))
         torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
 
 

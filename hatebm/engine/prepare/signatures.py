@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hatebm.energies.closure import FOREIGN, is_from
-from hatebm.energies.named import held_under_names, named_by, names_used_by
+from hatebm.energies.named import BY_WORD, held_under_names, named_by, names_used_by
 from hatebm.engine.prepare.twin import is_plain
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "forward")
@@ -51,7 +51,7 @@ def _attributes_of(part: nn.Module) -> tuple | None:
         found = bool(value) if key in HOOKS else plain(value)  # the trace calls such a part, whatever it does
         if found is not OPAQUE:
             own.append((key, found))
-        elif key in names_used_by(type(part)):
+        elif key in (names := names_used_by(type(part))) or not names.isdisjoint(BY_WORD):
             return None
     return tuple(own)
 
@@ -132,8 +132,16 @@ def _function(value: types.FunctionType) -> Any:
 
 
 def _settings(value: Any, within: tuple[Any, ...]) -> Any:
-    """An object that holds constants, as settings are held."""
-    if not is_plain(type(value)) or any(value is outer for outer in within):
+    """An object that holds constants, as settings are held: its own, and those of its class."""
+    kind = type(value)
+    if not is_plain(kind) or any(value is outer for outer in within):
         return OPAQUE
-    found = plain(object.__getattribute__(value, "__dict__"), (*within, value))
-    return OPAQUE if found is OPAQUE else (type(value), found)
+    own = object.__getattribute__(value, "__dict__")
+    found = plain(_constants_of(kind) | own, (*within, value))
+    return OPAQUE if found is OPAQUE else (kind, found)
+
+
+def _constants_of(kind: type) -> dict[str, Any]:
+    bases = [vars(base).items() for base in reversed(kind.__mro__) if not is_from(base, FOREIGN)]
+    named = {name: value for items in bases for name, value in items if not name.startswith("__")}
+    return {name: value for name, value in named.items() if issubclass(type(value), (*CONSTANTS, *HELD))}
