@@ -191,6 +191,13 @@ def test_a_run_tells_what_single_steps_tell(kind, law, run_on_gpu):
             assert torch.equal(got[1], want[1])
 
 
+@pytest.mark.parametrize("reflect", [(-0.3, 0.9), (None, 0.2)], ids=str)
+def test_chains_with_a_mask_and_walls_are_taken(reflect, assert_alike):
+    x = start("full", 37, 6)
+    law = {"mask": torch.arange(6) % 3 != 1, "reflect": reflect, "noise_at": "before", "clamp_at": "noise+step"}
+    assert_alike(of_kind("full", 6), x, 5, step_size=0.2, clip=("norm", 2.0), prior_precision=0.1, **law)
+
+
 @pytest.mark.parametrize("kind", ["diagonal", "well", "funnel"])
 def test_the_longest_chains(kind, assert_alike):
     assert_alike(of_kind(kind, 1024), start(kind, 2, 1024), 2, step_size=0.001, clip=("norm", 2.0))
