@@ -74,7 +74,8 @@ MakeTile tile_of(int64_t results) {
 void make_row(const Row& row, const std::vector<Tap>& taps, const float* from, const float* bias, int64_t columns, float* y) {
     for (int64_t c = 0; c < columns;) {
         const int64_t left = columns - c, pixels = left > 4 ? 8 : left > 2 ? 4 : 2;
-        const MakeTile tile = pixels == 8 ? tile_of<8>(row.results) : pixels == 4 ? tile_of<4>(row.results) : tile_of<2>(row.results);
+        const auto choose = pixels == 8 ? tile_of<8> : pixels == 4 ? tile_of<4> : tile_of<2>;
+        const MakeTile tile = choose(row.results);
         tile(row, taps, from + c * row.step * row.sources, bias, std::min(left, pixels), y + c * row.stride * row.results);
         c += pixels;
     }
@@ -90,8 +91,10 @@ void forward_rows(const ConvolutionArgs& a, int64_t image, int64_t first, int64_
         for (int64_t along = 0; along < a.side; ++along)
             taps.push_back({down * x.width + along * a.inputs, a.weight + (down * a.side + along) * a.inputs * a.outputs});
     const Row row{a.inputs, a.outputs, a.stride, 1};
-    for (int64_t r = first; r < end; ++r)
-        make_row(row, taps, x.at(r * a.stride - a.padding, -a.padding), a.bias, columns, a.y + (image * rows + r) * columns * a.outputs);
+    for (int64_t r = first; r < end; ++r) {
+        float* y = a.y + (image * rows + r) * columns * a.outputs;
+        make_row(row, taps, x.at(r * a.stride - a.padding, -a.padding), a.bias, columns, y);
+    }
 }
 
 // The pixels of an image fall into phases, each with taps of its own.
