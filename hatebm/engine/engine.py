@@ -122,7 +122,7 @@ class Engine:
         parts = (form, blocks, potential, state, watch, transition, gathering)
         with self._plain():
             kernel = WholeRuns(*parts, self._kernel, self.precision)
-            own_bits = hasattr(type(kernel.energy), "in_kernel")  # of which a graph knows nothing
+            own_bits = any(hasattr(type(term), "in_kernel") for term in kernel.terms)  # of which a graph knows nothing
             on_cuda = self.device.type == "cuda" and not own_bits
             return Shortcuts(kernel, GraphRuns(*parts, self.precision) if on_cuda else None, self._plain)
 
