@@ -1,9 +1,5 @@
 """The engine: memory layouts, and a batch in parts where each chain has an energy of its own."""
 
-import platform
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -141,25 +137,3 @@ def test_parts_and_layout_go_by_shapes_alone():
         assert work.reduces == reduces
         assert work.total == 16 * 16 * 64 * 64 * 9
         assert work.largest == 16 * 16 * 64 * 4
-
-
-FAULTS = """
-import resource, torch
-from hatebm.engine.prepare.rules import keep_freed_memory
-keep_freed_memory()
-
-def evaluate():
-    tensors = [torch.ones(3 << 18, dtype=torch.float32, device="cpu") for _ in range(10)]
-
-evaluate()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    evaluate()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
-def test_the_tensors_of_an_evaluation_lie_where_the_last_ones_lay():
-    faults = int(subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True).stdout)
-    assert faults < 7680  # the pages of one evaluation, of ten

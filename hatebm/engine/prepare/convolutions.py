@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from hatebm.engine.prepare.activations import PLAIN, Activation
 from hatebm.engine.prepare.direct import Direct, can_convolve
 from hatebm.engine.prepare.nodes import padding_of
-from hatebm.engine.prepare.rules import keep_freed_memory
 from hatebm.engine.prepare.winograd import Filter, can_filter, pays
 from hatebm.nets.layers import pooled_kernel
 
@@ -31,8 +30,6 @@ class Convolutions:
 
     def __init__(self, channels_last: bool) -> None:
         self.channels_last = channels_last
-        if channels_last:  # on the CPU
-            keep_freed_memory()
         self._kept: dict[tuple[int, bool], Kept] = {}
 
     def pooled(self, conv: nn.Conv2d, x: Tensor, activation: Activation | None = None) -> Tensor:

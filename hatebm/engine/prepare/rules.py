@@ -1,13 +1,11 @@
 """What pays, by shapes alone: a choice by the clock would change the bits between a training and its resumption.
 
-Measured on two Zen-4 and two Zen-5 cores with AVX-512, torch 2.13, glibc's allocator.
+Measured on two Zen-4 cores with AVX-512, torch 2.13, glibc's allocator.
 """
 
-import functools
 import math
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
@@ -73,13 +71,3 @@ def part_size(module: nn.Module, largest: float, n: int) -> int | None:
     while 2 * size * largest <= wanted:
         size *= 2
     return size if n > size else None
-
-
-@functools.cache
-def keep_freed_memory() -> None:
-    """Let glibc keep up to 64 MiB that are free, once for the process.
-
-    It gives back what lies free beyond twice the largest block that it had mapped and got back, and an evaluation
-    would fault anew on each page of its tensors: 5 to 17 % of a step. So it gets one of the most that it counts.
-    """
-    torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8, device="cpu")
