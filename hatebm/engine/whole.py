@@ -58,10 +58,11 @@ def facts_of(x: Tensor, every: int, kept: int) -> Facts:
 def rows_of(facts: Sequence[Facts], total: bool) -> Told:
     """What kernels told of the blocks of a state, as single steps tell it; ``total``: of the sum of all energies."""
     energy = functools.reduce(torch.add, [of_block.energy for of_block in facts])
+    of_energy = [of_block.grad_norm_energy for of_block in facts]
     return {
         "energy": torch.stack([row.sum() for row in energy])[:, None] if total else energy,
         "grad_norm": _over_blocks([of_block.grad_norm for of_block in facts]),
-        "grad_norm_energy": torch.stack([of_block.grad_norm_energy for of_block in facts], -1),
+        "grad_norm_energy": of_energy[0][..., None] if len(of_energy) == 1 else torch.stack(of_energy, -1),
         "displacement": _over_blocks([of_block.displacement for of_block in facts]),
     }
 
