@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hatebm.dynamics.blocks import Blocks
-from hatebm.dynamics.facts import Gathering, Told
+from hatebm.dynamics.facts import Gathering, Told, over_blocks
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
 from hatebm.dynamics.transitions.form import Form, Transition
@@ -61,14 +61,10 @@ def rows_of(facts: Sequence[Facts], total: bool) -> Told:
     of_energy = [of_block.grad_norm_energy for of_block in facts]
     return {
         "energy": torch.stack([row.sum() for row in energy])[:, None] if total else energy,
-        "grad_norm": _over_blocks([of_block.grad_norm for of_block in facts]),
+        "grad_norm": over_blocks([of_block.grad_norm for of_block in facts]),
         "grad_norm_energy": of_energy[0][..., None] if len(of_energy) == 1 else torch.stack(of_energy, -1),
-        "displacement": _over_blocks([of_block.displacement for of_block in facts]),
+        "displacement": over_blocks([of_block.displacement for of_block in facts]),
     }
-
-
-def _over_blocks(norms: list[Tensor]) -> Tensor:
-    return norms[0] if len(norms) == 1 else torch.stack(norms).norm(dim=0)
 
 
 class WholeRuns:
