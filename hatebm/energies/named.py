@@ -1,14 +1,14 @@
 """What the code of a callable names: variables, the attributes of what they hold, and so on.
 
-Not followed are names that code makes up, and nothing is followed into a module: see :mod:`hatebm.energies.closure` for
-all that a callable can reach.
+Where code makes up names of attributes, every attribute may be meant. Nothing is followed into a module: see
+:mod:`hatebm.energies.closure` for all that a callable can reach.
 """
 
 import dis
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from hatebm.energies.closure import CONTAINERS, is_followed, spaces
 
 WHOLE = (types.FunctionType, types.MethodType, functools.partial, *CONTAINERS)  # of which every item may be meant
+
+BY_WORD = frozenset({"getattr", "vars", "__dict__"})  # by which code takes an attribute of any name
 
 
 class Named(NamedTuple):
@@ -26,10 +28,10 @@ class Named(NamedTuple):
     reach: list[Any]
 
 
-def named_by(function: Callable[..., Any]) -> Named:
-    """What the code of a function, a method, a partial or an object that is called can name."""
+def named_by(*things: Any) -> Named:
+    """What the code of functions, methods, partials or objects that are called can name, and of classes with them."""
     found: dict[int, tuple[type, Any]] = {}
-    reach, size = {id(function): function}, 0
+    reach, size = {id(thing): thing for thing in things}, 0
     while size != (size := len(reach)):
         for _thing, _, value in held_under_names(list(reach.values())):
             kind = next((kind for kind in (nn.Module, Tensor) if issubclass(type(value), kind)), None)
@@ -46,11 +48,13 @@ def held_under_names(things: Iterable[Any]) -> Iterator[tuple[Any, Any, Any]]:
     things = list(things)
     codes = [thing.__code__ for thing in things if type(thing) is types.FunctionType]
     names = {"class", "__call__"}.union(*map(_names_in, codes))
+    made_up = not names.isdisjoint(BY_WORD)
     for thing in things:
         whole = issubclass(type(thing), WHOLE)
         for space in spaces(thing):
             for name, value in list(space.items()):
-                if (whole or name in names) and not _is_no_variable(thing, name, value):
+                meant = whole or name in names or (made_up and not str(name).startswith("__"))
+                if meant and not _is_no_variable(thing, name, value):
                     yield thing, name, value
 
 

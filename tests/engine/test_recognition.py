@@ -10,6 +10,7 @@ from torch import nn
 import hatebm
 from hatebm import energies
 
+SHARPNESS, settings, table = 1.0, Namespace(sharpness=1.0), {"sharpness": 1.0}
 D, LAW = 20, {"step_size": 0.01, "noise_std": 0.1, "seed": 0}
 
 
@@ -42,6 +43,44 @@ class Written(nn.Module):
         return F.linear(h, self.last.weight, self.last.bias)[:, None].flatten(0)
 
 
+class Held(nn.Module):
+    """The same network with what is not learnt in buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("weight", torch.randn(16, D) / 4)
+        self.register_buffer("bias", torch.randn(16))
+        self.last = nn.Linear(16, 1)
+
+    def forward(self, x):
+        return self.last(F.silu(F.linear(x, self.weight, self.bias)))
+
+
+def sharpness():
+    return SHARPNESS
+
+
+def of_sharpness(sharpness):
+    return lambda energies, sharpness=sharpness: energies * sharpness
+
+
+class Sharp(nn.Module):
+    """A network times numbers that it holds itself, and that stand elsewhere."""
+
+    sharpness = 1.0
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.first_sharpness, self.sharpened = perceptron(), 1.0, of_sharpness(1.0)
+
+    @property
+    def all_sharpness(self):
+        return self.sharpness * settings.sharpness * table["sharpness"]
+
+    def forward(self, x):
+        return self.sharpened(self.net(x) * (self.all_sharpness * sharpness()))
+
+
 class Critic:
     """What trains a network."""
 
@@ -72,6 +111,7 @@ def writings():
         "functions": (Written(F.gelu), (D,)),
         "leaky": (Written(lambda h: F.leaky_relu(h, 0.3)), (D,)),
         "no bias, mean of one": (lambda x: net(x).mean(1), (D,)),
+        "buffers": (Held(), (D,)),
         "flattened": (lambda x: net(x.view(x.size(0), -1)), (4, 5)),
     }
 
@@ -100,6 +140,7 @@ def others():
         "scaled input": (lambda x: net(2 * x), (D,)),
         "turned input": (lambda x: net(x.transpose(1, 2).flatten(1)), (4, 5)),
         "an activation at the end": (lambda x: F.softplus(net(x)), (D,)),
+        "a softplus of its own": (lambda x: deep[2](F.softplus(deep[0](x), 0.3)), (D,)),
         "a factor inside": (lambda x: deep[4](-deep[:4](x)), (D,)),
         "a row a part": (lambda x: net(x).sum((1, 2)), (3, D)),
         "a mean over chains": (lambda x: net(x).mean(), (D,)),
@@ -215,3 +256,46 @@ def test_what_is_found_follows_the_weights_the_sign_and_the_network():
         chain = hatebm.Chain(critic.energy, x, compile=how, **LAW)
         results.append(chain.run(6, callback=change))
     torch.testing.assert_close(*results, rtol=0, atol=1e-5)
+
+
+def sharpenings():
+    return {
+        "an attribute of its class": lambda patch, net: patch.setattr(Sharp, "sharpness", 9.0),
+        "a global of a function": lambda patch, net: patch.setitem(globals(), "SHARPNESS", 9.0),
+        "an attribute of a global": lambda patch, net: patch.setattr(settings, "sharpness", 9.0),
+        "a table": lambda patch, net: patch.setitem(table, "sharpness", 9.0),
+        "a default": lambda patch, net: patch.setattr(net, "sharpened", of_sharpness(9.0)),
+        "a property": lambda patch, net: patch.setattr(Sharp, "all_sharpness", 9.0),
+    }
+
+
+@pytest.mark.parametrize("sharpened", sharpenings())
+def test_numbers_outside_a_network_are_read_at_every_run(sharpened, monkeypatch):
+    torch.manual_seed(0)
+    net, x = Sharp(), torch.randn(7, D, generator=torch.Generator().manual_seed(1))
+    before = hatebm.langevin(net, x, 3, **LAW)
+    sharpenings()[sharpened](monkeypatch, net)
+    got, want = (hatebm.langevin(net, x, 3, compile=how, **LAW) for how in ("auto", "off"))
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+    assert not torch.allclose(before, want, rtol=0, atol=1e-3)
+
+
+def test_attributes_whose_names_are_made_up_are_read_at_every_run():
+    critic, begin = Critic(perceptron()), "sca"
+    energy = lambda x: critic.net(x) * getattr(critic, f"{begin}le")  # noqa: E731
+    x = torch.randn(7, D, generator=torch.Generator().manual_seed(1))
+    for critic.scale in (1.0, -9.0):
+        got, want = (hatebm.langevin(energy, x, 3, compile=how, **LAW) for how in ("auto", "off"))
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shaped", ["a part more", "a sum of one element", "a row"])
+def test_energies_that_chains_do_not_take_have_no_kernel(shaped):
+    net, x = perceptron(), torch.zeros(7, D)
+    turned = {
+        "a part more": lambda e: e[:, None],
+        "a sum of one element": lambda e: e.sum(0),
+        "a row": lambda e: e[None],
+    }
+    with pytest.raises(ValueError, match="energy's result must be"):
+        hatebm.langevin(lambda x: turned[shaped](net(x)), x, 2, **LAW)

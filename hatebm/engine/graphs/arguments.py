@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hatebm.engine.prepare.tracing import OPAQUE, plain
+from hatebm.engine.prepare.signatures import OPAQUE, plain
 
 Structure = tuple[tuple[str, Any], ...]
 CONSTANTS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)

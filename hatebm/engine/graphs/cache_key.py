@@ -9,7 +9,7 @@ from torch import nn
 
 from hatebm.energies.closure import PURE, is_from
 from hatebm.energies.precision import set_to
-from hatebm.engine.prepare.tracing import OPAQUE, plain, signature
+from hatebm.engine.prepare.signatures import OPAQUE, plain, signature
 
 CODE = (type, types.ModuleType, types.FunctionType)
 

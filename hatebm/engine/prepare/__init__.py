@@ -26,7 +26,8 @@ from hatebm.engine.prepare.placement import BEGUN, FILTERED
 from hatebm.engine.prepare.probe import COARSE, TOLERANCE, Outcome, copied, joined, outcome, probe_state, same
 from hatebm.engine.prepare.rewrites import KEPT, rewrite
 from hatebm.engine.prepare.rewritten import Bound, Rewritten, compiled, described
-from hatebm.engine.prepare.tracing import NothingDrawn, Refused, is_hooked, signature, traced
+from hatebm.engine.prepare.signatures import Refused, signature
+from hatebm.engine.prepare.tracing import NothingDrawn, is_hooked, traced
 from hatebm.ops.library import is_traced
 
 Energy = Callable[..., Tensor]

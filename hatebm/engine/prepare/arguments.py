@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hatebm.engine.prepare.tracing import OPAQUE, Refused, plain
+from hatebm.engine.prepare.signatures import OPAQUE, Refused, plain
 
 
 class Arguments(NamedTuple):

@@ -1,18 +1,14 @@
 """A callable as a module, so that it is followed like one: a function, a method, a partial, an object."""
 
 import functools
-import types
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
-from hatebm.energies.closure import FOREIGN, is_from
-from hatebm.energies.named import held_under_names, named_by
-from hatebm.engine.prepare.tracing import CONSTANTS, OPAQUE, Refused, plain, signature
+from hatebm.energies.named import named_by
+from hatebm.engine.prepare.signatures import Refused, signature, told
 from hatebm.engine.prepare.twin import with_others
-
-STANDING = (types.ModuleType, type, types.BuiltinFunctionType, types.MethodDescriptorType)
 
 
 class Called(nn.Module):
@@ -42,9 +38,7 @@ class Called(nn.Module):
         """
         places = {id(part): ("part", k) for k, part in enumerate(self._modules.values())}
         places |= {id(v): ("tensor", k, v.shape, v.dtype, v.device) for k, v in enumerate(self.tensors.values())}
-        places |= {id(thing): ("thing", k, _kind(thing)) for k, thing in enumerate(self.reach)}
-        held = ((id(thing), name, value) for thing, name, value in held_under_names(self.reach))
-        return tuple((places[thing][1:], name, _told(name, value, places)) for thing, name, value in held)
+        return told(self.reach, places)
 
 
 def as_module(energy: Callable[..., Any]) -> nn.Module:
@@ -72,19 +66,3 @@ def code_of(function: Callable[..., Any]) -> Any:
     while isinstance(function, functools.partial):
         function = function.func
     return getattr(function, "__code__", None) or type(function)
-
-
-def _kind(thing: Any) -> Any:
-    return thing.__code__ if type(thing) is types.FunctionType else type(thing)
-
-
-def _told(name: Any, value: Any, places: dict[int, tuple]) -> Any:
-    if id(value) in places:
-        return places[id(value)]
-    kind = type(value)
-    if issubclass(kind, STANDING) or (kind is types.FunctionType and is_from(value, FOREIGN)):
-        return "standing", value
-    found = plain(value) if issubclass(kind, (*CONSTANTS, tuple, list, set, frozenset, dict)) else OPAQUE
-    if found is OPAQUE:
-        raise Refused(f"what it names {name!r}, of type {kind.__name__}, may change unseen")
-    return found

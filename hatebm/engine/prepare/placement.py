@@ -58,7 +58,7 @@ def _convolve(graph: fx.Graph, parts: dict[str, nn.Module], convolutions: fx.Nod
     module = convolution_of(parts, node)
     if module is None or module.groups != 1 or module.stride[0] != module.stride[1] or padding_of(module) is None:
         return False
-    weight = (module.out_channels, module.in_channels, *module.kernel_size)  # itself it may be made anew at each look
+    weight = (module.out_channels, module.in_channels, *module.kernel_size)  # a look at it may move a parametrized one
     if not can_convolve(weight, module.stride[0], padding_of(module)):
         return False
     return _place(graph, parts, convolutions, node, "direct")

@@ -23,7 +23,8 @@ from hatebm.engine.prepare.callables import anchor_of
 from hatebm.engine.prepare.probe import copied, probe_state
 from hatebm.engine.prepare.rewrites import ADDITIONS, fold_swish
 from hatebm.engine.prepare.rules import Work
-from hatebm.engine.prepare.tracing import NothingDrawn, Refused, is_hooked, signature, traced
+from hatebm.engine.prepare.signatures import Refused, signature
+from hatebm.engine.prepare.tracing import NothingDrawn, is_hooked, traced
 
 KINDS_KEPT = 8  # of state and mode, for each network
 RESHAPED = ("view", "reshape", "flatten", "squeeze", "unsqueeze", torch.flatten, torch.squeeze, torch.reshape)
@@ -92,7 +93,7 @@ class Recognised(Perceptron):
         part = self.module
         for inner in name[:-1]:
             part = part._modules[inner]
-        return part._parameters.get(name[-1]) if name else None
+        return getattr(part, name[-1]) if name else None
 
 
 def kernel_of(energy: nn.Module, state: Sequence[Tensor]) -> Any | None:
@@ -192,7 +193,8 @@ def _read(parts: dict[str, nn.Module], nodes: list[fx.Node], x: Tensor, n: int) 
         before = after
     whole = len(recipe.linear) > 1 and len(recipe.activations) == len(recipe.linear) - 1
     plain = recipe.part is not None and recipe.factor == 1 and not recipe.total
-    return recipe if math.prod(before) == (1 if recipe.total else n) and (whole or plain) else None
+    fits = before in ([()] if recipe.total else [(), (n,), (n, 1)])  # as chains take energies
+    return recipe if fits and (whole or plain) else None
 
 
 def _with(
@@ -240,10 +242,10 @@ def _activation(part: nn.Module | None, node: fx.Node) -> tuple[str, float] | No
     if part is not None:
         return activation_of(part)
     kind = ACTIVATIONS.get(node.target) if node.op in ("call_function", "call_method") else None
-    if kind is None:
+    if kind is None or (kind == "softplus" and len(node.args) + len(node.kwargs) > 1):
         return None
-    name, number = NUMBERED.get(kind, ("", 0.0))
-    given = dict(zip(("input", name), node.args, strict=False)) | node.kwargs
+    name, number = NUMBERED.get(kind, ("inplace", 0.0))
+    given = dict(zip(("input", name, "inplace"), node.args, strict=False)) | node.kwargs
     given.pop("inplace", None)
     if kind == "gelu" and given.pop("approximate", "none") == "tanh":
         kind = "gelu_tanh"

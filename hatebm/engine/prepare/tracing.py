@@ -1,6 +1,5 @@
 """Following a module's forward with torch.fx, without a trace left on it."""
 
-import enum
 import random
 import sys
 import threading
@@ -10,24 +9,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hatebm.nets.energy
 from hatebm.energies.closure import first_difference, snapshot
-from hatebm.energies.named import named_by, names_used_by
-from hatebm.engine.prepare.twin import is_plain, twin
+from hatebm.energies.named import named_by
+from hatebm.engine.prepare.signatures import Refused
+from hatebm.engine.prepare.twin import twin
 from hatebm.nets.layers import conv_then_pool
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-BORN = frozenset(vars(nn.Module()))
-REGISTERED = {"_parameters", "_buffers", "_modules", "training"}
-OPAQUE = object()
-CONSTANTS = (bool, int, float, str, type(None), torch.dtype, torch.device, type)
-
-
-class Refused(Exception):  # noqa: N818 (no error: a reason)
-    """Why a network is left alone."""
 
 
 class BlockTracer(fx.Tracer):
@@ -154,75 +146,6 @@ def _draws(func: Any, args: tuple, kwargs: dict[str, Any]) -> bool:
 def is_hooked(module: nn.Module) -> bool:
     """Whether a call of the module is more than its forward."""
     return any(getattr(module, name) for name in HOOKS)
-
-
-def signature(module: nn.Module) -> Any:
-    """What a trace depends on beside the tensors; None where that cannot be told, and each run traces anew."""
-    parts = []
-    for name, part in module.named_modules(remove_duplicate=False):
-        own = _attributes_of(part)
-        if own is None:
-            return None
-        parts.append((name, type(part), part.training, _numbers_read_by(type(part)), own))
-    return tuple(parts)
-
-
-def _attributes_of(part: nn.Module) -> tuple | None:
-    """The attributes of a part as a key, but for what modules hold when they are made."""
-    held = vars(part)
-    if "reach" in held:  # a callable
-        return type(part).told(part)
-    own = []
-    for key, value in held.items():
-        if key in REGISTERED or (key in BORN and not value):  # the truth of a tensor may be none
-            continue
-        found = plain(value)
-        if found is not OPAQUE:
-            own.append((key, found))
-        elif key in names_used_by(type(part)):
-            return None
-    return tuple(own)
-
-
-def _numbers_read_by(kind: type) -> tuple:
-    """Numbers and words outside a class that its forward names."""
-    if kind.__module__.startswith("torch."):
-        return ()
-    forward = getattr(kind.forward, "__code__", None)
-    outside = getattr(kind.forward, "__globals__", {})
-    names = forward.co_names if forward is not None else ()
-    return tuple(plain(outside[key]) for key in names if isinstance(outside.get(key), (int, float, str)))
-
-
-def plain(value: Any, within: tuple[Any, ...] = ()) -> Any:
-    """A constant as a key that compares by value and type; OPAQUE where something else may change it.
-
-    Told by its type, since a proxy answers for another or raises; ``within`` are the containers that hold it.
-    """
-    kind = type(value)
-    if issubclass(kind, CONSTANTS):
-        return (kind, value)
-    if issubclass(kind, (tuple, list, set, frozenset, dict)):
-        if any(value is outer for outer in within):
-            return OPAQUE
-        listed = [part for item in value.items() for part in item] if issubclass(kind, dict) else value
-        items = tuple(plain(item, (*within, value)) for item in listed)
-        return OPAQUE if OPAQUE in items else (kind, items)
-    if issubclass(kind, enum.Enum):
-        return (kind, value.name)
-    if kind is types.FunctionType and not value.__closure__:
-        return value.__code__
-    if kind is types.BuiltinFunctionType and not isinstance(value.__self__, Tensor | nn.Module):
-        return value
-    return _settings(value, within)
-
-
-def _settings(value: Any, within: tuple[Any, ...]) -> Any:
-    """An object that holds constants, as settings are held."""
-    if not is_plain(type(value)) or any(value is outer for outer in within):
-        return OPAQUE
-    found = plain(object.__getattribute__(value, "__dict__"), (*within, value))
-    return OPAQUE if found is OPAQUE else (type(value), found)
 
 
 def _refuse_strangers(module: nn.Module) -> None:
