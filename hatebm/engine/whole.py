@@ -18,6 +18,7 @@ from hatebm.energies.steps import Facts, Steps
 from hatebm.engine import proposals
 from hatebm.engine.prepare.precision import REDUCED
 from hatebm.engine.prepare.recognition import Terms, sum_of, terms_of
+from hatebm.engine.prepare.tracing import is_hooked
 from hatebm.ops.backend import kernels_for
 from hatebm.ops.scalars import OPEN, sides_of
 
@@ -98,6 +99,8 @@ class WholeRuns:
         terms = terms_of(energy)
         if self.precision in REDUCED and any(isinstance(term, Perceptron) for term in terms):
             self.refusal = self.refusal or f"precision={self.precision!r}, its kernel is float32"
+        if terms and _is_listened_to(self.given):
+            self.refusal = self.refusal or LISTENED
         self.terms = [] if self.refusal else terms
         if any(hasattr(type(term), "in_kernel") for term in self.terms):  # a module takes its time to miss an attribute
             self._keep_bits()
@@ -188,7 +191,7 @@ def _obstacle(form: Form, blocks: Blocks, potential: Potential, state: list[Tens
         return "a seed in a tensor"
     if kernels_for(blocks.backend, x.device) is None:
         return f"backend {blocks.backend!r} has no kernel for {x.device}"
-    return LISTENED if _is_listened_to(potential.energy) else ""
+    return ""
 
 
 def _obstacle_of_blocks(form: Form, blocks: Blocks, energy: Any) -> str:
@@ -200,8 +203,4 @@ def _obstacle_of_blocks(form: Form, blocks: Blocks, energy: Any) -> str:
 
 def _is_listened_to(energy: Any) -> bool:
     """Whether a call of a module is more than its class says: hooks, or a forward of its own."""
-    for part in energy.modules() if isinstance(energy, nn.Module) else ():
-        hooks = part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
-        if hooks or "forward" in vars(part):
-            return True
-    return False
+    return isinstance(energy, nn.Module) and any(map(is_hooked, energy.modules()))

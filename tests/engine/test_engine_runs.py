@@ -30,6 +30,11 @@ import hatebm
 from hatebm.dynamics.gradient import energy_and_gradient
 from hatebm.engine.prepare import _cache, prepare
 
+
+def times(factor):
+    return lambda module, args, result: factor * result
+
+
 UPDATES = {
     "in place": lambda net: net.body.conv2.weight.mul_(0.5),
     "through data": lambda net: net.body.conv2.weight.data.mul_(0.5),
@@ -42,6 +47,10 @@ UPDATES = {
     "other settings": lambda net: vars(net.body.conv2).update(padding=(2, 2), dilation=(2, 2)),
     "an attribute": lambda net: setattr(net.body, "pool", "sum"),
     "an activation": lambda net: setattr(net.body, "act", nn.ReLU()),
+    "a hook": lambda net: net.body.conv2.register_forward_hook(times(3.0)),
+    "a forward": lambda net, old=nn.Conv2d.forward: setattr(
+        net.body.conv2, "forward", lambda x: old(net.body.conv2, -x)
+    ),
 }
 
 

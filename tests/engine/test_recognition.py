@@ -289,6 +289,32 @@ def test_attributes_whose_names_are_made_up_are_read_at_every_run():
         torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
 
 
+def times(factor):
+    return lambda *given: factor * given[-1]
+
+
+@pytest.mark.parametrize("bare", [True, False])
+@pytest.mark.parametrize("place", ["all", "a part", "a forward"])
+@pytest.mark.parametrize("between", [True, False])
+def test_hooks_and_forwards_that_come_are_called(between, place, bare):
+    def listen(net):
+        if place == "a forward":
+            net[1].forward = times(-9.0)
+        else:
+            (net if place == "all" else net[1]).register_forward_hook(times(-9.0))
+
+    x, results = torch.randn(7, D, generator=torch.Generator().manual_seed(1)), []
+    for how in ("auto", "off"):
+        torch.manual_seed(0)
+        net = perceptron()
+        chain = hatebm.Chain(net if bare else lambda x, net=net: net(x), x, compile=how, **LAW)
+        chain.run(2, callback=None if between else lambda t, state, net=net: listen(net) if t == 0 else None)
+        if between:
+            listen(net)
+        results.append(chain.run(2))
+    torch.testing.assert_close(*results, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("shaped", ["a part more", "a sum of one element", "a row"])
 def test_energies_that_chains_do_not_take_have_no_kernel(shaped):
     net, x = perceptron(), torch.zeros(7, D)

@@ -17,7 +17,7 @@ KINDS = ("diagonal", "full", "mixture", "double_well", "funnel")
 WHOLE = {
     **dict.fromkeys(("x", "where", "schedule"), "*fp32"),
     **dict.fromkeys(("n", "d", "components", "n_steps"), "i32"),
-    **{"first_bad": "*i64", "seed": "i64", "first_step": "i64", "block": "i32", "every": "i64"},
+    **{"first_bad": "*i64", "seed": "i64", "first_step": "i64", "every": "i64"},
     **dict.fromkeys(("field_stride", "step_stride", "chain_stride"), "i64"),
     **dict.fromkeys(("low", "high", "width", "reach", "first_reach"), "fp32"),
 }
@@ -30,6 +30,7 @@ LAW = {
     "WATCHED": True,
     "CLIP_ON": "grad",
     "WALLS": 0,
+    "BLOCK": 0,
     "EACH": False,
 }
 

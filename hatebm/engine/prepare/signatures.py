@@ -12,6 +12,7 @@ from hatebm.energies.closure import FOREIGN, is_from
 from hatebm.energies.named import held_under_names, named_by, names_used_by
 from hatebm.engine.prepare.twin import is_plain
 
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "forward")
 BORN = frozenset(vars(nn.Module()))
 REGISTERED = {"_parameters", "_buffers", "_modules", "training"}
 OPAQUE = object()
@@ -47,7 +48,7 @@ def _attributes_of(part: nn.Module) -> tuple | None:
     for key, value in held.items():
         if key in REGISTERED or (key in BORN and not value):  # the truth of a tensor may be none
             continue
-        found = plain(value)
+        found = bool(value) if key in HOOKS else plain(value)  # the trace calls such a part, whatever it does
         if found is not OPAQUE:
             own.append((key, found))
         elif key in names_used_by(type(part)):

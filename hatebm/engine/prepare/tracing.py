@@ -15,11 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import hatebm.nets.energy
 from hatebm.energies.closure import first_difference, snapshot
 from hatebm.energies.named import named_by
-from hatebm.engine.prepare.signatures import Refused
+from hatebm.engine.prepare.signatures import HOOKS, Refused
 from hatebm.engine.prepare.twin import twin
 from hatebm.nets.layers import conv_then_pool
-
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class BlockTracer(fx.Tracer):
@@ -144,8 +142,8 @@ def _draws(func: Any, args: tuple, kwargs: dict[str, Any]) -> bool:
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether a call of the module is more than its forward."""
-    return any(getattr(module, name) for name in HOOKS)
+    """Whether a call of the module is more than its class says: hooks, or a forward of its own."""
+    return any(vars(module).get(name) for name in HOOKS)
 
 
 def _refuse_strangers(module: nn.Module) -> None:
