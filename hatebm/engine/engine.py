@@ -88,10 +88,11 @@ class Engine:
         """Prepare the energy again before step t where a callback has changed what it names."""
         if self._standing is None or self._standing == (now := standing(as_module(potential.energy))):
             return
-        potential.prepared, self._notes = self._prepared(potential, t, state)
+        with self._plain():
+            potential.prepared, self._notes = self._prepared(potential, t, state)
+            if shortcuts.kernel is not None:
+                shortcuts.kernel.renew(self._kernel)
         self._standing = now
-        if shortcuts.kernel is not None:
-            shortcuts.kernel.renew(self._kernel)
 
     def switches(self) -> AbstractContextManager[None]:
         """What a run keeps other threads from switching, unless every gradient does."""
@@ -166,7 +167,7 @@ class Engine:
         if self.compile != "auto":
             return None, (f"the energy as it is: compile={self.compile!r}",)
         energy = None if potential.energy is None else as_module(potential.energy)
-        self._kernel = energy and kernel_of(energy, state)
+        self._kernel = None if energy is None else kernel_of(energy, state)
         if potential.grad_fn is not None:
             return None, ("the gradient as it is: grad_fn was given",)
         self._followed, kwargs = energy, potential.kwargs(t)

@@ -237,6 +237,13 @@ def test_a_state_of_blocks_that_goes_step_by_step_says_why(reason, energy, law):
     assert reason in chains[0].report()
 
 
+def test_an_empty_network_is_no_kernel():
+    empty, x = nn.Sequential(), torch.randn(4, 1)
+    chain = hatebm.Chain(empty, x, **LAW)
+    assert torch.equal(chain.run(2), hatebm.langevin(empty, x, 2, compile="off", **LAW))
+    assert "kernel of its own" not in chain.report()
+
+
 def test_what_is_found_follows_the_weights_the_sign_and_the_network():
     critic = Critic(perceptron())
     x = torch.randn(7, D, generator=torch.Generator().manual_seed(1))
