@@ -103,20 +103,20 @@ inline Formula formula_of(const EnergyTold& told) {
 
 // A run of steps as it crosses: how many; where their numbers lie, and how far apart those of fields, steps and chains;
 // whether any noise or prior may not be 0; add, clip, clip_on_update, low, high, noise_first, clamp_noise; seed, first
-// step, and the addresses of chain_ids and first_bad; the address of a mask, and whether walls reflect; of how many steps
+// step, block, and the addresses of chain_ids and first_bad; the address of a mask, and whether walls reflect; of how many steps
 // one is told of, 0 for none, and the addresses of what is told.
 using Told = std::tuple<int64_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t>;
 using Run = std::tuple<int64_t, uintptr_t, int64_t, int64_t, int64_t, bool, bool, int, int, bool, double, double, bool,
-                       bool, uint64_t, uint64_t, uintptr_t, uintptr_t, uintptr_t, bool, Told>;
+                       bool, uint64_t, uint64_t, uint32_t, uintptr_t, uintptr_t, uintptr_t, bool, Told>;
 
 inline Chains chains_of(const Run& run, float* x, int64_t n) {
     const auto [n_steps, numbers, field, step, chain, noisy, prior, add, clip, clip_on_update, low, high, noise_first,
-                clamp_noise, seed, first_step, chain_ids, first_bad, mask, reflect, told] = run;
+                clamp_noise, seed, first_step, block, chain_ids, first_bad, mask, reflect, told] = run;
     const auto [every, energy, grad_norm, grad_norm_energy, displacement] = told;
     const Law law{0, noisy ? 1.0f : 0.0f, 1, prior ? 1.0f : 0.0f, static_cast<Add>(add), static_cast<Clip>(clip),
                   clip_on_update, 0, static_cast<float>(low), static_cast<float>(high)};
     return {x, n, n_steps, {held<float>(numbers, n_steps, "schedule"), field, step, chain}, law, noise_first, clamp_noise,
-            {seed, first_step, 0, 0}, at<int64_t>(chain_ids), at<int64_t>(first_bad), at<bool>(mask), reflect,
+            {seed, first_step, block, 0}, at<int64_t>(chain_ids), at<int64_t>(first_bad), at<bool>(mask), reflect,
             static_cast<float>(high - low),
             {every, at<float>(energy), at<float>(grad_norm), at<float>(grad_norm_energy), at<float>(displacement)}};
 }

@@ -114,7 +114,7 @@ def perceptron_steps(
     WIDTHS: tl.constexpr, ACTIVATIONS: tl.constexpr, PARAMETERS: tl.constexpr, AT: tl.constexpr, DEPTH: tl.constexpr,
     NOISY: tl.constexpr, FIRST: tl.constexpr, CLAMP_NOISE: tl.constexpr, PRIOR: tl.constexpr, ADD: tl.constexpr,
     CLIP: tl.constexpr, CLIP_ON: tl.constexpr, WALLS: tl.constexpr, WATCHED: tl.constexpr, EACH: tl.constexpr,
-    CHAINS: tl.constexpr, ELEMENTS: tl.constexpr, LEVELS: tl.constexpr, TILE: tl.constexpr,
+    BLOCK: tl.constexpr, CHAINS: tl.constexpr, ELEMENTS: tl.constexpr, LEVELS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """WIDTHS: of the state, then of each hidden layer; AT: where in the workspace its values and slopes lie."""
     sample, live, element, inside = chains_of_program(n, d, CHAINS, ELEMENTS)
@@ -131,7 +131,7 @@ def perceptron_steps(
         active = (step_size != 0.0) | (noise_std != 0.0)
         eps = state
         if NOISY:
-            eps = normals_of_chains(seed, first_step + i, chain_ids, n, CHAINS, ELEMENTS)
+            eps = normals_of_chains(seed, first_step + i, chain_ids, n, BLOCK, CHAINS, ELEMENTS)
         before = state
         if FIRST:
             state = kicked(state, eps, step_size, noise_std, low, high, width, NOISY, CLAMP_NOISE, WALLS)

@@ -39,11 +39,11 @@ def free_of(mask, sample, element, inside, d):
 
 
 @triton.jit
-def normals_of_chains(seed, step, chain_ids, n, CHAINS: tl.constexpr, ELEMENTS: tl.constexpr):
-    """The normals of block 0 of a program's chains at a step, (chains, elements)."""
+def normals_of_chains(seed, step, chain_ids, n, BLOCK: tl.constexpr, CHAINS: tl.constexpr, ELEMENTS: tl.constexpr):
+    """The normals of a block of a program's chains at a step, (chains, elements)."""
     i = tl.arange(0, CHAINS * ELEMENTS // 4)
     sample = tl.program_id(0).to(tl.int64) * CHAINS + i // (ELEMENTS // 4)
-    eps = normals_of(seed, step, step * 0, chain_of(chain_ids, sample, sample < n), i % (ELEMENTS // 4))
+    eps = normals_of(seed, step, step * 0 + BLOCK, chain_of(chain_ids, sample, sample < n), i % (ELEMENTS // 4))
     return tl.reshape(eps, (CHAINS, ELEMENTS))
 
 
@@ -118,7 +118,7 @@ def whole_steps(
     seed: tl.int64, first_step: tl.int64, low, high, width, reach, first_reach,
     KIND: tl.constexpr, NOISY: tl.constexpr, FIRST: tl.constexpr, CLAMP_NOISE: tl.constexpr, PRIOR: tl.constexpr,
     ADD: tl.constexpr, CLIP: tl.constexpr, CLIP_ON: tl.constexpr, WALLS: tl.constexpr, WATCHED: tl.constexpr,
-    EACH: tl.constexpr, CHAINS: tl.constexpr, ELEMENTS: tl.constexpr, LEVELS: tl.constexpr,
+    BLOCK: tl.constexpr, EACH: tl.constexpr, CHAINS: tl.constexpr, ELEMENTS: tl.constexpr, LEVELS: tl.constexpr,
 ):  # fmt: skip
     sample, live, element, inside = chains_of_program(n, d, CHAINS, ELEMENTS)
     REREAD: tl.constexpr = KIND == "full" or KIND == "funnel" or KIND == "mixture"  # what lies in x itself
@@ -142,7 +142,7 @@ def whole_steps(
         step = first_step + i
         eps = state
         if NOISY:
-            eps = normals_of_chains(seed, step, chain_ids, n, CHAINS, ELEMENTS)
+            eps = normals_of_chains(seed, step, chain_ids, n, BLOCK, CHAINS, ELEMENTS)
         before = state
         if FIRST:
             state = kicked(state, eps, step_size, noise_std, low, high, width, NOISY, CLAMP_NOISE, WALLS)
@@ -233,7 +233,8 @@ def law_of(steps: Any, rows: Tensor) -> dict[str, Any]:
     _, field, step, chain = schedule_at(steps, len(rows), rows.device)
     at = place(steps.seed, steps.first_step, 0, 0)
     return {
-        **{"n_steps": steps.n_steps, "seed": at["seed"], "first_step": at["step"], "chain_ids": steps.chain_ids},
+        **{"n_steps": steps.n_steps, "seed": at["seed"], "first_step": at["step"], "BLOCK": steps.block},
+        **{"chain_ids": steps.chain_ids},
         **{"schedule": steps.schedule, "field_stride": field, "step_stride": step, "chain_stride": chain},
         **{"EACH": steps.schedule.dim() == 3, "low": steps.low, "high": steps.high},
         **{"mask": steps.mask, "facts": steps.facts and tuple(steps.facts[1:])},

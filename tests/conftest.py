@@ -1,5 +1,6 @@
 import fcntl
 import shutil
+from collections import Counter
 
 import cuda_on_cpu
 import pytest
@@ -11,7 +12,13 @@ from hatebm import _C
 settings.register_profile("repeatable", derandomize=True)  # the same examples at every run: pytest --hypothesis-profile
 
 
+# Long files of few tests: begun first, so that no worker of pytest -n is left with one (--no-loadscope-reorder).
+LONGEST = "kernels", "cuda_code", "pytorch", "abuse", "bench", "run_starts", "cli", "whole_cuda_source"
+
+
 def pytest_collection_modifyitems(items):
+    ranks, sizes = {f"test_{name}": rank for rank, name in enumerate(LONGEST)}, Counter(item.path for item in items)
+    items.sort(key=lambda item: (ranks.get(item.path.stem, len(ranks)), -sizes[item.path], item.path))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

@@ -1,40 +1,25 @@
-// Whole chains whose steps are accepted or refused, or that velocities move, on the CPU, for energies with a formula: one
-// chain a lane, all its steps before the next chain's. The steps are those of hatebm/dynamics/transitions/.
+// Whole chains whose steps are tested, or that velocities move, on the CPU, for energies with a formula: one chain a
+// lane, all its steps before the next chain's. The steps are those of hatebm/dynamics/transitions/.
 
 #include <tuple>
 #include <utility>
 
 #include "cpu/cpu.h"
-#include "cpu/group.h"
-#include "cpu/lane_sums.h"
+#include "cpu/draws.h"
 #include "cpu/laws.h"
-#include "cpu/normal.h"
 #include "cpu/parallel.h"
 #include "cpu/region.h"
+#include "cpu/spot.h"
 #include "cpu/telling.h"
-#include "formulas/energies.h"
 
 namespace hatebm::HATEBM_ISA {
 namespace {
 
-using V = Wide;
-using Words = WordsOf<V>;
-constexpr int width = width_of<V>;
 constexpr float infinite = __builtin_inff();
-constexpr uint32_t metropolis_purpose = 2;
 
 bool is_finite(double v) { return v - v == 0; }
 
-struct alignas(64) Lanes {
-    float of[width] = {};
-    float& operator[](int lane) { return of[lane]; }
-    float operator[](int lane) const { return of[lane]; }
-    V all() const { return get<V>(of); }
-    void operator=(V v) { put(of, v); }
-};
-
-// What pushes a velocity. The temperature divides where there is a prior, and multiplies by its inverse where there is none,
-// as step by step.
+// What pushes a velocity. As step by step, the temperature divides where there is a prior, else its inverse multiplies.
 template <bool prior>
 struct Kick {
     Law law;
@@ -47,54 +32,10 @@ struct Kick {
     }
 };
 
-// A state of a group, and what was seen there.
-struct Spot {
-    float *x, *gradient;
-    Lanes energy;
-    Lanes doubt;  // 0 where the gradient is finite
-};
-
-// Looks at x: doubt and gradient, and energies where they are asked for.
-using Look = void (*)(const Formula&, Group<V>&, Spot&, bool energies);
-
-template <class Energy>
-void look_at(const Formula& formula, Group<V>& group, Spot& spot, bool energies) {
-    const Energy energy(formula);
-    const auto seen = energy.look(Column<V>{spot.x}, group.d, group.column(), Alone());
-    V doubt(0.0f);
-    for_quads(group.d, [&](auto quad, int64_t e) {
-        constexpr int count = decltype(quad)::value;
-        V x[count], g[count];
-        get_quad<count>(&spot.x[e * width], x);
-        energy.template gradient<count>(seen, group.column(), e, x, g);
-        for (int k = 0; k < count; ++k) {
-            put(&spot.gradient[(e + k) * width], g[k]);
-            doubt = fma(g[k], V(0.0f), doubt);
-            if (energies) put(&group.terms[(e + k) * width], energy.term(seen, e + k, x[k], g[k]));
-        }
-    });
-    spot.doubt = doubt;
-    if (!energies) return;
-    double sums[width];
-    sums_of_chains<width>(group.d, group.terms.get(), sums);
-    for (int lane = 0; lane < width; ++lane) spot.energy[lane] = static_cast<float>(energy.total(sums[lane]));
-}
-
-Look look_of(Kind kind) {
-    switch (kind) {
-        case Kind::diagonal: return look_at<Diagonal>;
-        case Kind::full: return look_at<Full>;
-        case Kind::mixture: return look_at<Mixture>;
-        case Kind::double_well: return look_at<DoubleWell>;
-        default: return look_at<Funnel>;
-    }
-}
-
 struct Run {
     const Proposed& a;
     const Proposals& p;
-    const RoundKeys& keys;
-    const Look look;
+    const Seeing look;
     Group<V> group;
     const int64_t d, size;
     Buffer<float> room;
@@ -105,23 +46,15 @@ struct Run {
     Alike laws;
     Telling<width> telling;
     Law law;  // of the step, with open walls
-    alignas(64) uint32_t chain[width], last[width];
-    alignas(64) float eps[4 * width] = {};
-    uint64_t id[width];
-    bool alike = true;  // all of the counters but the chains' low words
+    Draws<V> draws;
     int64_t i = 0;
 
     Run(const Proposed& a, const RoundKeys& keys, int64_t first, int64_t count)
-        : a(a), p(a.proposals), keys(keys), look(look_of(a.energy.kind)), group(a.energy, first, count), d(group.d),
+        : a(a), p(a.proposals), look(look_of(a.energy.kind)), group(a.energy, first, count), d(group.d),
           size(d * width), room(buffer<float>(5 * size)), here{group.state.get(), group.gradient.get()},
           there{room.get(), room.get() + size}, velocity(there.gradient + size), start(velocity + size),
-          before(start + size), region(a, first, count, d), laws(a, first, count), telling(a, first, count, d) {
-        for (int lane = 0; lane < width; ++lane) {
-            id[lane] = chain_id(a.chain_ids, group.chain(lane));
-            chain[lane] = static_cast<uint32_t>(id[lane]);
-            alike &= id[lane] >> 32 == id[0] >> 32;
-        }
-    }
+          before(start + size), region(a, first, count, d), laws(a, first, count), telling(a, first, count, d),
+          draws(a.draw, keys, group, a.chain_ids) {}
 
     void operator()() {
         group.read(a.x);
@@ -202,44 +135,12 @@ struct Run {
         if (!none_set(doubt.all())) mark([&](int lane) { return doubt[lane] != 0; });
     }
 
-    // Noise ------------------------------------------------------------------------------------------------------------
-
-    // The normals of a quad of elements; of the last two nothing is made where nobody needs them.
-    template <bool all>
-    __attribute__((noinline)) void draw_quad(uint32_t quad) {
-        const auto at = static_cast<uint32_t>(step());
-        V n[4];
-        if (alike) normals_of_chains(quad, get_words<V>(chain), at, last[0], keys, n);
-        else quad_of_normals(Words(quad), get_words<V>(chain), Words(at), get_words<V>(last), keys, n[0], n[1], n[2], n[3]);
-        put(eps, n[0]), put(eps + width, n[1]);
-        if constexpr (all) put(eps + 2 * width, n[2]), put(eps + 3 * width, n[3]);
-    }
-
-    void turn_to(uint32_t purpose) {
-        const Draw draw{a.draw.seed, step(), a.draw.block, purpose};
-        for (int lane = 0; lane < width; ++lane) last[lane] = last_counter(draw, id[lane]);
-    }
-
-    // body(e, eps): each element with its normals.
-    template <class Body>
-    HATEBM_HD void for_noise(Body body) {
-        turn_to(a.draw.purpose);
-        for_quads(d, [&](auto quad, int64_t e) {
-            constexpr int count = decltype(quad)::value;
-            draw_quad<(count > 2)>(static_cast<uint32_t>(e / 4));
-            HATEBM_UNROLL(4)
-            for (int k = 0; k < count; ++k) body((e + k) * width, get<V>(eps + k * width));
-        });
-    }
-
-    // Langevin's proposal ----------------------------------------------------------------------------------------------
-
     void langevin() {
         float* drift = velocity;
         const Law law = this->law;  // which stores to a state cannot change
         mark_doubts(here.doubt);
         const V factor = clip_factors(here).all();
-        for_noise([&](int64_t at, V noise) {
+        draws.for_normals(step(), a.draw.purpose, d, [&](int64_t at, V noise) {
             const V x = free(here.x, at), total = total_gradient(law, x, get<V>(here.gradient + at));
             put(drift + at, drift_of(law, total, factor).drift);
             put(there.x + at, unless_held(at, step_element(law, x, total, noise, factor), get<V>(here.x + at)));
@@ -265,7 +166,8 @@ struct Run {
     // What the norm clip multiplies each chain's gradient with.
     __attribute__((noinline)) Lanes clip_factors(const Spot& spot) const {
         Lanes factors;
-        if (law.clip == Clip::norm) gradient_norms<width>(laws, true, d, spot.x, spot.gradient, region.free.get(), factors.of);
+        if (law.clip == Clip::norm)
+            gradient_norms<width>(laws, true, d, spot.x, spot.gradient, region.free.get(), factors.of);
         for (float& factor : factors.of) factor = law.clip == Clip::norm ? clip_factor(law, factor) : 1.0f;
         return factors;
     }
@@ -286,8 +188,6 @@ struct Run {
     double energy_difference(int lane) const {
         return (static_cast<double>(here.energy[lane]) - there.energy[lane]) / share(Share::temperature);
     }
-
-    // Trajectories -----------------------------------------------------------------------------------------------------
 
     void trajectory() {
         refresh();
@@ -327,7 +227,7 @@ struct Run {
         const bool forgets = !p.velocity || share(Share::kept) == 0;
         Law noise{};
         noise.noise_std = static_cast<float>(share(Share::fresh)), noise.low = -infinite, noise.high = infinite;
-        for_noise([&](int64_t at, V normals) {
+        draws.for_normals(step(), a.draw.purpose, d, [&](int64_t at, V normals) {
             const V old = forgets ? V(0.0f) : get<V>(velocity + at) * V(kept), v = noise_element(noise, old, normals);
             const V moving = unless_held(at, v, V(0.0f));
             put(velocity + at, moving);
@@ -412,15 +312,13 @@ struct Run {
         });
     }
 
-    // Decisions --------------------------------------------------------------------------------------------------------
-
     // Moves the chains whose proposal is accepted, 1 in what is returned. `met` is 1 where a NaN was met on the way.
     V decide(double* log_ratio, Lanes& met) {
         for (int lane = 0; lane < width; ++lane)
             if (!is_finite(log_ratio[lane])) refuse_nan(lane, log_ratio[lane], met[lane]);
         mark([&](int lane) { return there.energy[lane] == -infinite; });
         Lanes drawn, accepted;
-        drawn = uniforms();
+        drawn = draws.uniforms(step());
         for (int lane = 0; lane < width; ++lane) accepted[lane] = accepts(log_ratio[lane], drawn[lane]) ? 1.0f : 0.0f;
         const V accept = accepted.all();
         for (int lane = 0; lane < group.count; ++lane) p.refused[group.first + lane] |= met[lane] != 0;
@@ -452,14 +350,6 @@ struct Run {
         for (int64_t e = 0; e < d; ++e)
             if (!is_finite(rows[e * width + lane])) return false;
         return true;
-    }
-
-    // -2 ln u of each chain.
-    V uniforms() {
-        turn_to(metropolis_purpose);
-        Words w0(0u), w1 = get_words<V>(chain), w2(static_cast<uint32_t>(step())), w3 = get_words<V>(last);
-        philox(w0, w1, w2, w3, keys);
-        return minus_2_ln<V>(to_int(w0));
     }
 
     void tell(float* rows, const float* values) const {

@@ -19,14 +19,14 @@ struct Tap {
 
 // How pixels are made of a copy whose pixels have `sources` numbers: the next pixel reads `step` pixels further on, and is
 // written `stride` pixels further on.
-struct Row {
+struct Line {
     int64_t sources, results, step, stride;
 };
 
 // `results` of `pixels` pixels, vectors of them at once.
 template <int pixels, int vectors>
-void make_tile(const Row& row, const std::vector<Tap>& taps, const float* from, const float* bias, int64_t count, float* y) {
-    for (int64_t r = 0; r < row.results; r += vectors * lanes) {
+void make_tile(const Line& line, const std::vector<Tap>& taps, const float* from, const float* bias, int64_t count, float* y) {
+    for (int64_t r = 0; r < line.results; r += vectors * lanes) {
         Float sums[pixels][vectors];
         HATEBM_UNROLL(8)
         for (int p = 0; p < pixels; ++p)
@@ -37,13 +37,13 @@ void make_tile(const Row& row, const std::vector<Tap>& taps, const float* from, 
             }
         for (const Tap& tap : taps) {
             const float *x = from + tap.from, *weights = tap.weight + r;
-            for (int64_t s = 0; s < row.sources; ++s, weights += row.results) {
+            for (int64_t s = 0; s < line.sources; ++s, weights += line.results) {
                 Float weight[vectors];
                 HATEBM_UNROLL(4)
                 for (int k = 0; k < vectors; ++k) load(weights + k * lanes, weight[k]);
                 HATEBM_UNROLL(8)
                 for (int p = 0; p < pixels; ++p) {
-                    const Float value(x[p * row.step * row.sources + s]);
+                    const Float value(x[p * line.step * line.sources + s]);
                     HATEBM_UNROLL(4)
                     for (int k = 0; k < vectors; ++k) sums[p][k] = fma(value, weight[k], sums[p][k]);
                 }
@@ -53,11 +53,11 @@ void make_tile(const Row& row, const std::vector<Tap>& taps, const float* from, 
         for (int p = 0; p < pixels; ++p)
             HATEBM_UNROLL(4)
             for (int k = 0; k < vectors; ++k)
-                if (p < count) store(y + p * row.stride * row.results + r + k * lanes, sums[p][k]);
+                if (p < count) store(y + p * line.stride * line.results + r + k * lanes, sums[p][k]);
     }
 }
 
-using MakeTile = void (*)(const Row&, const std::vector<Tap>&, const float*, const float*, int64_t, float*);
+using MakeTile = void (*)(const Line&, const std::vector<Tap>&, const float*, const float*, int64_t, float*);
 
 // As many pixels as there are, and as many vectors as then fit.
 template <int pixels>
@@ -70,12 +70,13 @@ MakeTile tile_of(int64_t results) {
     return make_tile<pixels, 1>;
 }
 
-// `columns` pixels of a row.
-void make_row(const Row& row, const std::vector<Tap>& taps, const float* from, const float* bias, int64_t columns, float* y) {
+// `columns` pixels of a line.
+void make_line(const Line& line, const std::vector<Tap>& taps, const float* from, const float* bias, int64_t columns, float* y) {
     for (int64_t c = 0; c < columns;) {
         const int64_t left = columns - c, pixels = left > 4 ? 8 : left > 2 ? 4 : 2;
-        const MakeTile tile = pixels == 8 ? tile_of<8>(row.results) : pixels == 4 ? tile_of<4>(row.results) : tile_of<2>(row.results);
-        tile(row, taps, from + c * row.step * row.sources, bias, std::min(left, pixels), y + c * row.stride * row.results);
+        const auto choose = pixels == 8 ? tile_of<8> : pixels == 4 ? tile_of<4> : tile_of<2>;
+        const MakeTile tile = choose(line.results);
+        tile(line, taps, from + c * line.step * line.sources, bias, std::min(left, pixels), y + c * line.stride * line.results);
         c += pixels;
     }
 }
@@ -89,15 +90,17 @@ void forward_rows(const ConvolutionArgs& a, int64_t image, int64_t first, int64_
     for (int64_t down = 0; down < a.side; ++down)
         for (int64_t along = 0; along < a.side; ++along)
             taps.push_back({down * x.width + along * a.inputs, a.weight + (down * a.side + along) * a.inputs * a.outputs});
-    const Row row{a.inputs, a.outputs, a.stride, 1};
-    for (int64_t r = first; r < end; ++r)
-        make_row(row, taps, x.at(r * a.stride - a.padding, -a.padding), a.bias, columns, a.y + (image * rows + r) * columns * a.outputs);
+    const Line line{a.inputs, a.outputs, a.stride, 1};
+    for (int64_t r = first; r < end; ++r) {
+        float* y = a.y + (image * rows + r) * columns * a.outputs;
+        make_line(line, taps, x.at(r * a.stride - a.padding, -a.padding), a.bias, columns, y);
+    }
 }
 
 // The pixels of an image fall into phases, each with taps of its own.
 void backward_rows(const ConvolutionArgs& a, int64_t image, int64_t first, int64_t end) {
     const Padded gradients = gradients_of(a, image, first, end, slack);
-    const Row row{a.outputs, a.inputs, 1, a.stride};
+    const Line line{a.outputs, a.inputs, 1, a.stride};
     std::vector<Tap> taps;
     for (int64_t r = first; r < end; ++r)
         for (int64_t before = 0; before < std::min(a.stride, a.columns); ++before) {
@@ -110,7 +113,7 @@ void backward_rows(const ConvolutionArgs& a, int64_t image, int64_t first, int64
                 }
             const int64_t count = (a.columns - before + a.stride - 1) / a.stride;
             float* y = a.y + ((image * a.rows + r) * a.columns + before) * a.inputs;
-            make_row(row, taps, gradients.at(last_row, last), nullptr, count, y);
+            make_line(line, taps, gradients.at(last_row, last), nullptr, count, y);
         }
 }
 

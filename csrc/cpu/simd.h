@@ -15,13 +15,6 @@
 namespace hatebm {
 namespace {
 
-// Lane i with lane i + 4, these sums with those two lanes on, and the last two.
-HATEBM_INLINE float sum_of_halves(__m256 v) {
-    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-}
-
 #if defined(__AVX512F__)
 
 struct Float {
@@ -128,10 +121,6 @@ HATEBM_INLINE Float rounded(Doubles a) {
 HATEBM_INLINE void store(double* p, Doubles v) { _mm512_storeu_pd(p, v.lo), _mm512_storeu_pd(p + 8, v.hi); }
 HATEBM_INLINE bool all_zero(Float v) {
     return _mm512_cmp_ps_mask(v.v, _mm512_setzero_ps(), _CMP_EQ_OQ) == 0xFFFF;
-}
-
-HATEBM_INLINE float sum_of_halves(Float v) {
-    return sum_of_halves(_mm256_add_ps(_mm512_castps512_ps256(v.v), _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v.v), 1))));
 }
 
 HATEBM_INLINE void transpose(Float& n0, Float& n1, Float& n2, Float& n3) {
@@ -245,8 +234,6 @@ HATEBM_INLINE bool all_zero(Float v) {
     return _mm256_movemask_ps(_mm256_cmp_ps(v.v, _mm256_setzero_ps(), _CMP_EQ_OQ)) == 0xFF;
 }
 
-HATEBM_INLINE float sum_of_halves(Float v) { return sum_of_halves(v.v); }
-
 HATEBM_INLINE void transpose(Float& n0, Float& n1, Float& n2, Float& n3) {
     const __m256 a = _mm256_unpacklo_ps(n0.v, n1.v), b = _mm256_unpackhi_ps(n0.v, n1.v);
     const __m256 c = _mm256_unpacklo_ps(n2.v, n3.v), d = _mm256_unpackhi_ps(n2.v, n3.v);
@@ -289,7 +276,6 @@ HATEBM_HD double sqrt_rn(double v) { return __builtin_sqrt(v); }
 HATEBM_HD float rounded(double v) { return static_cast<float>(v); }
 HATEBM_HD void store(double* p, double v) { *p = v; }
 HATEBM_HD bool all_zero(float v) { return v == 0; }
-HATEBM_HD float sum_of_halves(float v) { return v; }
 HATEBM_HD void transpose(float&, float&, float&, float&) {}
 
 }  // namespace

@@ -3,8 +3,8 @@
 // An output is one chain of fma over taps and inputs; an element of a gradient is the sum of sixteen such chains over taps
 // and outputs, added as a tree, on every instruction set.
 #include "cpu/cpu.h"
+#include "cpu/halves.h"
 #include "cpu/padded.h"
-#include "cpu/simd.h"
 
 namespace hatebm::HATEBM_ISA {
 namespace {

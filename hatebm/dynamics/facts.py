@@ -1,5 +1,6 @@
 """What is told of steps: the energies and pulls where they took their gradients, and how far they went."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -110,10 +111,15 @@ class StepFacts:
         told |= {"energy_parts": {name: part.to(dtype) for name, part in parts.items()}} if parts else {}
         alone = len(state) == 1
         return told | {
-            "grad_norm": self.pulls[0] if alone else torch.stack(self.pulls).norm(dim=0),
+            "grad_norm": over_blocks(self.pulls),
             "grad_norm_energy": self._of_energy[0][:, None] if alone else torch.stack(self._of_energy, 1),
-            "displacement": self.ways[0] if alone else torch.stack(self.ways).norm(dim=0),
+            "displacement": over_blocks(self.ways),
         }
+
+
+def over_blocks(norms: Sequence[Tensor]) -> Tensor:
+    """The norm of all blocks from those of each, number by number, so that a step has the bits of rows of steps."""
+    return norms[0] if len(norms) == 1 else functools.reduce(torch.add, [norm * norm for norm in norms]).sqrt()
 
 
 def _silence(resting: Tensor | None, norms: Tensor) -> None:

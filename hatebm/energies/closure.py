@@ -44,9 +44,17 @@ def modules_of(*functions: Any) -> list[nn.Module]:
     if torch.compiler.is_compiling():
         roots = [owner for owner in map(owner_of, functions) if owner is not None]
     else:
-        things = (thing for function in functions if function is not None for thing in _reached(function))
-        roots = [thing for thing in things if issubclass(type(thing), nn.Module)]
+        roots = [root for function in functions if function is not None for root in _roots_in(function)]
     return list(dict.fromkeys(part for root in roots for part in nn.Module.modules(root)))
+
+
+def _roots_in(function: Any) -> list[nn.Module]:
+    """The modules that a thing can reach, but for the parts of others among them."""
+    if issubclass(type(function), nn.Module):
+        parts = list(nn.Module.modules(function))
+        if not any(map(_attributes, parts)):  # PyTorch's own alone, which look nowhere else
+            return [function]
+    return [thing for thing in _reached(function) if issubclass(type(thing), nn.Module)]
 
 
 def tensors_of(*functions: Any) -> list[Tensor]:

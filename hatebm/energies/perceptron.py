@@ -34,9 +34,9 @@ class Layer(NamedTuple):
 class Perceptron:
     """The energy of a module that is a multilayer perceptron; its parameters are read at every run."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self._ready: list[Layer] | None = None  # the layers, from a look at them to the steps that it was for
+    def __init__(self, module: nn.Module, seen: list[Layer] | None = None) -> None:
+        self.module, self._seen = module, seen  # the layers that were just looked at, for the next to ask for them
+        self._ready: list[Layer] | None = None  # the same of layers that the kernel takes, for the steps that follow
 
     def layers(self) -> list[Layer] | None:
         """The layers as they are now; None where the module is no perceptron any more."""
@@ -69,7 +69,7 @@ class Perceptron:
             return "the portable build of the kernel is slower than a step at a time"
         if torch.is_autocast_enabled(x.device.type) or _has_any_global_hook():
             return "autocast or a hook of all modules changes what the layers compute"
-        layers = self.layers()
+        layers, self._seen = self._seen or self.layers(), None
         if layers is None or any(layer.weight.device != x.device for layer in layers):
             return "not a multilayer perceptron with float32 parameters beside the chains"
         most = MOST_WEIGHTS if here else MOST_ON_GPUS
@@ -101,8 +101,8 @@ class _Energy(torch.autograd.Function):
 
 def perceptron_of(energy: object) -> Perceptron | None:
     """The perceptron that a module is: Linear layers with an activation after each but the last, in a Sequential."""
-    is_one = type(energy) is nn.Sequential and layers_of(energy) is not None
-    return Perceptron(energy) if is_one else None
+    layers = layers_of(energy) if type(energy) is nn.Sequential else None
+    return None if layers is None else Perceptron(energy, layers)
 
 
 def layers_of(module: nn.Sequential) -> list[Layer] | None:

@@ -67,6 +67,7 @@ class Steps(NamedTuple):
     mask: Tensor | None = None  # (n, d) bool beside x, row by row: where the state may move
     reflect: bool = False  # whether low and high are walls that fold a move back, in place of a clamp
     facts: Facts | None = None
+    block: int = 0  # of the state, by which the noise goes
     proposals: Proposals | None = None  # only for an energy that ``takes_proposals``
 
     @property

@@ -88,10 +88,11 @@ class Engine:
         """Prepare the energy again before step t where a callback has changed what it names."""
         if self._standing is None or self._standing == (now := standing(as_module(potential.energy))):
             return
-        potential.prepared, self._notes = self._prepared(potential, t, state)
+        with self._plain():
+            potential.prepared, self._notes = self._prepared(potential, t, state)
+            if shortcuts.kernel is not None:
+                shortcuts.kernel.renew(self._kernel)
         self._standing = now
-        if shortcuts.kernel is not None:
-            shortcuts.kernel.renew(self._kernel)
 
     def switches(self) -> AbstractContextManager[None]:
         """What a run keeps other threads from switching, unless every gradient does."""
@@ -122,7 +123,7 @@ class Engine:
         parts = (form, blocks, potential, state, watch, transition, gathering)
         with self._plain():
             kernel = WholeRuns(*parts, self._kernel, self.precision)
-            own_bits = hasattr(type(kernel.energy), "in_kernel")  # of which a graph knows nothing
+            own_bits = any(hasattr(type(term), "in_kernel") for term in kernel.terms)  # of which a graph knows nothing
             on_cuda = self.device.type == "cuda" and not own_bits
             return Shortcuts(kernel, GraphRuns(*parts, self.precision) if on_cuda else None, self._plain)
 
@@ -166,7 +167,7 @@ class Engine:
         if self.compile != "auto":
             return None, (f"the energy as it is: compile={self.compile!r}",)
         energy = None if potential.energy is None else as_module(potential.energy)
-        self._kernel = energy and kernel_of(energy, state)
+        self._kernel = None if energy is None else kernel_of(energy, state)
         if potential.grad_fn is not None:
             return None, ("the gradient as it is: grad_fn was given",)
         self._followed, kwargs = energy, potential.kwargs(t)

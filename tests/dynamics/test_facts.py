@@ -92,7 +92,7 @@ def by_hand(energy, law, t, before, after):
         g = grad * (1.0 / law.get("temperature", 1.0))
         for norms, v in ((pulls, g + of_prior), (of_energy, g), (ways, after[k] - x)):
             norms.append(sample_norm(torch.where(moves, v, 0.0)))
-    joint = [v[0] if len(v) == 1 else torch.stack(v).norm(dim=0) for v in (pulls, ways)]
+    joint = [v[0] if len(v) == 1 else (v[0] * v[0] + v[1] * v[1]).sqrt() for v in (pulls, ways)]
     return {"grad_norm": joint[0], "grad_norm_energy": torch.stack(of_energy, 1), "displacement": joint[1]}, at
 
 

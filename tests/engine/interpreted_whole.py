@@ -105,6 +105,11 @@ def test_special_values_go_the_way_of_the_formula(kind, special, assert_same):
         assert_same(got, want)
 
 
+def test_chains_with_a_mask_and_walls_are_taken(both, assert_same):
+    law = {"mask": torch.arange(3) != 1, "reflect": (-0.3, 0.9)}
+    assert_same(*both(of_kind("full", 3), start("full", 9, 3), 4, **law | {"step_size": 0.2}))
+
+
 def test_many_components(both, assert_same):
     assert_same(*both(Mixture(3 * torch.randn(30, 2), 0.7), start("mixture", 40, 2), 2))
 

@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from hatebm.engine.prepare.direct import Direct, can_convolve
+from hatebm.engine.prepare.nodes import padding_of
 from hatebm.ops.native.extension import _C, has_vectors
 
 pytestmark = pytest.mark.skipif(_C is None or not has_vectors(), reason="no SIMD build of the kernels")
@@ -97,3 +99,4 @@ def test_what_is_left_to_torch():
     assert not can_convolve((32, 3, 3, 3), 3, 1)
     assert not can_convolve((32, 3, 3, 3), 1, 3)
     assert not can_convolve((32, 32, 3, 3), 1, 1)
+    assert padding_of(nn.Conv2d(3, 16, 4, padding="same")) is None

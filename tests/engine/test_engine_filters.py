@@ -72,7 +72,6 @@ def test_convolutions_that_are_filtered_and_their_activations(layers, filters, a
     [
         ({"kernel_size": 5, "stride": 2, "padding": 4}, 1),
         ({"kernel_size": 3, "padding": "same"}, 1),
-        ({"kernel_size": 4, "padding": "same"}, 0),
         ({"kernel_size": 7, "stride": 2, "padding": "valid", "bias": False}, 1),
         ({"kernel_size": 3, "stride": (1, 2), "padding": 1}, 0),
         ({"kernel_size": 3, "padding": (1, 0)}, 0),
@@ -87,8 +86,9 @@ def test_convolutions_that_are_filtered_and_their_activations(layers, filters, a
 def test_convolutions_of_few_channels(how, begun):
     how = {"in_channels": 3, "out_channels": 16} | how
     net = seeded(lambda: Wide(nn.Conv2d(**how), nn.SiLU(), conv(16, 32)))
-    x = images(8, channels=how["in_channels"])
+    x = images(8, channels=how["in_channels"], size=32)
     energy, notes = prepared(net, x)
+    assert f"1 {FILTERED}" in notes  # whatever was done came out right
     assert (f"{begun} {BEGUN}" in notes) == (begun > 0) == (BEGUN in notes)
     assert apart(energy, net, x) < ROUNDING
 

@@ -193,6 +193,76 @@ def test_a_formula_has_its_kernel_behind_a_function():
     assert "5 of them in one kernel" in chain.report()
 
 
+PAIRS = {
+    "joint": {"eps": (0.1, 0.2), "temperature": (1.0, 0.5)},
+    "priors, clips": {"eps": 0.1, "prior_precision": (0.0, 2.0), "clip": (("norm", 0.5), None), "clamp": (-1.0, 1.0)},
+    "in turns": {"eps": 0.1, "blocks": "sequential"},
+    "noise before": {"step_size": 0.01, "noise_std": (0.1, 0.2), "noise_at": "before", "reflect": (None, (-1.0, 1.0))},
+}
+
+
+@pytest.mark.parametrize("law", PAIRS)
+def test_a_sum_over_two_blocks_has_the_kernels_of_both(law):
+    well, gaussian = energies.DoubleWell(), energies.Gaussian(torch.zeros(3), torch.ones(3))
+    generator = torch.Generator().manual_seed(1)
+    state = torch.randn(9, 2, generator=generator), torch.randn(9, 3, generator=generator)
+    mask = (torch.tensor([True, False]), None)
+    results = []
+    for how in ("auto", "off"):
+        chain = hatebm.Chain(lambda x, z: gaussian(z) + well(x), state, seed=0, mask=mask, compile=how, **PAIRS[law])
+        first = chain.run(4)
+        last, told = chain.run(5, return_info=True, every=2)
+        results.append([*first, *last, told])
+        assert ("in one kernel" in chain.report()) == (how == "auto")
+    (*got, told), (*want, plain) = results
+    assert all(map(torch.equal, got, want))
+    assert told.keys() == plain.keys()
+    assert all(torch.equal(told[name], plain[name]) for name in told)
+
+
+def of_both_ways(energy, state, **law):
+    """A chain as it goes by default, and one in the loop's own autograd."""
+    return [hatebm.Chain(energy, state, **{"eps": 0.1, "seed": 0} | law, compile=how) for how in ("auto", "off")]
+
+
+def test_a_sum_of_perceptrons_agrees_in_steps_that_are_seen_and_not():
+    torch.manual_seed(0)
+    one, other = perceptron(), perceptron(nn.Tanh)
+    state = torch.randn(7, D), torch.randn(7, D)
+    chains = of_both_ways(lambda x, z: -one(x) + other(z), state)
+    (got, told), (want, plain) = (chain.run(4, return_info=True) for chain in chains)
+    assert "4 of them in one kernel" in chains[0].report()
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+    torch.testing.assert_close(told, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("reason", "energy", "law"),
+    [
+        ("a state of 2 blocks", lambda well: lambda x, z: well(x) + well(z), {"correct": "mala"}),
+        ("a block may rest", lambda well: lambda x, z: well(x) + well(z), {"eps": (0.1, 0.0)}),
+        ("left alone", lambda well: lambda x, z: well(x + z), {}),
+        ("left alone", lambda well: lambda x, z: well(x) - well(z), {}),
+        ("left alone", lambda well: lambda x, z: well(x) + well(x) + well(z), {}),
+        ("left alone", lambda well: lambda x, z: well(x) + (x * z).sum(1), {}),
+    ],
+)
+def test_a_state_of_blocks_that_goes_step_by_step_says_why(reason, energy, law):
+    well, state = energies.DoubleWell(), (torch.full((5, 2), 0.3), torch.full((5, 2), 0.2))
+    chains = [
+        hatebm.Chain(energy(well), state, **{"eps": 0.1, "seed": 0} | law, compile=how) for how in ("auto", "off")
+    ]
+    assert all(map(torch.equal, *(chain.run(3) for chain in chains)))
+    assert reason in chains[0].report()
+
+
+def test_an_empty_network_is_no_kernel():
+    empty, x = nn.Sequential(), torch.randn(4, 1)
+    chain = hatebm.Chain(empty, x, **LAW)
+    assert torch.equal(chain.run(2), hatebm.langevin(empty, x, 2, compile="off", **LAW))
+    assert "kernel of its own" not in chain.report()
+
+
 def test_what_is_found_follows_the_weights_the_sign_and_the_network():
     critic = Critic(perceptron())
     x = torch.randn(7, D, generator=torch.Generator().manual_seed(1))

@@ -168,7 +168,7 @@ def test_kernels_tell_what_their_single_steps_tell(kind, law, monkeypatch):
     same(info, rows)
 
 
-@pytest.mark.parametrize("told", [{"return_info": True}, {"callback": lambda t, x: None}], ids=str)
+@pytest.mark.parametrize("told", [{"return_info": True}, {"callback": lambda t, x: None}], ids=["info", "callback"])
 def test_whoever_looks_hears_of_the_same_first_bad_steps(told):
     x = torch.full((5, 3), 0.5)
     x[2], x[4] = 40.0, -40.0

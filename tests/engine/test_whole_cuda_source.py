@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from itertools import cycle, islice
 
 import pytest
 import torch
@@ -175,20 +176,26 @@ def test_own_laws_have_the_bits_of_the_cpu(kind, law, run_on_gpu):
     assert_like_the_cpu(energy, x, steps, got)
 
 
-@pytest.mark.parametrize("law", TOLD.values(), ids=TOLD)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "law"), [*zip(KINDS * 2, islice(cycle(TOLD), 2 * len(KINDS)), strict=True)])
 def test_a_run_tells_what_single_steps_tell(kind, law, run_on_gpu):
     for n, d, every in ((37, 6, 3), (3, 130, 1), (600, 2, 2)):
         energy, x, schedule = of_kind(kind, d), start(kind, n, d), own_schedule(5, n, still=1)
         x[0, 0], x[-1, 0] = torch.nan, -3e9
         for numbers in (schedule, schedule[..., 2]):
-            steps = telling(own_steps(numbers, **law), n, every)
+            steps = telling(own_steps(numbers, **TOLD[law]), n, every)
             if numbers is not schedule:
                 steps, x = with_mask(steps, x)
             got = assert_told(run_on_gpu(energy), energy.look, x, steps)
             want = run_on_gpu(energy)(x, steps._replace(facts=None))
             assert torch.equal(got[0].nan_to_num(7), want[0].nan_to_num(7))
             assert torch.equal(got[1], want[1])
+
+
+@pytest.mark.parametrize("reflect", [(-0.3, 0.9), (None, 0.2)], ids=str)
+def test_chains_with_a_mask_and_walls_are_taken(reflect, assert_alike):
+    x = start("full", 37, 6)
+    law = {"mask": torch.arange(6) % 3 != 1, "reflect": reflect, "noise_at": "before", "clamp_at": "noise+step"}
+    assert_alike(of_kind("full", 6), x, 5, step_size=0.2, clip=("norm", 2.0), prior_precision=0.1, **law)
 
 
 @pytest.mark.parametrize("kind", ["diagonal", "well", "funnel"])

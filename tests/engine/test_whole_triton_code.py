@@ -30,6 +30,7 @@ LAW = {
     "WATCHED": True,
     "CLIP_ON": "grad",
     "WALLS": 0,
+    "BLOCK": 0,
     "EACH": False,
 }
 

@@ -264,7 +264,7 @@ def test_kernels_refuse_numbers_of_another_type():
 
 
 ONE_LAW = (0.1, 0.1, 1.0, 0.0, 0.0, 0, 0, 0)  # five numbers, and none of each chain
-ONE_STEP = (1, 0, 0, 0, 0, True, False, 0, 0, False, 0.0, 0.0, False, False, 0, 0, 0, 0)
+ONE_STEP = (1, 0, 0, 0, 0, True, False, 0, 0, False, 0.0, 0.0, False, False, 0, 0, 0, 0, 0, 0, False, (0, 0, 0, 0, 0))
 NULLS = {
     "residual_add": ("out", (0, 0, 0, 5, 1)),
     "normal": ("out", (0, 4, 3, 0, 0, 0, 0, 0, 1)),

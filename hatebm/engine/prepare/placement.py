@@ -6,7 +6,6 @@ comes with its slope in one pass; and an activation before a filter takes no pas
 """
 
 import math
-import operator
 from collections.abc import Callable
 
 import torch
@@ -32,7 +31,6 @@ FILTERED, BEGUN = "convolutions by minimal filtering", "convolutions of few chan
 FUNCTIONS = {F.silu: ("silu", 0.0), F.gelu: ("gelu", 0.0), F.softplus: ("softplus", 0.0), F.elu: ("elu", 1.0)} | {
     torch.tanh: ("tanh", 0.0)
 }
-SIGMOIDS = (torch.sigmoid, F.sigmoid, torch.special.expit)
 Rewrite = Callable[[fx.Node], bool]
 WORTH_A_CALL = 1024  # elements of a chain
 
@@ -90,36 +88,12 @@ def _take_along(graph: fx.Graph, parts: dict[str, nn.Module], node: fx.Node) -> 
 
 
 def _activate(graph: fx.Graph, parts: dict[str, nn.Module], node: fx.Node) -> bool:
-    found, shape, gate = _smooth_activation(parts, node), node.meta.get("shape"), _gate(parts, node)
-    if (found is None and gate is None) or shape is None or math.prod(shape[1:]) < WORTH_A_CALL:
+    found, shape = _smooth_activation(parts, node), node.meta.get("shape")
+    if found is None or shape is None or math.prod(shape[1:]) < WORTH_A_CALL:
         return False
-    made = (input_of(node), *found) if gate is None else (input_of(gate), "silu", 0.0)
     with graph.inserting_before(node):
-        replace_node(graph, node, graph.call_function(activated, made))
-    if gate is not None:
-        graph.erase_node(gate)
+        replace_node(graph, node, graph.call_function(activated, (input_of(node), *found)))
     return True
-
-
-def _gate(parts: dict[str, nn.Module], node: fx.Node) -> fx.Node | None:
-    """The sigmoid(x) of a product x * sigmoid(x), where nobody else uses it."""
-    by_function = node.op == "call_function" and node.target in (operator.mul, torch.mul)
-    if not (by_function or (node.op == "call_method" and node.target == "mul")) or len(node.args) != 2 or node.kwargs:
-        return None
-    for gate, x in (node.args, node.args[::-1]):
-        if isinstance(gate, fx.Node) and _is_sigmoid(parts, gate) and input_of(gate) is x and len(gate.users) == 1:
-            return gate
-    return None
-
-
-def _is_sigmoid(parts: dict[str, nn.Module], node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return type(parts[node.target]) is nn.Sigmoid and not is_hooked(parts[node.target])
-    if len(node.args) + ("input" in node.kwargs) != 1 or set(node.kwargs) - {"input"}:
-        return False
-    return (node.op == "call_function" and node.target in SIGMOIDS) or (
-        node.op == "call_method" and node.target == "sigmoid"
-    )
 
 
 def _smooth_activation(parts: dict[str, nn.Module], node: fx.Node) -> tuple[str, float] | None:

@@ -5,12 +5,12 @@ any writing, between changes of shape that leave a chain's elements side by side
 module that the callable names.
 """
 
-import itertools
 import math
 import operator
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ from hatebm.energies.mlp import MLP
 from hatebm.energies.perceptron import Layer, Perceptron, activation_of, layers_made_of, perceptron_of
 from hatebm.engine.prepare.callables import anchor_of
 from hatebm.engine.prepare.probe import copied, probe_state
-from hatebm.engine.prepare.rewrites import fold_swish
+from hatebm.engine.prepare.rewrites import ADDITIONS, fold_swish
 from hatebm.engine.prepare.rules import Work
 from hatebm.engine.prepare.signatures import Refused, signature
 from hatebm.engine.prepare.tracing import NothingDrawn, is_hooked, traced
@@ -34,7 +34,7 @@ ACTIVATIONS = {F.relu: "relu", torch.relu: "relu", "relu": "relu", F.silu: "silu
 }  # fmt: skip
 NUMBERED = {"leaky_relu": ("negative_slope", 0.01), "elu": ("alpha", 1.0)}
 _lock = threading.RLock()
-_cache: weakref.WeakKeyDictionary[nn.Module, dict[Any, "Recipe | None"]] = weakref.WeakKeyDictionary()
+_cache: weakref.WeakKeyDictionary[nn.Module, dict[Any, "list[Recipe] | None"]] = weakref.WeakKeyDictionary()
 
 
 class Recipe(NamedTuple):
@@ -45,6 +45,22 @@ class Recipe(NamedTuple):
     activations: tuple[tuple[str, float], ...] = ()
     factor: float = 1.0
     total: bool = False  # whether the energy is the sum over all chains
+
+
+class Terms(NamedTuple):
+    """The kernels of an energy that is a sum over the two blocks of a state, in their order."""
+
+    kernels: tuple[Any, ...]
+
+
+def terms_of(kernel: Any | None) -> list[Any]:
+    """The kernels of each block; none where there is no kernel."""
+    return [] if kernel is None else list(kernel.kernels) if isinstance(kernel, Terms) else [kernel]
+
+
+def sum_of(energies: Sequence[Tensor]) -> Tensor:
+    """The energy of a state whose blocks have these."""
+    return reduce(torch.add, energies)
 
 
 class Recognised(Perceptron):
@@ -88,7 +104,7 @@ def kernel_of(energy: nn.Module, state: Sequence[Tensor]) -> Any | None:
         return Perceptron(energy.layers)
     if type(energy) is nn.Sequential and (found := perceptron_of(energy)):
         return found
-    if len(state) > 1 or not len(state[0]) or state[0].dtype != torch.float32:
+    if len(state) > 2 or not len(state[0]) or any(x.dtype != torch.float32 for x in state):
         return None
     try:
         with _lock:
@@ -105,22 +121,23 @@ def _recognised(module: nn.Module, state: Sequence[Tensor]) -> Any | None:
     kinds = _cache.setdefault(anchor_of(module), {})
     key = key, tuple((x.shape, x.dtype, x.device) for x in state)
     if key not in kinds:
-        kinds[key] = _recipe(module, state)
+        kinds[key] = _recipes(module, state)
         for old in list(kinds)[:-KINDS_KEPT]:
             del kinds[old]
-    recipe = kinds[key]
-    if recipe is None:
+    if kinds[key] is None:
         return None
-    return Recognised(module, recipe) if recipe.part is None else module.get_submodule(recipe.part)
+    parts = (Recognised(module, r) if r.part is None else module.get_submodule(r.part) for r in kinds[key])
+    return next(parts) if len(state) == 1 else Terms(tuple(parts))
 
 
 def _may_be_last(part: nn.Module) -> bool:
     return hasattr(type(part), "advance_") or (type(part) is nn.Linear and part.out_features == 1)
 
 
-def _recipe(module: nn.Module, state: Sequence[Tensor]) -> Recipe | None:
+def _recipes(module: nn.Module, state: Sequence[Tensor]) -> list[Recipe] | None:
+    """The recipe of each block's term."""
     try:
-        graph = traced(module, 1)
+        graph = traced(module, len(state))
         parts = dict(module.named_modules())
         for node in list(graph.nodes):
             if not node._erased:
@@ -131,11 +148,33 @@ def _recipe(module: nn.Module, state: Sequence[Tensor]) -> Recipe | None:
     except Exception:  # what cannot be followed, or called with few chains in float64
         return None
     *_, output = graph.nodes
-    nodes = [node for node in graph.nodes if _is_of_chains(node)]
-    follows = output.args == (nodes[-1],) and all(
-        list(filter(_is_of_chains, node.all_input_nodes)) == [before] for before, node in itertools.pairwise(nodes)
-    )
-    return _read(parts, nodes[1:], state[0], len(probe[0])) if follows else None
+    blocks, n = [node for node in graph.nodes if node.op == "placeholder"], len(probe[0])
+    ways = {way[0]: way[1:] for way in map(_way_to, _summands(output.args[0], n))}
+    met = sum(1 + len(way) for way in ways.values()) + len(ways) - 1
+    if ways.keys() != set(blocks) or met != len(list(filter(_is_of_chains, graph.nodes))):
+        return None
+    found = [_read(parts, ways[block], x, n) for block, x in zip(blocks, state, strict=True)]
+    alone = len(found) == 1 or not any(recipe is not None and recipe.total for recipe in found)
+    return None if None in found or not alone else found
+
+
+def _summands(node: Any, n: int) -> list[fx.Node]:
+    """The terms of a sum of energies of n chains."""
+    if not isinstance(node, fx.Node):
+        return []
+    shapes = [getattr(given, "meta", {}).get("shape") for given in node.args[:2]]
+    alike = shapes == [node.meta.get("shape")] * 2 and None not in shapes and math.prod(shapes[0]) == n
+    if node.target in ADDITIONS and len(node.args) == 2 and not node.kwargs and alike:
+        return [term for given in node.args for term in _summands(given, n)]
+    return [node]
+
+
+def _way_to(node: fx.Node) -> list[fx.Node]:
+    """The calls that lead to a node, one after another, from the last that depends on more than one, or on none."""
+    way = [node]
+    while len(before := list(filter(_is_of_chains, way[0].all_input_nodes))) == 1:
+        way = [*before, *way]
+    return way
 
 
 def _is_of_chains(node: fx.Node) -> bool:

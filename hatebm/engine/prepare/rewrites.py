@@ -22,7 +22,7 @@ from hatebm.engine.prepare.tracing import is_hooked
 from hatebm.nets.layers import conv_then_pool
 
 PRODUCTS = (operator.mul, torch.mul, "mul")
-SIGMOIDS = (torch.sigmoid, F.sigmoid, "sigmoid")
+SIGMOIDS = (torch.sigmoid, F.sigmoid, torch.special.expit, "sigmoid")
 ADDITIONS = (operator.add, operator.iadd, torch.add)
 POOL_DEFAULTS = {"stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True, "divisor_override": None}
 KEPT = "folded kernels kept for the run"  # of our own networks, which fold themselves
@@ -73,14 +73,13 @@ def graph_input(graph: fx.Graph, name: str) -> fx.Node:
 
 
 def fold_swish(graph: fx.Graph, parts: dict[str, nn.Module], node: fx.Node) -> bool:
-    """Make a product x * sigmoid(x) one call."""
+    """Make a product x * sigmoid(x), whose sigmoid nobody else uses, one call."""
     product = node.op in ("call_function", "call_method") and node.target in PRODUCTS and len(node.args) == 2
     for x, gate in (node.args, node.args[::-1]) if product and not node.kwargs else ():
-        if isinstance(gate, fx.Node) and _is_sigmoid(parts, gate) and gate.args == (x,) and not gate.kwargs:
+        if isinstance(gate, fx.Node) and _is_sigmoid(parts, gate) and input_of(gate) is x and len(gate.users) == 1:
             with graph.inserting_before(node):
                 replace_node(graph, node, graph.call_function(F.silu, (x,)))
-            if not gate.users:
-                graph.erase_node(gate)
+            graph.erase_node(gate)
             return True
     return False
 
@@ -88,7 +87,8 @@ def fold_swish(graph: fx.Graph, parts: dict[str, nn.Module], node: fx.Node) -> b
 def _is_sigmoid(parts: dict[str, nn.Module], node: fx.Node) -> bool:
     if node.op == "call_module":
         return type(parts[node.target]) is nn.Sigmoid and not is_hooked(parts[node.target])
-    return node.op in ("call_function", "call_method") and node.target in SIGMOIDS
+    alone = len(node.args) + ("input" in node.kwargs) == 1 and not set(node.kwargs) - {"input"}
+    return alone and node.op in ("call_function", "call_method") and node.target in SIGMOIDS
 
 
 def _split(graph: fx.Graph, parts: dict[str, nn.Module], pool: fx.Node) -> bool:

@@ -153,7 +153,7 @@ def run_of(steps: Any, n: int, d: int, here: torch.device, first_bad: Tensor | N
     return (
         *(steps.n_steps, *schedule_at(steps, n, here), steps.noisy, steps.prior),
         *(ADD[steps.add], CLIP[steps.clip], steps.clip_on == "update", steps.low, steps.high),
-        *(steps.noise_at == "before", steps.clamp_noise, steps.seed & MASK64, steps.first_step),
+        *(steps.noise_at == "before", steps.clamp_noise, steps.seed & MASK64, steps.first_step, steps.block),
         *(address(v, n, here, torch.int64) for v in (steps.chain_ids, first_bad)),
         *(address(steps.mask, n * d, here, torch.bool), steps.reflect, told_of(steps, n, here)),
     )
