@@ -47,7 +47,7 @@ def held_under_names(things: Iterable[Any]) -> Iterator[tuple[Any, Any, Any]]:
     """Each thing with the names and the values that it holds and that the code among the things names."""
     things = list(things)
     codes = [thing.__code__ for thing in things if type(thing) is types.FunctionType]
-    names = {"class", "__call__"}.union(*map(_names_in, codes))
+    names = {"class", "__call__"}.union(*map(names_in, codes))
     made_up = not names.isdisjoint(BY_WORD)
     for thing in things:
         whole = issubclass(type(thing), WHOLE)
@@ -68,7 +68,7 @@ def names_used_by(kind: type) -> frozenset[str]:
         if type(function) is not types.FunctionType or function in met:
             continue
         met.add(function)
-        names |= _names_in(function.__code__)
+        names |= names_in(function.__code__)
         waiting += named_by(function).reach
         members = [member for name in names if (member := inspect.getattr_static(kind, name, None)) is not None]
         waiting += [getattr(member, "fget", None) or getattr(member, "__func__", member) for member in members]
@@ -82,9 +82,10 @@ def _is_no_variable(thing: Any, name: Any, value: Any) -> bool:
 
 
 @functools.lru_cache(1024)
-def _names_in(code: types.CodeType) -> frozenset[str]:
+def names_in(code: types.CodeType) -> frozenset[str]:
+    """The names that code names, and the words in it, by which it may name."""
     inner = [value for value in code.co_consts if isinstance(value, types.CodeType)]
-    return frozenset(code.co_names).union((v for v in code.co_consts if type(v) is str), *map(_names_in, inner))
+    return frozenset(code.co_names).union((v for v in code.co_consts if type(v) is str), *map(names_in, inner))
 
 
 @functools.lru_cache(1024)

@@ -25,6 +25,8 @@ from hatebm.engine.prepare.twin import twin
 from hatebm.engine.whole import WholeRuns
 from hatebm.ops.library import is_traced
 
+STEPWISE = ", not in one kernel: steps keep their graph"
+
 
 def through_compile(energy: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The energy run through torch.compile, in a form that can be copied and pickled as the energy can."""
@@ -131,7 +133,7 @@ class Engine:
         """Note the speed of a run, how many of its steps went in the energy's own kernel or why none, and graphs."""
         if not torch.compiler.is_compiling():
             seconds = max(time.perf_counter() - self._began, 1e-9)
-            kernel = shortcuts.kernel.note() if shortcuts.kernel else ""
+            kernel = shortcuts.kernel.note() if shortcuts.kernel else STEPWISE if self._kernel is not None else ""
             if shortcuts.kernel and not shortcuts.kernel.refused:
                 self._precise = in_words("float32", self.device)
             left = n_steps - (shortcuts.kernel.taken if shortcuts.kernel else 0)

@@ -217,6 +217,28 @@ def test_a_callable_that_writes_is_left_alone_and_writes_what_the_loop_would(nam
     assert name in ("module",) or any([held.count, held.last is not None, held.log, held.queue, held.table])
 
 
+class Prints(Head):
+    def forward(self, x):
+        energy = super().forward(x)
+        print("energies", len(energy))
+        return energy
+
+
+def test_what_prints_does_so_at_every_step(capsys):
+    net, x = network(), images(8)
+
+    def energy(x):
+        found = net(x)
+        print("energies", len(found))
+        return found
+
+    for own in (energy, Prints(nn.Conv2d(64, 64, 3, padding=1)).eval()):
+        chain = hatebm.Chain(own, x, **LAW)
+        chain.run(3)
+        assert capsys.readouterr().out.splitlines() == ["energies 8"] * 3
+        assert "left alone: it prints" in chain.report()
+
+
 def test_random_numbers_are_neither_drawn_nor_kept():
     import random
 

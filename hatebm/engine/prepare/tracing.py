@@ -13,8 +13,8 @@ from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hatebm.nets.energy
-from hatebm.energies.closure import first_difference, snapshot
-from hatebm.energies.named import named_by
+from hatebm.energies.closure import FOREIGN, first_difference, is_from, snapshot
+from hatebm.energies.named import named_by, names_in, names_used_by
 from hatebm.engine.prepare.signatures import HOOKS, Refused
 from hatebm.engine.prepare.twin import twin
 from hatebm.nets.layers import conv_then_pool
@@ -154,10 +154,19 @@ def _refuse_strangers(module: nn.Module) -> None:
         raise Refused("there are global hooks of modules")
     if "forward" in vars(module):
         raise Refused("its forward was replaced")
+    if any("print" in names for names in _names_of(module)):
+        raise Refused("it prints")
     tracer = BlockTracer(1)
     for name, part in module.named_modules():
         if is_hooked(part) and (part is module or not tracer.is_leaf_module(part, name)):
             raise Refused(f"{name or 'it'} has hooks")
+
+
+def _names_of(module: nn.Module) -> Iterator[frozenset[str]]:
+    """What the code names that a call of the module runs, class by class and function by function."""
+    yield from (names_used_by(kind) for kind in set(map(type, module.modules())) if not is_from(kind, FOREIGN))
+    functions = (thing for thing in vars(module).get("reach", ()) if type(thing) is types.FunctionType)
+    yield from (names_in(function.__code__) for function in functions)
 
 
 def _shallow(module: nn.Module) -> dict[str, Any]:
