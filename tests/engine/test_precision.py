@@ -324,7 +324,10 @@ def test_chains_of_several_threads_have_a_precision_each(lowered):
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_a_switch_that_followed_a_wider_one_follows_it_again(device):
-    wider = torch.backends
+    wider, products = torch.backends, (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)
+    found = [matmul.fp32_precision for matmul in products]  # of their own, where somebody has set them
+    for matmul in products:
+        matmul.fp32_precision = "none"
     before, wider.fp32_precision = wider.fp32_precision, "tf32"
     try:
         with ieee(torch.device(device)):
@@ -333,7 +336,10 @@ def test_a_switch_that_followed_a_wider_one_follows_it_again(device):
         assert set_to(torch.device(device))[0] == "tf32"
     finally:
         wider.fp32_precision = before
-    assert set_to(torch.device(device))[0] == "ieee"
+        followed = set_to(torch.device(device))[0]
+        for matmul, name in zip(products, found, strict=True):
+            matmul.fp32_precision = name
+    assert followed == "ieee"
 
 
 @pytest.mark.parametrize("newer", [None, "ieee"])
