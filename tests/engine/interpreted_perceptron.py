@@ -115,7 +115,7 @@ def test_a_run_tells_what_single_steps_tell():
         if every < 3:
             steps, x = with_mask(steps, x)
         look = functools.partial(kernels.perceptron_look, layers=layers_of(energy.layers))
-        assert_told(functools.partial(moved, energy), look, x, steps)
+        assert_told(functools.partial(moved, energy), look, x, steps, exact=interpreter.rounds_once())
 
 
 def test_chains_with_numbers_of_their_own_stay_close_to_those_of_the_cpu():
