@@ -125,8 +125,8 @@ def test_parts_and_layout_go_by_shapes_alone():
 
     size = lambda net, largest, n: rules.part_size(net, largest, n)  # noqa: E731
     narrow, wide, mib = made(64), made(1024), 1 << 20
-    assert size(narrow, mib / 2, 128) == 16
-    assert size(narrow, mib / 8, 128) == 64
+    assert size(narrow, mib / 2, 128) == 8
+    assert size(narrow, mib / 8, 128) == 32
     assert size(wide, mib, 128) == 16
     assert size(wide, 64 * mib, 128) == 4
     assert size(narrow, mib / 2, 8) is None

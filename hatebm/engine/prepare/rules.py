@@ -15,7 +15,7 @@ WORTH = 30e6  # multiply-adds of an evaluation's convolutions, below which calls
 PIXELS = 14 * 14  # of an image whose reduction counts: at 8 x 8 channels_last wins nothing in our own networks
 # Of a part's largest tensor: as much as the weights, which each part reads again, within these bounds. Above 32 MiB
 # glibc maps each allocation anew and each of its pages faults; below that caches decide.
-PART_BYTES = (8 << 20, 16 << 20)
+PART_BYTES = (4 << 20, 16 << 20)
 SMALLEST_PART = 4  # chains, below which a convolution does not fill the cores
 
 
