@@ -16,6 +16,7 @@ from hatebm.engine.graphs.cache_key import forward_key, settings_of_torch, stora
 from hatebm.engine.graphs.graph import TRIED, Graph, wanted
 from hatebm.engine.graphs.refusals import alike, unfit
 from hatebm.engine.graphs.static_buffers import Run, longest, table_shapes
+from hatebm.engine.prepare.callables import code_of
 
 LEAST = 16  # steps from which a graph pays at once; one that can be kept pays from the second such run on
 TOO_FEW = "too few steps in a row"
@@ -145,8 +146,5 @@ class GraphRuns:
 
 
 def _anchor(function: Callable[..., Any]) -> Any:
-    """What outlives a callable that is made anew for each run: its code, or its class."""
-    if isinstance(function, nn.Module):
-        return function
-    function = getattr(function, "func", function)  # of a partial
-    return getattr(function, "__code__", None) or type(function)
+    """What outlives a callable that is made anew for each run."""
+    return function if isinstance(function, nn.Module) else code_of(function)
