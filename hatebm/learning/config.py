@@ -16,11 +16,12 @@ class Config:
     """What every system has: its images, and how long and on how many it trains.
 
     Raises UsageError for a value of another kind than the field's default, and for a number out of range. Whole numbers
-    and rates must be positive, but for those named in MAY_BE_ZERO; fractions lie in [0, 1).
+    and rates must be positive, but for those named in MAY_BE_ZERO; fractions lie in [0, 1), words are of CHOICES.
     """
 
     MAY_BE_ZERO: ClassVar[frozenset[str]] = frozenset({"iterations"})
     FRACTIONS: ClassVar[frozenset[str]] = frozenset({"average"})
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {"crop": CROPS}
 
     size: int = 32
     channels: int = 3
@@ -37,17 +38,17 @@ class Config:
     def _check(self, name: str, value: object, kind: type) -> None:
         if not _is(value, kind):
             raise self._refused(name, f"be {KINDS[kind]}", value)
-        if name == "crop":
-            if value not in CROPS:
-                raise self._refused(name, f"be one of {', '.join(CROPS)}", value)
+        if name in self.CHOICES:
+            if value not in self.CHOICES[name]:
+                raise self._refused(name, f"be one of {', '.join(self.CHOICES[name])}", value)
         elif name == "seed":
             if not -(1 << 63) <= value < (1 << 63) - 1:  # the samples are drawn with the next seed
                 raise self._refused(name, "fit 64 bits", value)
         elif name in self.FRACTIONS:
             if not 0 <= value < 1:
                 raise self._refused(name, "lie in [0, 1)", value)
-        elif name.endswith(("_widths", "_shape")):
-            if (name.endswith("_widths") and not value) or not all(_is(side, int) and side > 0 for side in value):
+        elif name.endswith(("_widths", "_depths", "_shape")):
+            if (not name.endswith("_shape") and not value) or not all(_is(side, int) and side > 0 for side in value):
                 raise self._refused(name, "be positive whole numbers", value)
         elif name.endswith("_drops"):
             if not all(_is_drop(drop) for drop in value):

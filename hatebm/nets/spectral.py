@@ -1,0 +1,71 @@
+"""Layers whose weights are divided by their largest singular value, as it is estimated once for a training step."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SpectralLayer(nn.Module):
+    """A linear map W of spectral norm 1: `W / s` with `s = u' W v`, or, where it is capped, `W / max(s, 1)`.
+
+    The unit vectors u and v are buffers that move in `iterate_power` alone, so all energies between two calls of it
+    are of one function; a gradient flows through s, not through u and v. W starts as `std` times a standard normal.
+    Source: Miyato et al., "Spectral normalization for generative adversarial networks" (2018), algorithm 1; the cap
+    and the place of the iteration are those of Du and Mordatch's code (2019).
+
+    shape: (out, in, *kernel), of which all after the first are the map's columns.
+    """
+
+    def __init__(self, *shape: int, std: float = 1.0, capped: bool = False):
+        super().__init__()
+        made = {"dtype": torch.float32, "device": torch.get_default_device()}
+        self.weight = nn.Parameter(std * torch.randn(*shape, **made))
+        self.capped = capped
+        rows, columns = self.weight.flatten(1).shape
+        self.register_buffer("u", F.normalize(torch.randn(rows, **made), dim=0))
+        self.register_buffer("v", F.normalize(torch.randn(columns, **made), dim=0))
+        self.iterate_power()
+
+    @torch.no_grad()
+    def iterate_power(self) -> None:
+        """One power iteration: v = W'u / |W'u|, u = Wv / |Wv|."""
+        matrix = self.weight.flatten(1)
+        self.v.copy_(F.normalize(matrix.T @ self.u, dim=0, eps=1e-20))
+        self.u.copy_(F.normalize(matrix @ self.v, dim=0, eps=1e-20))
+
+    def normalised(self) -> Tensor:
+        """The weight as the layer applies it."""
+        norm = self.u @ self.weight.flatten(1) @ self.v
+        return self.weight / (norm.clamp_min(1) if self.capped else norm)
+
+
+class SpectralConv(SpectralLayer):
+    """A convolution without bias, padded to keep the side at stride 1 and to halve it, rounded up, at stride 2."""
+
+    def __init__(self, width_in: int, width: int, kernel: int = 3, stride: int = 1, **how: bool | float):
+        super().__init__(width, width_in, kernel, kernel, **how)
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stride == 2 and x.shape[-1] % 2:
+            x = F.pad(x, (0, 1, 0, 1))
+        return F.conv2d(x, self.normalised(), stride=self.stride, padding=1)
+
+
+class SpectralLinear(SpectralLayer):
+    """A dense layer with a bias."""
+
+    def __init__(self, width_in: int, width: int):
+        super().__init__(width, width_in)
+        made = {"dtype": torch.float32, "device": torch.get_default_device()}
+        self.bias = nn.Parameter(torch.zeros(width, **made))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.normalised(), self.bias)
+
+
+def iterate_power(net: nn.Module) -> None:
+    """One power iteration of every spectral layer of a network, as each training step begins with."""
+    for layer in net.modules():
+        if isinstance(layer, SpectralLayer):
+            layer.iterate_power()

@@ -1,0 +1,59 @@
+"""The numbers of an IGEBM; the defaults are those of the published unconditional CIFAR-10 configuration."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hatebm.dynamics.law import Dynamics
+from hatebm.learning.config import Config, Drops
+
+NETWORKS = ("resnet", "conv")
+LOSSES = ("difference", "softplus", "logsumexp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IGEBMConfig(Config):
+    """The network E, the Langevin law of its images in [0, 1], the buffer its chains go on from, and how E learns.
+
+    One Langevin step adds `noise_std` times a standard normal, takes the gradient there, clips each of its elements to
+    `max_gradient`, moves by `step_size` times it and stays in [0, 1].
+    """
+
+    MAY_BE_ZERO = Config.MAY_BE_ZERO | {"classes", "max_gradient", "energy_l2", "max_returns"}
+    FRACTIONS = Config.FRACTIONS | {"reinit", "beta1"}
+    CHOICES: ClassVar = Config.CHOICES | {
+        "network": NETWORKS,
+        "activation": ("leaky", "swish"),
+        "loss": LOSSES,
+    }
+
+    network: str = "resnet"
+    energy_widths: tuple[int, ...] = (128, 256, 512)
+    energy_depths: tuple[int, ...] = (3, 3, 3)  # residual blocks of a width
+    hidden: int = 128  # of the dense layer before the last, in a "conv" network
+    activation: str = "leaky"
+    dropout: bool = True  # half of the units in the middle of each residual block, in training, its chains included
+    classes: int = 0  # 0: unconditional
+
+    langevin_steps: int = 60
+    sample_steps: int = 600
+    step_size: float = 10.0
+    noise_std: float = 0.005
+    max_gradient: float = 0.01  # of each element; 0: no bound
+    buffer_size: int = 10_000
+    reinit: float = 0.05  # share of the chains that start afresh
+
+    loss: str = "difference"
+    energy_l2: float = 1.0  # weight of mean E(x+)^2 + mean E(x-)^2
+    lr: float = 1e-4
+    lr_drops: Drops = ()
+    beta1: float = 0.0
+    average: float = 0.0
+    max_returns: int = 3
+
+    @property
+    def dynamics(self) -> Dynamics:
+        """Noise, gradient at the noised point, clip, step, clamp."""
+        clip = ("value", self.max_gradient) if self.max_gradient else None
+        return Dynamics(
+            step_size=self.step_size, noise_std=self.noise_std, noise_at="before", clip=clip, clamp=(0.0, 1.0)
+        )
