@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from hatebm.errors import UsageError
 from hatebm.learning import learner as learners
-from hatebm.learning.learner import Learner, Part, adam
+from hatebm.learning.learner import Learner, adam
+from hatebm.learning.part import Part
 
 EACH = pytest.mark.parametrize("create", SYSTEMS.values(), ids=SYSTEMS)
 HATS = pytest.mark.parametrize("create", [SYSTEMS["synthesis"], SYSTEMS["joint"]], ids=["synthesis", "joint"])

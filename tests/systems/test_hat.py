@@ -12,7 +12,7 @@ from torch import nn
 from hatebm.data import batch_indices
 from hatebm.errors import UsageError
 from hatebm.learning.config import dropped
-from hatebm.learning.learner import Part
+from hatebm.learning.part import Part
 from hatebm.ops.noise import Purpose, normal
 from hatebm.sampling.chain import Chain
 from hatebm.systems.hat import Synthesis

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from hatebm.data import Images, batch_indices, to_pixels
 from hatebm.errors import UsageError
 from hatebm.learning.config import dropped
-from hatebm.learning.learner import CHAINS_AT_ONCE, Learner, Part, adam, drawn_by
+from hatebm.learning.learner import CHAINS_AT_ONCE, Learner, adam, drawn_by
+from hatebm.learning.part import Part
 from hatebm.nets import Decoder, Encoder
 from hatebm.ops.noise import Purpose, normal
 from hatebm.systems.autoencoder.config import AutoencoderConfig

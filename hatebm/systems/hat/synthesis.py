@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from hatebm.data import Images
 from hatebm.dynamics.law import Dynamics
 from hatebm.learning.config import dropped
-from hatebm.learning.learner import ImageChain, Learner, Part, adam, drawn_by
+from hatebm.learning.learner import ImageChain, Learner, adam, drawn_by
+from hatebm.learning.part import Part
 from hatebm.nets import ResidualGenerator
 from hatebm.ops.noise import Purpose, normal, uniform
 from hatebm.sampling.chain import Chain

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from hatebm.data import Images, batch_indices, to_pixels
 from hatebm.learning.config import dropped
-from hatebm.learning.learner import Part, adam
+from hatebm.learning.learner import adam
+from hatebm.learning.part import Part
 from hatebm.nets import ResidualEnergy
 from hatebm.ops.noise import Purpose, normal
 from hatebm.systems.hat.config import HatConfig

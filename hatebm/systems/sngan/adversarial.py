@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from hatebm.data import Images, batch_indices, to_pixels
 from hatebm.dynamics.law import Dynamics
-from hatebm.learning.learner import ImageChain, Learner, Part, adam, drawn_by
+from hatebm.learning.learner import ImageChain, Learner, adam, drawn_by
+from hatebm.learning.part import Part
 from hatebm.nets import Discriminator, ResidualGenerator
 from hatebm.ops.noise import Purpose, normal
 from hatebm.sampling.chain import Chain
