@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+SLACK = 0.1  # of a bound in sigmas, by which a gradient may exceed a second moment that is still zero
+
 
 class Part:
     """One network that learns: its optimiser, its learning rate, and the running average of its weights.
@@ -16,6 +18,8 @@ class Part:
         rate: the learning rate of an iteration.
         average: decay of the exponential average of the weights, in [0, 1); 0 keeps none.
         max_grad_norm: largest L2 norm of each parameter's gradient; 0 sets no bound.
+        max_grad_sigmas: bound of every element of a gradient, `max_grad_sigmas * sqrt(v) + 0.1`, v Adam's second moment
+            before the step without its bias; 0 sets no bound. Source: the code of IGEBM (2019).
     """
 
     def __init__(
@@ -25,9 +29,10 @@ class Part:
         rate: Callable[[int], float],
         average: float = 0.0,
         max_grad_norm: float = 0.0,
+        max_grad_sigmas: float = 0.0,
     ) -> None:
         self.network, self.optimizer, self.rate = network, optimizer, rate
-        self.max_grad_norm = max_grad_norm
+        self.max_grad_norm, self.max_grad_sigmas = max_grad_norm, max_grad_sigmas
         self.average = None
         if average:
             here = next(network.parameters()).device
@@ -44,8 +49,20 @@ class Part:
         loss.backward()
         for weight in self.network.parameters() if self.max_grad_norm else ():
             nn.utils.clip_grad_norm_(weight, self.max_grad_norm)
+        if self.max_grad_sigmas:
+            self._bound_elements()
         self.optimizer.step()
         return loss.item()
+
+    def _bound_elements(self) -> None:
+        """Clamp each element of each gradient to +-(max_grad_sigmas * sqrt(v / (1 - beta2^t)) + 0.1)."""
+        for group in self.optimizer.param_groups:
+            for weight in (weight for weight in group["params"] if weight.grad is not None):
+                bound, moments = SLACK, self.optimizer.state.get(weight)
+                if moments:
+                    unbiased = moments["exp_avg_sq"] / (1 - group["betas"][1] ** moments["step"].double())
+                    bound = self.max_grad_sigmas * unbiased.sqrt() + SLACK
+                weight.grad.clamp_(-bound, bound)
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Every tensor of the part under one name each."""

@@ -91,6 +91,33 @@ def test_each_gradient_is_bounded_by_itself():
     torch.testing.assert_close(third, torch.tensor([-2.0]))
 
 
+def test_each_element_of_a_gradient_is_bounded_by_its_own_second_moment():
+    def learned(sigmas: float) -> tuple[list[Tensor], Tensor]:
+        network = nn.ParameterList([torch.zeros(50), torch.zeros(2, 3)])
+        part = Part(network, adam(network, 0.1, 0.0, 0.9), lambda t: 0.1, max_grad_sigmas=sigmas)
+        seen = []
+        for slope in slopes:
+            part.descend((slope * network[0]).sum())  # the other weight has no gradient
+            seen.append(network[0].grad.clone())
+        return seen, network[0].detach()
+
+    drawn = torch.Generator().manual_seed(0)
+    slopes = [scale * torch.randn(50, generator=drawn) for scale in (0.05, 1.0, 1.0, 5.0, 0.2, 100.0)]
+    slopes[2][0] = float("nan")
+    moment, wanted = torch.zeros(50, dtype=torch.float64), []
+    for t, slope in enumerate(slopes):
+        unbiased = moment / (1 - 0.9**t) if t else moment
+        bound = 2.5 * unbiased.sqrt() + 0.1
+        wanted.append(slope.double().maximum(-bound).minimum(bound))
+        moment = 0.9 * moment + 0.1 * wanted[-1].square()
+    clamped = [int((bounded != slope)[1:].sum()) for bounded, slope in zip(wanted, slopes, strict=True)]
+    assert clamped == [2, 43, 33, 44, 0, 49]  # so the bound is tried on either side
+    seen, weight = learned(2.5)
+    torch.testing.assert_close(torch.stack(seen).double(), torch.stack(wanted), rtol=1e-5, atol=0, equal_nan=True)
+    assert weight[0].isnan()
+    assert all(torch.equal(a[1:], b[1:]) for a, b in zip(learned(0.0)[0], slopes, strict=True))
+
+
 @HATS
 def test_the_configuration_bounds_the_gradient_of_each_weight_of_h_and_of_nothing_else(create):
     def norms(bound: float) -> list[float]:
