@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class OfClass(nn.Module):
-    """A vector of numbers for each class, (max(classes, 1), width), read as (n, width, 1, 1); without classes there is one."""
+    """A vector of numbers for each class, read as (n, width, 1, 1); without classes there is one, (1, width, 1, 1)."""
 
     def __init__(self, classes: int, width: int, start: float):
         super().__init__()
@@ -37,7 +37,7 @@ class OfClass(nn.Module):
 
 
 class SpectralBlock(nn.Module):
-    """Residual block `conv(act(conv(x + b1) ) + b2) * g`, beside the identity or a convolution, then pool and act.
+    """Residual block `conv(act(conv(x + b1)) + b2) * g`, beside the identity or a convolution, then pool and act.
 
     b1, b2 and g are of a class. The second convolution starts at nearly 0 and its norm is only capped, so that a block
     starts as its shortcut.
@@ -61,7 +61,7 @@ class SpectralBlock(nn.Module):
 
 
 class SpectralResNet(nn.Module):
-    """Energy of an image, `E: (n, channels, size, size) in [0, 1] -> (n,)`, low = likely; of a class where it has any.
+    """Energy of an image, `E: (n, channels, size, size) -> (n,)`, low = likely; of a class where it has any.
 
     A convolution to `widths[0]`, then stages of `depths[i]` residual blocks of `widths[i]`, the first of which halves
     the image; relu (swish where that is the activation), the sum over space and a dense layer.
@@ -100,11 +100,11 @@ class SpectralResNet(nn.Module):
 
 
 class SpectralConvNet(nn.Module):
-    """Energy of a small image, `E: (n, channels, size, size) in [0, 1] -> (n,)`, low = likely; of a class where it has any.
+    """Energy of a small image, `E: (n, channels, size, size) -> (n,)`, low = likely; of a class where it has any.
 
     A 3x3 convolution to `widths[0]`, then one of 4x4 that halves the side, rounded up, for each further width; each
-    takes its input plus a bias and ends in a gain, both of a class, and the activation. A dense layer to `hidden` and one to the
-    energy.
+    takes its input plus a bias and ends in a gain, both of a class, and the activation. A dense layer to `hidden` and
+    one to the energy.
     """
 
     def __init__(
