@@ -60,6 +60,19 @@ class Learner(ABC):
     def stages(self) -> dict[str, int]:
         """What is worth comparing: title -> number of steps of the chain."""
 
+    @abstractmethod
+    def scores(self, images: Tensor) -> dict[str, Tensor]:
+        """How much images look like the data, by each measure that the system has: name -> (n,) float32 on the CPU.
+
+        A higher score is more like the data. Averaged weights are used where there are any, and no training is changed.
+
+        Args:
+            images: (n, channels, size, size) uint8, of the configuration's channels and size, on any device.
+
+        Raises:
+            TypeError, ValueError: images of another kind or shape.
+        """
+
     @property
     def device(self) -> torch.device:
         """Where it computes."""
