@@ -99,7 +99,7 @@ class IGEBM(Learner):
 
 def energy_network(config: IGEBMConfig) -> nn.Module:
     """A fresh E; its weights come from torch's generator as it stands."""
-    size, channels, classes = config.size, config.channels, config.classes
+    image, widths, of_class = (config.size, config.channels), config.energy_widths, (config.classes, config.activation)
     if config.network == "conv":
-        return SpectralConvNet(size, channels, config.energy_widths, config.hidden, classes, config.activation)
-    return SpectralResNet(size, channels, config.energy_widths, config.energy_depths, classes, config.activation)
+        return SpectralConvNet(*image, widths, config.hidden, *of_class)
+    return SpectralResNet(*image, widths, config.energy_depths, *of_class, config.stem_width)
