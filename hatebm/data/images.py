@@ -35,6 +35,11 @@ class Images:
     def channels(self) -> int:
         return self.train.shape[1]
 
+    @property
+    def classes(self) -> int:
+        """How many classes the training labels number, from 0 to the largest; 0 where there are no labels."""
+        return 0 if self.train_labels is None else int(self.train_labels.max()) + 1
+
     def thinned(self, most: int) -> "Images":
         """At most that many images of either part, evenly spaced in their order."""
         train, held_out = _spread(len(self.train), most), _spread(len(self.held_out), most)

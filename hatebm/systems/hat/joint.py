@@ -28,6 +28,7 @@ class Joint(Learner):
     own attribute `latent_shape` does.
     """
 
+    BEST: ClassVar = (2, 3)
     CURVES: ClassVar = {
         "energy_gap": "energy gap / T",
         "residual": "residual y (RMS)",

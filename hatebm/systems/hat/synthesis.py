@@ -31,6 +31,7 @@ class Synthesis(Learner):
     The bank's z: (bank_size, latent_dim); its x: (bank_size, channels, size, size).
     """
 
+    BEST: ClassVar = (2, 3)
     CURVES: ClassVar = {
         "energy_gap": "energy gap / T",
         "generator_loss": "generator loss",

@@ -27,6 +27,7 @@ class IGEBMConfig(Config):
     }
 
     network: str = "resnet"
+    stem_width: int = 128  # of the convolution before the residual blocks
     energy_widths: tuple[int, ...] = (128, 256, 512)
     energy_depths: tuple[int, ...] = (3, 3, 3)  # residual blocks of a width
     hidden: int = 128  # of the dense layer before the last, in a "conv" network

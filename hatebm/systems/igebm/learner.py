@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hatebm.data import Images
+from hatebm.data import SIGNED, Images, rescaled
 from hatebm.learning.config import dropped
 from hatebm.learning.learner import ImageChain, Learner, drawn_by
 from hatebm.learning.part import Part
@@ -18,11 +18,13 @@ from hatebm.nets.igebm import SpectralConvNet, SpectralResNet
 from hatebm.nets.spectral import iterate_power
 from hatebm.ops.noise import Purpose, uniform
 from hatebm.sampling.chain import Chain
-from hatebm.sampling.replay import ReplayBuffer
+from hatebm.systems.igebm import buffer
 from hatebm.systems.igebm.config import IGEBMConfig
+from hatebm.systems.igebm.labels import labels_of
 from hatebm.systems.igebm.update import dithered_batch, update_energy
 
-BOX = (0.0, 1.0)
+QUALITY_AT = (0.5, 1, 2, 5, 10, 20, 40)  # of K steps
+REPLAYED = "replay buffer"
 
 
 class IGEBM(Learner):
@@ -51,13 +53,16 @@ class IGEBM(Learner):
             max_grad_sigmas=3.0,
         )
         learner = cls(config, {"energy": part})
-        shape = (config.channels, config.size, config.size)
-        learner.buffer = ReplayBuffer(config.buffer_size, shape, box=BOX, seed=config.seed, device=device)
+        learner.buffer = buffer.empty(config, device)
         return learner
 
     @property
     def energy(self) -> nn.Module:
         return self.parts["energy"].evaluated
+
+    @property
+    def classes(self) -> int:
+        return self.config.classes
 
     def iterate(self, images: Images) -> dict[str, float]:
         """One iteration.
@@ -72,34 +77,67 @@ class IGEBM(Learner):
         data, labels = dithered_batch(images, config, t, self.device)
         start, kept_labels, _ = self.buffer.draw(config.batch, t, reinit=config.reinit, labels=labels)
         chain = self._chain(energy.network, start, kept_labels, seed=config.seed, first_step=t * config.langevin_steps)
-        sampled = chain.run(config.langevin_steps)
+        sampled, info = chain.run(config.langevin_steps, return_info=True)
         learned = update_energy(energy, (data, labels), (sampled, kept_labels), config)
         self.buffer.push(sampled, t, labels=kept_labels)
-        return learned
+        return {**learned, "gradient": info["grad_norm"].mean().item()}
 
-    def chain(self, chain_ids: Sequence[int], *, seed: int, labels: Tensor | None = None) -> ImageChain:
+    def chain(self, chain_ids: Sequence[int], *, seed: int, labels: Sequence[int] | None = None) -> ImageChain:
+        """Chains from U(0, 1); chain c is of class labels[c % len(labels)], by default c % classes.
+
+        Raises ValueError for labels that are no classes, and for any without classes.
+        """
         config = self.config
         shape = (len(chain_ids), config.channels, config.size, config.size)
         start = uniform(
             shape, seed=seed, step=0, purpose=Purpose.INITIAL_STATE, chain_ids=chain_ids, device=self.device
         )
-        if config.classes and labels is None:
-            labels = torch.tensor(list(chain_ids), dtype=torch.int64, device=self.device) % config.classes
-        chain = self._chain(self.energy, start, labels, seed=seed, chain_ids=chain_ids)
-        return ImageChain(chain, lambda x: 2 * x - 1)
+        of_classes = labels_of(chain_ids, config.classes, labels)
+        chain = self._chain(self.energy, start, of_classes, seed=seed, chain_ids=chain_ids)
+        return ImageChain(chain, lambda x: rescaled(x, buffer.BOX, SIGNED))
 
     def stages(self) -> dict[str, int]:
         k, more = self.config.langevin_steps, self.config.sample_steps
         return {f"{k} Langevin steps": k, f"{more} Langevin steps": more}
 
+    def quality_steps(self) -> list[int]:
+        """From K / 2 up, by factors, to the last stage: the more steps, the more the samples are refined."""
+        last, steps = max(self.stages().values()), {round(self.trained_steps * factor) for factor in QUALITY_AT}
+        return sorted({step for step in steps if 0 < step < last} | {last})
+
+    def samples(self, images: Images, n: int, *, seed: int) -> dict[str, Tensor]:
+        """Samples of each stage, and images that the buffer now holds, once it holds any."""
+        held = {REPLAYED: self._replayed(n)[0]} if len(self.buffer) else {}
+        return super().samples(images, n, seed=seed) | held
+
+    def sample_labels(self, n: int) -> dict[str, Tensor]:
+        if not self.classes:
+            return {}
+        held = {REPLAYED: self._replayed(n)[1]} if len(self.buffer) else {}
+        return dict.fromkeys(self.stages(), labels_of(range(n), self.classes)) | held
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | buffer.kept(self.buffer, self.config)
+
+    def restore(self, named: dict[str, Tensor], iteration: int) -> None:
+        of_buffer = {name: tensor for name, tensor in named.items() if name.startswith(buffer.NAME)}
+        held = buffer.restored(of_buffer, self.config, self.device)
+        super().restore({name: tensor for name, tensor in named.items() if name not in of_buffer}, iteration)
+        self.buffer = held
+
+    def _replayed(self, n: int) -> tuple[Tensor, Tensor | None]:
+        """n images out of the buffer, (n, channels, size, size) in [-1, 1], and their labels, on the CPU."""
+        x, labels, _ = self.buffer.draw(n, self.iteration, reinit=0.0)
+        return rescaled(x, buffer.BOX, SIGNED).cpu(), None if labels is None else labels.cpu()
+
     def _chain(self, energy: nn.Module, start: Tensor, labels: Tensor | None, **place) -> Chain:
-        given = {} if labels is None else {"labels": labels}
+        given = {} if labels is None else {"labels": labels.to(self.device)}
         return Chain(energy, start, self.config.dynamics, energy_kwargs=given, **place)
 
 
 def energy_network(config: IGEBMConfig) -> nn.Module:
     """A fresh E; its weights come from torch's generator as it stands."""
-    size, channels, classes = config.size, config.channels, config.classes
+    image, widths, of_class = (config.size, config.channels), config.energy_widths, (config.classes, config.activation)
     if config.network == "conv":
-        return SpectralConvNet(size, channels, config.energy_widths, config.hidden, classes, config.activation)
-    return SpectralResNet(size, channels, config.energy_widths, config.energy_depths, classes, config.activation)
+        return SpectralConvNet(*image, widths, config.hidden, *of_class)
+    return SpectralResNet(*image, widths, config.energy_depths, *of_class, config.stem_width)
