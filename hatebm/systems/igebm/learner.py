@@ -77,10 +77,14 @@ class IGEBM(Learner):
         data, labels = dithered_batch(images, config, t, self.device)
         start, kept_labels, _ = self.buffer.draw(config.batch, t, reinit=config.reinit, labels=labels)
         chain = self._chain(energy.network, start, kept_labels, seed=config.seed, first_step=t * config.langevin_steps)
-        sampled, info = chain.run(config.langevin_steps, return_info=True)
+        sampled, info = chain.run(config.langevin_steps, return_info=True, every=config.langevin_steps)
         learned = update_energy(energy, (data, labels), (sampled, kept_labels), config)
         self.buffer.push(sampled, t, labels=kept_labels)
-        return {**learned, "gradient": info["grad_norm"].mean().item()}
+        return {
+            **learned,
+            "gradient": info["grad_norm"].mean().item(),
+            "displacement": (sampled - start).square().mean().sqrt().item(),
+        }
 
     def chain(self, chain_ids: Sequence[int], *, seed: int, labels: Sequence[int] | None = None) -> ImageChain:
         """Chains from U(0, 1); chain c is of class labels[c % len(labels)], by default c % classes.
