@@ -5,6 +5,7 @@ code published with it. The model is `p(x) = exp(-E(x)) / Z`, of a class `p(x | 
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -16,10 +17,11 @@ from hatebm.learning.learner import ImageChain, Learner, drawn_by
 from hatebm.learning.part import Part
 from hatebm.nets.igebm import SpectralConvNet, SpectralResNet
 from hatebm.nets.spectral import iterate_power
-from hatebm.ops.noise import Purpose, uniform
 from hatebm.sampling.chain import Chain
 from hatebm.sampling.replay import ReplayBuffer
 from hatebm.systems.igebm.config import IGEBMConfig
+from hatebm.systems.igebm.dropout import in_a_chain, in_an_update
+from hatebm.systems.igebm.starts import fresh_starts
 from hatebm.systems.igebm.update import dithered_batch, update_energy
 
 BOX = (0.0, 1.0)
@@ -62,7 +64,7 @@ class IGEBM(Learner):
     def iterate(self, images: Images) -> dict[str, float]:
         """One iteration.
 
-        1. (x-, y-) are drawn from the buffer, or afresh from U(0, 1) and the labels of the data.
+        1. (x-, y-) are drawn from the buffer, or afresh from `config.start` and the labels of the data.
         2. K Langevin steps of x- on E(., y-).
         3. E descends `mean E(x+, y+) - mean E(x-, y-) + l2 (mean E(x+, y+)^2 + mean E(x-, y-)^2)`.
         4. (x-, y-) go into the buffer.
@@ -70,19 +72,19 @@ class IGEBM(Learner):
         config, t, energy = self.config, self.iteration, self.parts["energy"]
         iterate_power(energy.network)
         data, labels = dithered_batch(images, config, t, self.device)
-        start, kept_labels, _ = self.buffer.draw(config.batch, t, reinit=config.reinit, labels=labels)
-        chain = self._chain(energy.network, start, kept_labels, seed=config.seed, first_step=t * config.langevin_steps)
+        fresh = partial(fresh_starts, config, seed=config.seed, step=t, device=self.device)
+        start, kept_labels, _ = self.buffer.draw(config.batch, t, reinit=config.reinit, labels=labels, init=fresh)
+        place = {"seed": config.seed, "first_step": t * config.langevin_steps}
+        chain = self._chain(energy.network, start, kept_labels, dropout=config.dropout, **place)
         sampled = chain.run(config.langevin_steps)
-        learned = update_energy(energy, (data, labels), (sampled, kept_labels), config)
+        kept = in_an_update(energy.network, config.batch, seed=config.seed, iteration=t) if config.dropout else {}
+        learned = update_energy(energy, (data, labels), (sampled, kept_labels), config, kept)
         self.buffer.push(sampled, t, labels=kept_labels)
         return learned
 
     def chain(self, chain_ids: Sequence[int], *, seed: int, labels: Tensor | None = None) -> ImageChain:
         config = self.config
-        shape = (len(chain_ids), config.channels, config.size, config.size)
-        start = uniform(
-            shape, seed=seed, step=0, purpose=Purpose.INITIAL_STATE, chain_ids=chain_ids, device=self.device
-        )
+        start = fresh_starts(config, chain_ids, seed=seed, step=0, device=self.device)
         if config.classes and labels is None:
             labels = torch.tensor(list(chain_ids), dtype=torch.int64, device=self.device) % config.classes
         chain = self._chain(self.energy, start, labels, seed=seed, chain_ids=chain_ids)
@@ -92,9 +94,13 @@ class IGEBM(Learner):
         k, more = self.config.langevin_steps, self.config.sample_steps
         return {f"{k} Langevin steps": k, f"{more} Langevin steps": more}
 
-    def _chain(self, energy: nn.Module, start: Tensor, labels: Tensor | None, **place) -> Chain:
+    def _chain(
+        self, energy: nn.Module, start: Tensor, labels: Tensor | None, *, seed: int, dropout: bool = False, **place
+    ) -> Chain:
         given = {} if labels is None else {"labels": labels}
-        return Chain(energy, start, self.config.dynamics, energy_kwargs=given, **place)
+        if dropout:
+            given = in_a_chain(energy, len(start), given, seed)
+        return Chain(energy, start, self.config.dynamics, energy_kwargs=given, seed=seed, **place)
 
 
 def energy_network(config: IGEBMConfig) -> nn.Module:
