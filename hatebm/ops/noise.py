@@ -28,6 +28,7 @@ class Purpose(IntEnum):
     BANK = 6
     VELOCITY = 7
     SWAP = 8
+    DROPOUT = 9
     OUTLIERS = 64
 
 

@@ -21,11 +21,13 @@ def dithered_batch(images: Images, config: IGEBMConfig, iteration: int, device: 
     return data, images.train_labels[index].to(device) if config.classes else None
 
 
-def update_energy(energy: Part, data: Labelled, sampled: Labelled, config: IGEBMConfig) -> dict[str, float]:
-    """One Adam step of E down the loss; returns what it saw on the way."""
+def update_energy(
+    energy: Part, data: Labelled, sampled: Labelled, config: IGEBMConfig, kept: dict[str, Tensor]
+) -> dict[str, float]:
+    """One Adam step of E down the loss, under dropout's masks of data and samples; returns what it saw on the way."""
     x = torch.cat((data[0], sampled[0]))
     labels = () if data[1] is None else (torch.cat((data[1], sampled[1])),)
-    real, drawn = energy.network(x, *labels).split(len(data[0]))
+    real, drawn = energy.network(x, *labels, **kept).split(len(data[0]))
     loss = loss_of(real, drawn, config.loss) + config.energy_l2 * (real.square().mean() + drawn.square().mean())
     energy.descend(loss)
     real, drawn = real.detach(), drawn.detach()
