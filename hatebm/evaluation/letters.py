@@ -12,6 +12,7 @@ LETTERS = "ACEFHKLMNPRUVWXY"  # without B, D, G, I, J, O, Q, S, T and Z, which m
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSansMono")
 TALL = 64  # about the height in pixels at which a letter is drawn, to be made smaller
 BLOCK = 3  # of the draws for outliers
+AT_ONCE = 1000
 
 
 def letters(images: Tensor, *, seed: int = 0) -> Tensor:
@@ -24,15 +25,20 @@ def letters(images: Tensor, *, seed: int = 0) -> Tensor:
 
     images: (n, channels, size, size) uint8.
     """
-    ground, colour, boxes = _looks(images.cpu().int())
     draws = words((len(images), 4), seed=seed, step=0, block=BLOCK, purpose=Purpose.OUTLIERS, device="cpu")
+    parts = zip(images.split(AT_ONCE), draws.split(AT_ONCE), strict=True)
+    return torch.cat([_lettered(part.cpu().int(), drawn).to(images.device) for part, drawn in parts])
+
+
+def _lettered(images: Tensor, draws: Tensor) -> Tensor:
+    size = images.shape[-1]
+    ground, colour, boxes = _looks(images)
     moves = (draws[:, 2:].double() / 2**32 - 0.5).tolist()
     which = ((LETTERS[i % len(LETTERS)], FONTS[j % len(FONTS)]) for i, j in draws[:, :2].tolist())
-    size = images.shape[-1]
     drawn = b"".join(_drawn(*one, box, move, size) for one, box, move in zip(which, boxes, moves, strict=True))
     cover = torch.frombuffer(bytearray(drawn), dtype=torch.uint8).view(-1, 1, size, size).double()
     cover = cover / cover.amax((2, 3), keepdim=True)
-    return (ground + (colour - ground) * cover).round().byte().to(images.device)
+    return (ground + (colour - ground) * cover).round().byte()
 
 
 def _looks(images: Tensor) -> tuple[Tensor, Tensor, list[list[int]]]:
