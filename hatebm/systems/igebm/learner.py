@@ -22,6 +22,7 @@ from hatebm.systems.igebm import buffer
 from hatebm.systems.igebm.config import IGEBMConfig
 from hatebm.systems.igebm.dropout import in_a_chain, in_an_update
 from hatebm.systems.igebm.labels import labels_of
+from hatebm.systems.igebm.scores import igebm_scores
 from hatebm.systems.igebm.starts import fresh_starts
 from hatebm.systems.igebm.update import dithered_batch, update_energy
 
@@ -102,6 +103,9 @@ class IGEBM(Learner):
         chain = self._chain(self.energy, start, of_classes, seed=seed, chain_ids=chain_ids)
         return ImageChain(chain, lambda x: rescaled(x, buffer.BOX, SIGNED))
 
+    def scores(self, images: Tensor) -> dict[str, Tensor]:
+        return igebm_scores(self.energy, images, self.config, self.device)
+
     def stages(self) -> dict[str, int]:
         k, more = self.config.langevin_steps, self.config.sample_steps
         return {f"{k} Langevin steps": k, f"{more} Langevin steps": more}
@@ -132,7 +136,7 @@ class IGEBM(Learner):
         self.buffer = held
 
     def _replayed(self, n: int) -> tuple[Tensor, Tensor | None]:
-        """n images out of the buffer, (n, channels, size, size) in [-1, 1], and their labels, on the CPU."""
+        """Images out of the buffer, (n, channels, size, size) in [-1, 1], with their labels, on the CPU."""
         x, labels, _ = self.buffer.draw(n, self.iteration, reinit=0.0)
         return rescaled(x, buffer.BOX, SIGNED).cpu(), None if labels is None else labels.cpu()
 

@@ -4,6 +4,7 @@ Each symptom is a property of the last rows of metrics.jsonl: the failures that 
 successors report. Energies count in units of their spread over the images of a batch, since only that is learnt.
 """
 
+from itertools import pairwise
 from statistics import fmean, median
 
 from hatebm.learning.symptoms import Rows, Symptom, gap_swings_wider, later_half, mean
@@ -35,7 +36,7 @@ def gradients_grow(rows: Rows, config: IGEBMConfig) -> bool:
     """The gradient in the pixels doubles from quarter to quarter, twice."""
     quarter = len(rows) // 4
     sizes = [median(row["gradient"] for row in rows[i * quarter : (i + 1) * quarter]) for i in range(1, 4)]
-    return all(late > 2 * early for early, late in zip(sizes, sizes[1:], strict=False))
+    return all(late > 2 * early for early, late in pairwise(sizes))
 
 
 def spread(rows: Rows, config: IGEBMConfig) -> float:
