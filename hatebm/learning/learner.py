@@ -140,9 +140,7 @@ class Learner(ABC):
                 done = goal
             yield seen
 
-    def sample(
-        self, n: int, steps: Sequence[int], *, seed: int, labels: Sequence[int] | None = None
-    ) -> list[Tensor]:
+    def sample(self, n: int, steps: Sequence[int], *, seed: int, labels: Sequence[int] | None = None) -> list[Tensor]:
         """All batches of `batches` in one: for each entry of `steps`, (n, channels, size, size) float32."""
         return [torch.cat(seen) for seen in zip(*self.batches(n, steps, seed=seed, labels=labels), strict=True)]
 
