@@ -58,6 +58,11 @@ class Run:
         if now != (self.train_images, self.config.channels):
             begun = f"{self.train_images} training images of {self.config.channels} channels"
             raise UsageError(f"{self.folder} began with {begun}, {self.data} now gives {now[0]} of {now[1]}")
+        classes = getattr(self.config, "classes", 0)
+        if classes not in (0, images.classes):
+            raise UsageError(
+                f"{self.folder} began with labels of {classes} classes, {self.data} now gives {images.classes or 'none'}"
+            )
         differs = self.fingerprint and self.fingerprint.difference(Fingerprint.of(images))
         if differs:
             raise UsageError(f"{self.folder} began with other images than those in {self.data}: {differs}")

@@ -35,7 +35,7 @@ def update_energy(
         "energy_gap": (real.mean() - drawn.mean()).item(),
         "gap_error": (real.var() / len(real) + drawn.var() / len(drawn)).sqrt().item(),
         "energy": real.mean().item(),
-        "saturation": (edges(sampled[0]) - edges(data[0])).item(),
+        "saturation": saturation(sampled[0], data[0]),
     }
 
 
@@ -53,6 +53,12 @@ def loss_of(real: Tensor, drawn: Tensor, form: str) -> Tensor:
     return real.mean() - drawn.mean()
 
 
-def edges(pixels: Tensor) -> Tensor:
-    """The share of pixels that lie in the first or the last of 256 cells."""
+def saturation(sampled: Tensor, data: Tensor) -> float:
+    """How much of what the data leave between the edges of [0, 1] the samples have driven there: 1 is all of it."""
+    here, wanted = at_edges(sampled), at_edges(data)
+    return ((here - wanted) / (1 - wanted).clamp_min(1e-3)).item()
+
+
+def at_edges(pixels: Tensor) -> Tensor:
+    """The share of pixels in the first or the last of 256 cells."""
     return ((pixels < 1 / 256) | (pixels > 255 / 256)).float().mean()
