@@ -95,7 +95,7 @@ class IGEBM(Learner):
         }
 
     def chain(self, chain_ids: Sequence[int], *, seed: int, labels: Sequence[int] | None = None) -> ImageChain:
-        """Chains from U(0, 1); chain c is of class labels[c % len(labels)], by default c % classes.
+        """Chains from `config.start`; chain c is of class labels[c % len(labels)], by default c % classes.
 
         Raises ValueError for labels that are no classes, and for any without classes.
         """
