@@ -77,6 +77,8 @@ class IGEBM(Learner):
         """
         config, t, energy = self.config, self.iteration, self.parts["energy"]
         iterate_power(energy.network)
+        if energy.average is not None:
+            iterate_power(energy.average)
         data, labels = dithered_batch(images, config, t, self.device)
         fresh = partial(fresh_starts, config, seed=config.seed, step=t, device=self.device)
         start, kept_labels, _ = self.buffer.draw(config.batch, t, reinit=config.reinit, labels=labels, init=fresh)
@@ -93,7 +95,7 @@ class IGEBM(Learner):
         }
 
     def chain(self, chain_ids: Sequence[int], *, seed: int, labels: Sequence[int] | None = None) -> ImageChain:
-        """Chains from U(0, 1); chain c is of class labels[c % len(labels)], by default c % classes.
+        """Chains from `config.start`; chain c is of class labels[c % len(labels)], by default c % classes.
 
         Raises ValueError for labels that are no classes, and for any without classes.
         """
