@@ -71,6 +71,8 @@ class IGEBM(Learner):
         """
         config, t, energy = self.config, self.iteration, self.parts["energy"]
         iterate_power(energy.network)
+        if energy.average is not None:
+            iterate_power(energy.average)
         data, labels = dithered_batch(images, config, t, self.device)
         fresh = partial(fresh_starts, config, seed=config.seed, step=t, device=self.device)
         start, kept_labels, _ = self.buffer.draw(config.batch, t, reinit=config.reinit, labels=labels, init=fresh)
