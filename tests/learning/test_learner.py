@@ -22,8 +22,9 @@ HATS = pytest.mark.parametrize("create", [SYSTEMS["synthesis"], SYSTEMS["joint"]
 
 
 def floats(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of the weights and of the statistics of batch norms."""
-    return {name: t.detach().clone() for name, t in module.state_dict().items() if t.is_floating_point()}
+    """A copy of the weights and of the statistics of batch norms, not of a spectral norm's vectors."""
+    named = {name: t.detach().clone() for name, t in module.state_dict().items() if t.is_floating_point()}
+    return {name: t for name, t in named.items() if not name.endswith((".u", ".v"))}
 
 
 @EACH
@@ -67,6 +68,11 @@ def score_by_hand(learner: Learner, name: str, pixels: Tensor) -> Tensor:
         case "-|dH/dx|":
             x = pixels.clone().requires_grad_()
             return -torch.autograd.grad(network["energy"](x).sum(), x)[0].square().sum((1, 2, 3)).sqrt()
+        case "-E(x)":
+            return -least_energy(learner, (pixels + 1) / 2)
+        case "-|dE/dx|":
+            x = ((pixels + 1) / 2).requires_grad_()
+            return -torch.autograd.grad(least_energy(learner, x).sum(), x)[0].square().sum((1, 2, 3)).sqrt()
         case "a D(x) + b":
             calibration = network["calibration"]
             return calibration.scale * network["discriminator"](pixels) + calibration.shift
@@ -79,7 +85,17 @@ SCORES = {
     "joint": ["-H(x)", "-|dH/dx|"],
     "sngan": ["a D(x) + b"],
     "autoencoder": ["-|x - G(I(x))|"],
+    "igebm": ["-E(x)", "-|dE/dx|"],
+    "conditional": ["-E(x)", "-|dE/dx|"],
 }
+
+
+def least_energy(learner: Learner, x: Tensor) -> Tensor:
+    """E of pixels in [0, 1], of a conditional learner that of the class which they fit best."""
+    if not learner.classes:
+        return learner.energy(x)
+    each = [learner.energy(x, torch.full((len(x),), y, dtype=torch.int64, device="cpu")) for y in range(learner.classes)]
+    return torch.stack(each).min(0).values
 
 
 @pytest.mark.parametrize("average", [0.9, 0.0])

@@ -54,14 +54,14 @@ def row(step, **more):
     return {"step": step, **healthy, **more}
 
 
-@pytest.mark.parametrize("growth, shows", [(2.2, True), (1.8, False)])
+@pytest.mark.parametrize(("growth", "shows"), [(2.2, True), (1.8, False)])
 def test_gradients_that_double_twice_show(growth, shows):
     config = IGEBMConfig(**HEALTHY)
     rows = [row(i, gradient=0.01 * growth ** (i // 50)) for i in range(200)]
     assert GRADIENTS.shows(rows, config) is shows
 
 
-@pytest.mark.parametrize("factor, shows", [(1.02, True), (1.0, False)])
+@pytest.mark.parametrize(("factor", "shows"), [(1.02, True), (1.0, False)])
 def test_a_gap_that_swings_wider_shows(factor, shows):
     config = IGEBMConfig(**HEALTHY)
     rows = [row(i, energy_gap=0.1 * factor**i * (1 if i // 5 % 2 else -1)) for i in range(200)]
