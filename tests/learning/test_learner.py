@@ -58,15 +58,24 @@ def test_without_an_average_the_last_weights_are_used(create):
         assert not part.evaluated.training
 
 
-def score_by_hand(learner: Learner, name: str, pixels: Tensor) -> Tensor:
-    """One score of pixels in [-1, 1] by its formula."""
+def energies_by_hand(learner: Learner, pixels: Tensor) -> Tensor:
+    """The energy of each image; of a conditional one that of the class which suits it best."""
+    energy, classes = learner.parts["energy"].evaluated, getattr(learner.config, "classes", 0)
+    if not classes:
+        return energy(pixels)
+    return torch.stack([energy(pixels, torch.full((len(pixels),), y)) for y in range(classes)]).min(0).values
+
+
+def score_by_hand(learner: Learner, name: str, images: Tensor) -> Tensor:
+    """One score of bytes by its formula."""
     network = {key: part.evaluated for key, part in learner.parts.items()}
+    pixels = (images.float() / 255 if "E" in name else images.float() / 127.5 - 1).requires_grad_()
     match name:
-        case "-H(x)":
-            return -network["energy"](pixels)
-        case "-|dH/dx|":
-            x = pixels.clone().requires_grad_()
-            return -torch.autograd.grad(network["energy"](x).sum(), x)[0].square().sum((1, 2, 3)).sqrt()
+        case "-H(x)" | "-E(x)":
+            return -energies_by_hand(learner, pixels)
+        case "-|dH/dx|" | "-|dE/dx|":
+            (gradient,) = torch.autograd.grad(energies_by_hand(learner, pixels).sum(), pixels)
+            return -gradient.square().sum((1, 2, 3)).sqrt()
         case "a D(x) + b":
             calibration = network["calibration"]
             return calibration.scale * network["discriminator"](pixels) + calibration.shift
@@ -79,6 +88,8 @@ SCORES = {
     "joint": ["-H(x)", "-|dH/dx|"],
     "sngan": ["a D(x) + b"],
     "autoencoder": ["-|x - G(I(x))|"],
+    "igebm": ["-E(x)", "-|dE/dx|"],
+    "conditional": ["-E(x)", "-|dE/dx|"],
 }
 
 
@@ -94,7 +105,7 @@ def test_scores_are_their_formulas_by_the_averaged_weights_and_leave_the_trainin
         assert list(found) == SCORES[system]
         for name, values in found.items():
             assert (values.dtype, values.shape, values.requires_grad) == (torch.float32, (10,), False)
-            wanted = score_by_hand(scored, name, images.train.float() / 127.5 - 1).detach()
+            wanted = score_by_hand(scored, name, images.train).detach()
             torch.testing.assert_close(values, wanted, rtol=1e-4, atol=1e-5)
             assert len(wanted.unique()) > 1
     ours, theirs = scored.tensors(), left.tensors()
