@@ -59,20 +59,24 @@ def test_without_an_average_the_last_weights_are_used(create):
         assert not part.evaluated.training
 
 
-def score_by_hand(learner: Learner, name: str, pixels: Tensor) -> Tensor:
-    """One score of pixels in [-1, 1] by its formula."""
+def energies_by_hand(learner: Learner, pixels: Tensor) -> Tensor:
+    """The energy of each image; of a conditional one that of the class which suits it best."""
+    energy, classes = learner.parts["energy"].evaluated, getattr(learner.config, "classes", 0)
+    if not classes:
+        return energy(pixels)
+    return torch.stack([energy(pixels, torch.full((len(pixels),), y)) for y in range(classes)]).min(0).values
+
+
+def score_by_hand(learner: Learner, name: str, images: Tensor) -> Tensor:
+    """One score of bytes by its formula."""
     network = {key: part.evaluated for key, part in learner.parts.items()}
+    pixels = (images.float() / 255 if "E" in name else images.float() / 127.5 - 1).requires_grad_()
     match name:
-        case "-H(x)":
-            return -network["energy"](pixels)
-        case "-|dH/dx|":
-            x = pixels.clone().requires_grad_()
-            return -torch.autograd.grad(network["energy"](x).sum(), x)[0].square().sum((1, 2, 3)).sqrt()
-        case "-E(x)":
-            return -least_energy(learner, (pixels + 1) / 2)
-        case "-|dE/dx|":
-            x = ((pixels + 1) / 2).requires_grad_()
-            return -torch.autograd.grad(least_energy(learner, x).sum(), x)[0].square().sum((1, 2, 3)).sqrt()
+        case "-H(x)" | "-E(x)":
+            return -energies_by_hand(learner, pixels)
+        case "-|dH/dx|" | "-|dE/dx|":
+            (gradient,) = torch.autograd.grad(energies_by_hand(learner, pixels).sum(), pixels)
+            return -gradient.square().sum((1, 2, 3)).sqrt()
         case "a D(x) + b":
             calibration = network["calibration"]
             return calibration.scale * network["discriminator"](pixels) + calibration.shift
@@ -90,14 +94,6 @@ SCORES = {
 }
 
 
-def least_energy(learner: Learner, x: Tensor) -> Tensor:
-    """E of pixels in [0, 1], of a conditional learner that of the class which they fit best."""
-    if not learner.classes:
-        return learner.energy(x)
-    each = [learner.energy(x, torch.full((len(x),), y, dtype=torch.int64, device="cpu")) for y in range(learner.classes)]
-    return torch.stack(each).min(0).values
-
-
 @pytest.mark.parametrize("average", [0.9, 0.0])
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_scores_are_their_formulas_by_the_averaged_weights_and_leave_the_training_alone(system, average, monkeypatch):
@@ -110,7 +106,7 @@ def test_scores_are_their_formulas_by_the_averaged_weights_and_leave_the_trainin
         assert list(found) == SCORES[system]
         for name, values in found.items():
             assert (values.dtype, values.shape, values.requires_grad) == (torch.float32, (10,), False)
-            wanted = score_by_hand(scored, name, images.train.float() / 127.5 - 1).detach()
+            wanted = score_by_hand(scored, name, images.train).detach()
             torch.testing.assert_close(values, wanted, rtol=1e-4, atol=1e-5)
             assert len(wanted.unique()) > 1
     ours, theirs = scored.tensors(), left.tensors()
