@@ -14,11 +14,13 @@ class Symptom:
     """One thing that goes wrong: what to do, the metrics that show it, and how they look then.
 
     shows: whether the last rows of a training under a configuration do; the later half is as long as it must last.
+    diverged: whether it is the end of a training, which goes back to a good checkpoint where its system may.
     """
 
     advice: str
     metrics: tuple[str, ...]
     shows: Callable[[Rows, Config], bool]
+    diverged: bool = False
 
 
 def later_half(rows: Sequence) -> Sequence:

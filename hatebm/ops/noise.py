@@ -29,6 +29,7 @@ class Purpose(IntEnum):
     VELOCITY = 7
     SWAP = 8
     OUTLIERS = 64
+    RETURN = 65
 
 
 def philox(counter: Tensor, key: Tensor, *, backend: str | None = None) -> Tensor:
