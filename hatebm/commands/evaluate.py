@@ -57,9 +57,7 @@ def detect_outliers(run: Run, learner: Learner, images: Images, named: dict[str,
 
 def measure_quality(run: Run, learner: Learner, images: Images, features: Features, n: int) -> None:
     """Frechet distance and KID of n samples after growing numbers of steps: a table, quality.json and quality.png."""
-    last = max(learner.stages().values())
-    trained = getattr(run.config, "langevin_steps", last)
-    steps = sorted({round(trained * factor) for factor in (0, 0.5, 1, 1.5, 2, 2.5, 3, 4)} | {last}) if last else [0]
+    last, steps = max(learner.stages().values()), learner.quality_steps()
     seed = run.config.seed + 1
     batches = (
         {step: to_bytes(x) for step, x in zip(steps, seen, strict=True)}
@@ -77,7 +75,7 @@ def measure_quality(run: Run, learner: Learner, images: Images, features: Featur
     if len(found) > 1:
         picture = run.folder / "quality.png"
         distances, errors = zip(*((q.frechet, q.frechet_error) for q in found.values()), strict=True)
-        plots.save_quality(picture, list(found), distances, errors, trained)
+        plots.save_quality(picture, list(found), distances, errors, learner.trained_steps)
         print(f"{picture}: quality against the number of Langevin steps")
 
 

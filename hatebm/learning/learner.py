@@ -85,7 +85,7 @@ class Learner(ABC):
         return getattr(self.config, "langevin_steps", max(self.stages().values()))
 
     def quality_steps(self) -> list[int]:
-        """The increasing numbers of steps after which the quality of samples is worth measuring, the last stage's too."""
+        """The increasing numbers of steps after which samples are worth judging, those of the last stage among them."""
         last = max(self.stages().values())
         factors = (0, 0.5, 1, 1.5, 2, 2.5, 3, 4) if last else ()
         return sorted({round(self.trained_steps * factor) for factor in factors} | {last})
@@ -140,9 +140,7 @@ class Learner(ABC):
                 done = goal
             yield seen
 
-    def sample(
-        self, n: int, steps: Sequence[int], *, seed: int, labels: Sequence[int] | None = None
-    ) -> list[Tensor]:
+    def sample(self, n: int, steps: Sequence[int], *, seed: int, labels: Sequence[int] | None = None) -> list[Tensor]:
         """All batches of `batches` in one: for each entry of `steps`, (n, channels, size, size) float32."""
         return [torch.cat(seen) for seen in zip(*self.batches(n, steps, seed=seed, labels=labels), strict=True)]
 

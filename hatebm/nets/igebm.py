@@ -37,7 +37,7 @@ class SpectralBlock(nn.Module):
     """Residual block `conv(act(conv(x + b1)) + b2) * g`, beside the identity or a convolution, then pool and act.
 
     b1, b2 and g are of a class. The second convolution starts at nearly 0 and its norm is only capped, so that a block
-    starts as its shortcut.
+    starts as its shortcut. A pool commutes with gain and sum, so each term is pooled, where that costs less.
     """
 
     def __init__(self, width_in: int, width: int, classes: int, activation: str, *, halves: bool):
@@ -53,8 +53,11 @@ class SpectralBlock(nn.Module):
         """x: (n, width_in, h, w); labels: (n,); kept: (n, width, h, w), what dropout leaves, 0 or 2."""
         h = self.conv1(x + self.bias1(labels))
         h = h if kept is None else h * kept
-        h = self.conv2(self.act(h) + self.bias2(labels)) * self.gain(labels) + self.shortcut(x)
-        return self.act(F.avg_pool2d(h, 2) if self.halves else h)
+        h, gain = self.act(h) + self.bias2(labels), self.gain(labels)
+        if not self.halves:
+            return self.act(self.conv2(h) * gain + self.shortcut(x))
+        beside = self.shortcut.pooled(x) if isinstance(self.shortcut, SpectralConv) else F.avg_pool2d(x, 2)
+        return self.act(self.conv2.pooled(h) * gain + beside)
 
 
 class SpectralResNet(nn.Module):

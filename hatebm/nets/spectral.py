@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hatebm.nets.layers import pooled_kernel
+
 
 class SpectralLayer(nn.Module):
     """A linear map W of spectral norm 1: `W / s` with `s = u' W v / (|u| |v|)`, or `W / max(s, 1)` where it is capped.
@@ -56,6 +58,10 @@ class SpectralConv(SpectralLayer):
         if self.odd:
             x = F.pad(x, (0, 1, 0, 1))
         return F.conv2d(x, self.normalised(), stride=self.stride, padding=1)
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """`avg_pool2d(self(x), 2)` of a 3x3 kernel in fewer multiplications, see `conv_then_pool`."""
+        return F.conv2d(x, pooled_kernel(self.normalised()), stride=2, padding=1)
 
 
 class SpectralLinear(SpectralLayer):

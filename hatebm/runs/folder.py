@@ -60,9 +60,8 @@ class Run:
             raise UsageError(f"{self.folder} began with {begun}, {self.data} now gives {now[0]} of {now[1]}")
         classes = getattr(self.config, "classes", 0)
         if classes not in (0, images.classes):
-            raise UsageError(
-                f"{self.folder} began with labels of {classes} classes, {self.data} now gives {images.classes or 'none'}"
-            )
+            given = f"{self.data} now gives {images.classes or 'none'}"
+            raise UsageError(f"{self.folder} began with labels of {classes} classes, {given}")
         differs = self.fingerprint and self.fingerprint.difference(Fingerprint.of(images))
         if differs:
             raise UsageError(f"{self.folder} began with other images than those in {self.data}: {differs}")

@@ -16,6 +16,10 @@ def print_scores(scores: Sequence[Score], reference: str) -> None:
         headings += ["classifier", f"classes >= {ENOUGH:.0%}", "smallest class"]
         for row, score in zip(rows, scores, strict=True):
             row += [f"{max(score.feature_frechet, 0):.1f}", str(score.classes_covered), f"{score.smallest_share:.1%}"]
+    if any(score.label_agreement is not None for score in scores):
+        headings = [heading.replace(" ", "\n", 1) for heading in (*headings, "label agreement")]
+        for row, score in zip(rows, scores, strict=True):
+            row.append("" if score.label_agreement is None else f"{score.label_agreement:.1%}")
     _print(f"Frechet distance to {reference} (less is better)", headings, rows)
 
 
@@ -64,7 +68,8 @@ def _print(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -
     print(title)
     table = Table()
     for i, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if rows[0][i][:1].isdigit() else "left")
+        first = next((row[i] for row in rows if row[i]), "")
+        table.add_column(heading, justify="right" if first[:1].isdigit() else "left")
     for row in rows:
         table.add_row(*map(Text, row))  # no markup: a folder may be called [red]
     Console().print(table)

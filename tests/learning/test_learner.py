@@ -5,6 +5,7 @@ import copy
 import pytest
 import tiny
 import torch
+from shell import same
 from tiny import one_thread  # noqa: F401
 from tiny_learners import SYSTEMS
 from torch import Tensor, nn
@@ -16,13 +17,14 @@ from hatebm.learning.learner import Learner, adam
 from hatebm.learning.part import Part
 
 EACH = pytest.mark.parametrize("create", SYSTEMS.values(), ids=SYSTEMS)
+CHAINS = pytest.mark.parametrize("create", [SYSTEMS[name] for name in ("synthesis", "joint", "igebm", "conditional")])
 HATS = pytest.mark.parametrize("create", [SYSTEMS["synthesis"], SYSTEMS["joint"]], ids=["synthesis", "joint"])
 
 
 def floats(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of the weights and of the statistics of batch norms, but no singular vectors: an average has its own."""
-    kept = {name: t for name, t in module.state_dict().items() if name.split(".")[-1] not in ("u", "v")}
-    return {name: t.detach().clone() for name, t in kept.items() if t.is_floating_point()}
+    """A copy of the weights and of the statistics of batch norms, not of a spectral norm's vectors."""
+    named = {name: t.detach().clone() for name, t in module.state_dict().items() if t.is_floating_point()}
+    return {name: t for name, t in named.items() if not name.endswith((".u", ".v"))}
 
 
 @EACH
@@ -57,15 +59,24 @@ def test_without_an_average_the_last_weights_are_used(create):
         assert not part.evaluated.training
 
 
-def score_by_hand(learner: Learner, name: str, pixels: Tensor) -> Tensor:
-    """One score of pixels in [-1, 1] by its formula."""
+def energies_by_hand(learner: Learner, pixels: Tensor) -> Tensor:
+    """The energy of each image; of a conditional one that of the class which suits it best."""
+    energy, classes = learner.parts["energy"].evaluated, getattr(learner.config, "classes", 0)
+    if not classes:
+        return energy(pixels)
+    return torch.stack([energy(pixels, torch.full((len(pixels),), y)) for y in range(classes)]).min(0).values
+
+
+def score_by_hand(learner: Learner, name: str, images: Tensor) -> Tensor:
+    """One score of bytes by its formula."""
     network = {key: part.evaluated for key, part in learner.parts.items()}
+    pixels = (images.float() / 255 if "E" in name else images.float() / 127.5 - 1).requires_grad_()
     match name:
-        case "-H(x)":
-            return -network["energy"](pixels)
-        case "-|dH/dx|":
-            x = pixels.clone().requires_grad_()
-            return -torch.autograd.grad(network["energy"](x).sum(), x)[0].square().sum((1, 2, 3)).sqrt()
+        case "-H(x)" | "-E(x)":
+            return -energies_by_hand(learner, pixels)
+        case "-|dH/dx|" | "-|dE/dx|":
+            (gradient,) = torch.autograd.grad(energies_by_hand(learner, pixels).sum(), pixels)
+            return -gradient.square().sum((1, 2, 3)).sqrt()
         case "a D(x) + b":
             calibration = network["calibration"]
             return calibration.scale * network["discriminator"](pixels) + calibration.shift
@@ -78,6 +89,8 @@ SCORES = {
     "joint": ["-H(x)", "-|dH/dx|"],
     "sngan": ["a D(x) + b"],
     "autoencoder": ["-|x - G(I(x))|"],
+    "igebm": ["-E(x)", "-|dE/dx|"],
+    "conditional": ["-E(x)", "-|dE/dx|"],
 }
 
 
@@ -93,7 +106,7 @@ def test_scores_are_their_formulas_by_the_averaged_weights_and_leave_the_trainin
         assert list(found) == SCORES[system]
         for name, values in found.items():
             assert (values.dtype, values.shape, values.requires_grad) == (torch.float32, (10,), False)
-            wanted = score_by_hand(scored, name, images.train.float() / 127.5 - 1).detach()
+            wanted = score_by_hand(scored, name, images.train).detach()
             torch.testing.assert_close(values, wanted, rtol=1e-4, atol=1e-5)
             assert len(wanted.unique()) > 1
     ours, theirs = scored.tensors(), left.tensors()
@@ -215,12 +228,10 @@ def test_a_restored_learner_goes_on_bit_for_bit(create):
     assert resumed.iteration == 3
     for _ in range(2):
         assert straight.advance(images) == resumed.advance(images)
-    ours, theirs = straight.tensors(), resumed.tensors()
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
-    assert not all(torch.equal(tensor, saved[name]) for name, tensor in ours.items())
-    for seen, again in zip(straight.sample(3, [0], seed=2), resumed.sample(3, [0], seed=2), strict=True):
-        assert torch.equal(seen, again)
+    assert same(straight.tensors(), resumed.tensors())
+    assert not same(straight.tensors(), saved)
+    seen, again = (learner.samples(images, 3, seed=2) for learner in (straight, resumed))
+    assert same(seen, again)
 
 
 @EACH
@@ -230,7 +241,7 @@ def test_a_learner_restored_to_its_beginning_starts_anew(create):
     used.advance(images)
     used.restore(beginning, 0)
     assert used.advance(images) == fresh.advance(images)
-    assert all(torch.equal(tensor, used.tensors()[name]) for name, tensor in fresh.tensors().items())
+    assert same(fresh.tensors(), used.tensors())
 
 
 def test_memory_is_restored_in_place_and_what_is_missing_or_of_another_size_is_refused():
@@ -254,7 +265,7 @@ def three_at_once(monkeypatch):
     monkeypatch.setattr(learners, "CHAINS_AT_ONCE", 3)
 
 
-@HATS
+@CHAINS
 def test_samples_in_batches_are_the_chains_of_their_ids(create, three_at_once):
     learner = create()
     learner.advance(tiny.images())

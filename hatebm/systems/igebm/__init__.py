@@ -12,6 +12,4 @@ from hatebm.systems.igebm.symptoms import SYMPTOMS
 
 __all__ = ["IGEBM", "SYSTEM", "IGEBMConfig"]
 
-SYSTEM = System(
-    config=IGEBMConfig, learner=IGEBM, preset=presets.small, published=presets.PUBLISHED, symptoms=SYMPTOMS
-)
+SYSTEM = System(config=IGEBMConfig, learner=IGEBM, preset=presets.small, published=presets.PUBLISHED, symptoms=SYMPTOMS)

@@ -138,7 +138,7 @@ class IGEBM(Learner):
         self.buffer = held
 
     def _replayed(self, n: int) -> tuple[Tensor, Tensor | None]:
-        """Images out of the buffer, (n, channels, size, size) in [-1, 1], with their labels, on the CPU."""
+        """Images out of the buffer, (n, channels, size, size) in [-1, 1], and their labels, on the CPU."""
         x, labels, _ = self.buffer.draw(n, self.iteration, reinit=0.0)
         return rescaled(x, buffer.BOX, SIGNED).cpu(), None if labels is None else labels.cpu()
 
