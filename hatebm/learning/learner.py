@@ -39,6 +39,9 @@ class Learner(ABC):
         parts: the networks that learn.
         memory: other tensors that a restart needs.
         iteration: how many iterations are finished.
+        returns: how often it diverged and went back.
+        noise_seed: the seed of its training, another one after each return; at first that of the configuration.
+        rate: factor of all learning rates, lower after each return; at first 1.
     """
 
     METHOD: ClassVar[str] = "langevin"  # how it samples, as `hatebm sample --method` says it
@@ -48,6 +51,7 @@ class Learner(ABC):
     def __init__(self, config: Config, parts: dict[str, Part], memory: dict[str, Tensor] | None = None) -> None:
         self.config, self.parts, self.memory = config, parts, memory or {}
         self.iteration = 0
+        self.returns, self.noise_seed, self.rate = 0, config.seed, 1.0
 
     @abstractmethod
     def iterate(self, images: Images) -> dict[str, float]:
@@ -114,7 +118,7 @@ class Learner(ABC):
         """One iteration at its learning rates, then the averages; returns what it measured."""
         for part in self.parts.values():
             for group in part.optimizer.param_groups:
-                group["lr"] = part.rate(self.iteration)
+                group["lr"] = self.rate * part.rate(self.iteration)
         measured = self.iterate(images)
         for part in self.parts.values():
             if part.average is not None:

@@ -22,9 +22,9 @@ HATS = pytest.mark.parametrize("create", [SYSTEMS["synthesis"], SYSTEMS["joint"]
 
 
 def floats(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of the weights and of the statistics of batch norms, not of a spectral norm's vectors."""
-    named = {name: t.detach().clone() for name, t in module.state_dict().items() if t.is_floating_point()}
-    return {name: t for name, t in named.items() if not name.endswith((".u", ".v"))}
+    """A copy of the weights and of the statistics of batch norms, but no singular vectors: an average has its own."""
+    kept = {name: t for name, t in module.state_dict().items() if name.split(".")[-1] not in ("u", "v")}
+    return {name: t.detach().clone() for name, t in kept.items() if t.is_floating_point()}
 
 
 @EACH

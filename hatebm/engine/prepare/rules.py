@@ -21,7 +21,7 @@ SMALLEST_PART = 4  # chains, below which a convolution does not fill the cores
 
 
 def bound_on_work(module: nn.Module) -> int:
-    """Multiply-adds a pixel of the state, if each convolution and each other weight shaped like theirs meets it once."""
+    """Multiply-adds a pixel of the state, if each convolution, and each weight shaped like one, meets it once."""
     return sum(
         part.in_channels // part.groups * part.out_channels * math.prod(part.kernel_size)
         if isinstance(part, nn.Conv2d)

@@ -76,16 +76,17 @@ class IGEBM(Learner):
         4. (x-, y-) go into the buffer.
         """
         config, t, energy = self.config, self.iteration, self.parts["energy"]
+        seed = self.buffer.seed = self.noise_seed
         iterate_power(energy.network)
         if energy.average is not None:
             iterate_power(energy.average)
-        data, labels = dithered_batch(images, config, t, self.device)
-        fresh = partial(fresh_starts, config, seed=config.seed, step=t, device=self.device)
+        data, labels = dithered_batch(images, config, t, seed, self.device)
+        fresh = partial(fresh_starts, config, seed=seed, step=t, device=self.device)
         start, kept_labels, _ = self.buffer.draw(config.batch, t, reinit=config.reinit, labels=labels, init=fresh)
-        place = {"seed": config.seed, "first_step": t * config.langevin_steps}
+        place = {"seed": seed, "first_step": t * config.langevin_steps}
         chain = self._chain(energy.network, start, kept_labels, dropout=config.dropout, **place)
         sampled, info = chain.run(config.langevin_steps, return_info=True, every=config.langevin_steps)
-        kept = in_an_update(energy.network, config.batch, seed=config.seed, iteration=t) if config.dropout else {}
+        kept = in_an_update(energy.network, config.batch, seed=seed, iteration=t) if config.dropout else {}
         learned = update_energy(energy, (data, labels), (sampled, kept_labels), config, kept)
         self.buffer.push(sampled, t, labels=kept_labels)
         return {

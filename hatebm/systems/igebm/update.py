@@ -13,10 +13,12 @@ from hatebm.systems.igebm.config import IGEBMConfig
 Labelled = tuple[Tensor, Tensor | None]  # images (n, channels, size, size) in [0, 1], labels (n,)
 
 
-def dithered_batch(images: Images, config: IGEBMConfig, iteration: int, device: torch.device | str) -> Labelled:
+def dithered_batch(
+    images: Images, config: IGEBMConfig, iteration: int, noise_seed: int, device: torch.device | str
+) -> Labelled:
     """The training images of an iteration, each byte k as a random value of its cell, (k + U(0, 1)) / 256."""
     index = batch_indices(len(images.train), config.batch, seed=config.seed, iteration=iteration)
-    cells, place = images.train[index].to(device), {"seed": config.seed, "step": iteration, "device": device}
+    cells, place = images.train[index].to(device), {"seed": noise_seed, "step": iteration, "device": device}
     data = from_cells(cells, (0.0, 1.0), purpose=Purpose.DATA_NOISE, **place)
     return data, images.train_labels[index].to(device) if config.classes else None
 
