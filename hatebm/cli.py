@@ -172,7 +172,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser(
         "evaluate",
-        help="judge a trained run: its samples, at how many steps, and its energy on outliers",
+        help="judge a trained run: its samples, at how many steps, and its scores on outliers",
         description="Print the table and draw the pictures that end a training; with --fid or --ood, those instead.",
     )
     command.set_defaults(command=evaluate)
@@ -184,8 +184,8 @@ def parser() -> argparse.ArgumentParser:
                          "labelled images up to 16 pixels a small classifier, fitted on the spot)")  # fmt: skip
     command.add_argument("--features", metavar="MODULE:NAME", help="for --fid: any feature module, by import path")
     command.add_argument("--ood", nargs="*", type=words.source, metavar="DATA",
-                         help="AUROC, AUPRC and FPR80 against permuted, random and "
-                         "constant images, and against each data set or folder named")  # fmt: skip
+                         help="AUROC, AUPRC and FPR80 of every score against permuted, random and constant images, "
+                         "letters, mirrored and inverted data, and each data set or folder named")  # fmt: skip
     command.add_argument(
         "--data", type=words.source, metavar="DIR", help="where the run's images are now, if their folder has moved"
     )

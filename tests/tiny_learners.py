@@ -20,6 +20,7 @@ def igebm(**more) -> IGEBM:
             energy_widths=(4, 4),
             hidden=4,
             activation="swish",
+            dropout=False,
             langevin_steps=2,
             sample_steps=4,
             buffer_size=10,

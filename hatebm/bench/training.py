@@ -134,15 +134,13 @@ def contenders(config: SynthesisConfig, device: torch.device) -> dict[str, Conte
     images = Images(pictures.to(device), pictures[:0])
     ours = begun(config, device)
     handed = handed_draws(ours, images)
-    truth = cache(lambda: after_published(Published(ours, tuned=False), handed))
+    start, truth = beginning(ours, handed), cache(lambda: after_published(Published(ours, tuned=False), handed))
 
     def published(tuned: bool) -> Contender:
         learner = Published(ours, tuned=tuned)
         return Contender(
             lambda: learner.iterate(own_draws(config, images)),
-            lambda: compare(
-                after_published(Published(ours, tuned=True), handed) if tuned else truth(), truth(), ours, handed
-            ),
+            lambda: compare(after_published(Published(ours, tuned=True), handed) if tuned else truth(), truth(), start),
         )
 
     learner = begun(config, device)
@@ -151,7 +149,7 @@ def contenders(config: SynthesisConfig, device: torch.device) -> dict[str, Conte
         IN_PLACE: published(tuned=True),
         HATEBM: Contender(
             lambda: learner.advance(images),
-            lambda: compare(after_ours(begun(config, device), images, handed), truth(), ours, handed),
+            lambda: compare(after_ours(begun(config, device), images, handed), truth(), start),
         ),
     }
 
@@ -215,18 +213,22 @@ def weights(learner: Synthesis) -> State:
     }
 
 
-def compare(found: State, wanted: State, ours: Synthesis, draws: Draws) -> Verdict:
-    """How far apart the chains and the weights' steps are, of their length: the median one, and all together."""
+def beginning(ours: Synthesis, draws: Draws) -> State:
+    """Where the chains and the weights begin."""
     with torch.no_grad():
-        start = weights(ours) | {"chain": ours.parts["generator"].network(draws.z)}
+        return weights(ours) | {"chain": ours.parts["generator"].network(draws.z)}
+
+
+def compare(found: State, wanted: State, start: State) -> Verdict:
+    """How far apart the chains and the weights' steps are, of their length: the median one, and all together."""
     chain = apart((found["chain"],), (wanted["chain"],), (start["chain"],))
 
     def step(state: State, part: str) -> Tensor:
         """One row for each weight."""
-        names = [name for name in wanted if name.startswith(part)]
+        names = [name for name in wanted if name.startswith(f"{part}.")]
         return torch.cat([(state[name] - start[name]).flatten() for name in names])[:, None]
 
-    parts = ("energy.", "generator.")
+    parts = sorted({name.split(".")[0] for name in start} - {"chain"})
     steps = [tuple(step(state, part) for part in parts) for state in (found, wanted)]
     update = apart(*steps, tuple(torch.zeros_like(x) for x in steps[1]))
     agree = chain[0] <= TOLERANCE and chain[1] <= KINKS and update[0] <= TOLERANCE and update[1] <= FLIPS

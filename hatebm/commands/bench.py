@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from hatebm.bench import chains, growth, habits, hat, lengths, step, training
+from hatebm.bench import chains, growth, habits, hat, igebm, lengths, step, training
 from hatebm.bench.contest import BARE, HATEBM, RUN, Case, Row, contest
 from hatebm.bench.figure import save_figure
 from hatebm.bench.report import case_table, conditions, markdown, print_table, write_csv
@@ -70,8 +70,8 @@ def chosen(options: argparse.Namespace, device: torch.device) -> list[Case]:
     """The cases of the tables asked for, with `--plot` the points of the curves; UsageError where none is left."""
     tables = {
         "step": step.cases(device),
-        "chain": chains.cases(device) + hat.cases(device),
-        "train": training.cases(device),
+        "chain": chains.cases(device) + hat.cases(device) + igebm.chain_cases(device),
+        "train": training.cases(device) + igebm.cases(device),
         "habits": habits.cases(device) + lengths.cases(device),
     }
     cases = [case for name in TABLES if options.table in (name, "all") for case in tables[name]]

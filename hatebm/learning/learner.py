@@ -39,6 +39,9 @@ class Learner(ABC):
         parts: the networks that learn.
         memory: other tensors that a restart needs.
         iteration: how many iterations are finished.
+        returns: how often it diverged and went back.
+        noise_seed: the seed of its training, another one after each return; at first that of the configuration.
+        rate: factor of all learning rates, lower after each return; at first 1.
     """
 
     METHOD: ClassVar[str] = "langevin"  # how it samples, as `hatebm sample --method` says it
@@ -48,6 +51,7 @@ class Learner(ABC):
     def __init__(self, config: Config, parts: dict[str, Part], memory: dict[str, Tensor] | None = None) -> None:
         self.config, self.parts, self.memory = config, parts, memory or {}
         self.iteration = 0
+        self.returns, self.noise_seed, self.rate = 0, config.seed, 1.0
 
     @abstractmethod
     def iterate(self, images: Images) -> dict[str, float]:
@@ -60,6 +64,19 @@ class Learner(ABC):
     @abstractmethod
     def stages(self) -> dict[str, int]:
         """What is worth comparing: title -> number of steps of the chain."""
+
+    @abstractmethod
+    def scores(self, images: Tensor) -> dict[str, Tensor]:
+        """How much images look like the data, by each measure that the system has: name -> (n,) float32 on the CPU.
+
+        A higher score is more like the data. Averaged weights are used where there are any, and no training is changed.
+
+        Args:
+            images: (n, channels, size, size) uint8, of the configuration's channels and size, on any device.
+
+        Raises:
+            TypeError, ValueError: images of another kind or shape.
+        """
 
     @property
     def classes(self) -> int:
@@ -101,7 +118,7 @@ class Learner(ABC):
         """One iteration at its learning rates, then the averages; returns what it measured."""
         for part in self.parts.values():
             for group in part.optimizer.param_groups:
-                group["lr"] = part.rate(self.iteration)
+                group["lr"] = self.rate * part.rate(self.iteration)
         measured = self.iterate(images)
         for part in self.parts.values():
             if part.average is not None:

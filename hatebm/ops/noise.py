@@ -28,7 +28,9 @@ class Purpose(IntEnum):
     BANK = 6
     VELOCITY = 7
     SWAP = 8
+    DROPOUT = 9
     OUTLIERS = 64
+    RETURN = 65
 
 
 def philox(counter: Tensor, key: Tensor, *, backend: str | None = None) -> Tensor:

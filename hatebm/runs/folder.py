@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
+from torch import Tensor
+
 from hatebm import data
 from hatebm.data import Images
 from hatebm.data.fingerprint import Fingerprint
@@ -16,6 +18,7 @@ from hatebm.learning.learner import Learner
 from hatebm.runs import checkpoints, config_json, files, metrics
 
 GENERATOR = "generator"  # folder of the stage before, or of a generator that came from elsewhere
+RETURNED = ("returns", "noise_seed", "rate")  # of a learner that diverged and went back, kept in its checkpoints
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
+
+    @property
+    def good(self) -> Path:
+        """Where the points lie that a diverging training goes back to."""
+        return self.folder / "good"
 
     @property
     def config_file(self) -> Path:
@@ -103,10 +111,7 @@ class Run:
 
     def save(self, learner: Learner) -> Path:
         """Write a checkpoint; returns its path."""
-        about = {"iteration": str(learner.iteration), "config": json.dumps(asdict(learner.config))}
-        if learner.frozen:
-            about[GENERATOR] = checkpoints.checksum(learner.frozen)
-        return checkpoints.save(self.checkpoints, learner.iteration, learner.tensors(), about)
+        return checkpoints.save(self.checkpoints, *contents(learner))
 
     def last_checkpoint(self) -> Path:
         """Path of the newest checkpoint; raises UsageError when there is none."""
@@ -136,6 +141,16 @@ class Run:
     def cut_metrics(self, iteration: int) -> None:
         """Drop the rows after an iteration, which a resumed training is about to write again."""
         metrics.cut(self.metrics_file, iteration)
+
+
+def contents(learner: Learner) -> tuple[int, dict[str, Tensor], dict[str, str]]:
+    """What a checkpoint keeps: the iteration, the tensors and the words about them."""
+    about = {"iteration": str(learner.iteration), "config": json.dumps(asdict(learner.config))}
+    if learner.frozen:
+        about[GENERATOR] = checkpoints.checksum(learner.frozen)
+    if learner.returns:
+        about |= {name: repr(getattr(learner, name)) for name in RETURNED}
+    return learner.iteration, learner.tensors(), about
 
 
 def versions() -> dict[str, str]:

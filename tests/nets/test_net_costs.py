@@ -9,7 +9,15 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hatebm.nets import Decoder, Discriminator, Encoder, ResidualEnergy, ResidualGenerator
+from hatebm.nets import (
+    Decoder,
+    Discriminator,
+    Encoder,
+    ResidualEnergy,
+    ResidualGenerator,
+    SpectralConvNet,
+    SpectralResNet,
+)
 
 
 def halving_blocks(size: int, channels: int, widths: Sequence[int], pooled: Container[int], plain: bool) -> int:
@@ -106,8 +114,9 @@ def macs_per_image(net: nn.Module, inputs: tuple[int, ...]) -> int:
     """What a second image adds: preparing the weights does not count."""
 
     def macs(images: int) -> int:
+        labels = [torch.empty(images, dtype=torch.int64, device="meta")] if getattr(net, "classes", 0) else []
         with FlopCounterMode(display=False) as counter:
-            net(torch.empty(images, *inputs, device="meta"))
+            net(torch.empty(images, *inputs, device="meta"), *labels)
         return counter.get_total_flops() // 2
 
     return macs(2) - macs(1)
@@ -143,3 +152,59 @@ def test_a_discriminator_costs_what_the_energy_of_its_widths_costs():
         discriminator, twin = Discriminator(32, 3, (128,) * 4, 2), ResidualEnergy(32, 3, (128,) * 4, 2)
     assert parameters(discriminator) == parameters(twin) + 1
     assert macs_per_image(discriminator.eval(), (3, 32, 32)) == energy(32, (128,) * 4, 2, plain=False)
+
+
+def spectral_resnet(size, channels, stem, widths, depths, classes) -> tuple[int, int]:
+    """Parameters and multiply-accumulates: a stem, then blocks of two or, where they widen, three 3x3 convolutions."""
+    side, a, params, macs = size, stem, 9 * channels * stem, 9 * channels * stem * size**2
+    for width, depth in zip(widths, depths, strict=True):
+        for i in range(depth):
+            weights = 9 * width * (a + width) + (9 * a * width if a != width else 0)
+            params += weights + max(classes, 1) * (a + width + width)
+            macs += weights * side**2
+            a, side = width, side // 2 if i == 0 else side
+    return params + a + 1, macs + a
+
+
+def spectral_convnet(size, channels, widths, hidden, classes) -> tuple[int, int]:
+    """Parameters and multiply-accumulates: a 3x3 convolution, 4x4 ones that halve, two dense layers."""
+    side, params, macs = size, 0, 0
+    for i, (a, b) in enumerate(pairwise((channels, *widths))):
+        kernel, side = (16, -(-side // 2)) if i else (9, side)
+        params += kernel * a * b + max(classes, 1) * (a + b)
+        macs += kernel * a * b * side**2
+    flat = widths[-1] * side**2
+    return params + flat * hidden + hidden + hidden + 1, macs + flat * hidden + hidden
+
+
+def resnet(size, channels, stem, widths, depths, classes):
+    """The network without data, the shape of its images, its parameters and multiply-accumulates."""
+    with torch.device("meta"):
+        net = SpectralResNet(size, channels, widths, depths, classes, stem=stem)
+    return net, (channels, size, size), spectral_resnet(size, channels, stem, widths, depths, classes)
+
+
+def convnet(size, channels, widths, hidden, classes):
+    """The same of the other kind."""
+    with torch.device("meta"):
+        net = SpectralConvNet(size, channels, widths, hidden, classes)
+    return net, (channels, size, size), spectral_convnet(size, channels, widths, hidden, classes)
+
+
+# Published are MNIST's alone, of 1.25 M parameters and 28.6 M multiply-accumulates; the others by hand: in millions.
+SPECTRAL = {
+    "mnist": (lambda: convnet(28, 1, (64, 64, 128, 256), 128, 0), 1.25, 28.6),
+    "small": (lambda: convnet(28, 1, (16, 16, 32, 64), 32, 10), 0.080, 1.87),
+    "dsprites": (lambda: convnet(64, 1, (32, 64, 128, 128, 128), 128, 3), 0.953, 89.5),
+    "resnet32": (lambda: resnet(32, 3, 128, (128, 256, 256), (2, 2, 2), 10), 5.35, 853),
+    "large": (lambda: resnet(32, 3, 128, (128, 256, 512), (3, 3, 3), 0), 18.6, 1362),
+    "wider": (lambda: resnet(32, 3, 128, (256, 512, 1024), (3, 3, 3), 1000), 89.6, 5439),
+    "resnet128": (lambda: resnet(128, 3, 64, (64, 128, 256, 512, 512), (1, 1, 1, 1, 2), 1000), 21.2, 5238),
+}
+
+
+@pytest.mark.parametrize(("make", "params", "macs"), SPECTRAL.values(), ids=SPECTRAL)
+def test_an_igebm_costs_what_its_layers_do(make, params, macs):
+    net, inputs, (params_by_hand, macs_by_hand) = make()
+    assert parameters(net) == params_by_hand == pytest.approx(params * 1e6, rel=6e-3)
+    assert macs_per_image(net, inputs) == macs_by_hand == pytest.approx(macs * 1e6, rel=6e-3)

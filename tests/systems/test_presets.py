@@ -10,7 +10,7 @@ from torch import nn
 
 from hatebm.errors import UsageError
 from hatebm.learning.learner import Learner
-from hatebm.systems import autoencoder, hat, sngan
+from hatebm.systems import autoencoder, hat, igebm, sngan
 from hatebm.systems.catalogue import SYSTEMS
 
 # Hill, Nijkamp, Mitchell, Pang and Zhu, "Hat EBM" (2022), arXiv 2210.16486, and its official code.
@@ -72,6 +72,26 @@ SNGAN = {
 }
 AUTOENCODER = {"channels": 3, "crop": "center", "average": 0.9999, "code_noise": 2e-2, "loss_weight": 1000.0}
 AUTOENCODER |= {"encoder_widths": (256,) * 4, "decoder_widths": (256,) * 4, "lr": 1e-4, "lr_drops": ()}
+# Du and Mordatch, "Implicit generation and modeling with energy-based models" (2019), arXiv 1903.08689, and its code.
+IGEBM = {
+    "crop": "center",
+    "average": 0.0,
+    "activation": "leaky",
+    "dropout": False,
+    "start": "uniform",
+    "noise_std": 0.005,
+    "buffer_size": 10_000,
+    "reinit": 0.05,
+    "loss": "difference",
+    "energy_l2": 1.0,
+    "lr": 1e-4,
+    "lr_drops": (),
+    "beta1": 0.0,
+}
+LONG_CHAINS = IGEBM | {"network": "resnet", "langevin_steps": 60, "step_size": 10.0, "max_gradient": 0.01}
+LONG_CHAINS |= {"size": 32, "channels": 3, "stem_width": 128, "sample_steps": 600, "batch": 128}
+SHORT_CHAINS = IGEBM | {"network": "conv", "langevin_steps": 20, "max_gradient": 0.0, "sample_steps": 200}
+SHORT_CHAINS |= {"channels": 1, "hidden": 128, "batch": 256}
 
 PUBLISHED = {
     ("hat-synthesis", "cifar10"): SYNTHESIS | AT_32 | {"generator_widths": (256,) * 4, "sample_steps": 125},
@@ -94,6 +114,22 @@ PUBLISHED = {
     | {"discriminator_widths": (64, 128, 256, 512, 1024), "discriminator_pools": 5},
     ("autoencoder", "cifar10"): AUTOENCODER
     | {"size": 32, "iterations": 49_900, "batch": 128, "code_side": 16, "output_scale": 2.0},
+    ("igebm", "cifar10"): LONG_CHAINS
+    | {"classes": 0, "dropout": True, "iterations": 121_200}
+    | {"energy_widths": (128, 256, 512), "energy_depths": (3, 3, 3)},
+    ("igebm", "cifar10-conditional"): LONG_CHAINS
+    | {"classes": 10, "iterations": 74_700, "energy_widths": (128, 256, 256), "energy_depths": (2, 2, 2)},
+    ("igebm", "imagenet32"): LONG_CHAINS
+    | {"classes": 1000, "batch": 32, "energy_widths": (256, 512, 1024), "energy_depths": (3, 3, 3)},
+    ("igebm", "imagenet128"): LONG_CHAINS
+    | {"size": 128, "classes": 1000, "batch": 16, "iterations": 2_238_000, "activation": "swish"}
+    | {"langevin_steps": 50, "step_size": 100.0, "max_gradient": 0.0, "sample_steps": 200}
+    | {"stem_width": 64, "energy_widths": (64, 128, 256, 512, 512), "energy_depths": (1, 1, 1, 1, 2)},
+    ("igebm", "dsprites"): SHORT_CHAINS
+    | {"size": 64, "classes": 3, "step_size": 500.0, "activation": "swish", "start": "normal"}
+    | {"energy_widths": (32, 64, 128, 128, 128)},
+    ("igebm", "mnist"): SHORT_CHAINS
+    | {"size": 28, "classes": 0, "step_size": 1.0, "iterations": 60_000, "energy_widths": (64, 64, 128, 256)},
 }
 # Millions of weights that the networks of those papers have, to their three digits.
 MILLIONS = {
@@ -107,6 +143,13 @@ MILLIONS = {
     ("sngan", "cifar10"): {"generator": 4.28, "discriminator": 1.05},
     ("sngan", "celeba"): {"generator": 12.2, "discriminator": 19.5},
     ("autoencoder", "cifar10"): {"encoder": 4.21, "decoder": 4.21},
+    # None are given but MNIST's; the others by hand, as in tests/nets/test_igebm_nets.py.
+    ("igebm", "cifar10"): {"energy": 18.6},
+    ("igebm", "cifar10-conditional"): {"energy": 5.35},
+    ("igebm", "imagenet32"): {"energy": 89.6},
+    ("igebm", "imagenet128"): {"energy": 21.2},
+    ("igebm", "dsprites"): {"energy": 0.953},
+    ("igebm", "mnist"): {"energy": 1.25},
 }
 SIZES = (8, 16, 24, 32, 56, 64, 88, 128)
 
@@ -162,9 +205,11 @@ def test_small_configurations_stand_at_every_size(system, size):
     assert (config.size, config.channels) == (size, channels)
     learner = unallocated(system, config)
     assert sum(millions(part.network) for part in learner.parts.values()) < 1.5
-    z = torch.zeros(2, *learner.generator.latent_shape, device="meta")
     with torch.device("meta"):
-        assert learner.generator(z).shape == (2, channels, size, size)
+        if system == "igebm":
+            assert learner.energy(torch.zeros(2, channels, size, size)).shape == (2,)
+        else:
+            assert learner.generator(torch.zeros(2, *learner.generator.latent_shape)).shape == (2, channels, size, size)
 
 
 @pytest.mark.parametrize("size", [4, 9, 12, 132, 136, 256])
@@ -175,9 +220,9 @@ def test_other_sizes_are_refused(system, size):
 
 
 def test_the_digits_have_configurations_of_one_size():
-    numbers = [item for system in (hat, sngan, autoencoder) for item in vars(system.presets).items()]
+    numbers = [item for system in (hat, sngan, autoencoder, igebm) for item in vars(system.presets).items()]
     ready = [value for name, value in numbers if name.startswith("DIGITS")]
-    assert len(ready) == 5
+    assert len(ready) == 6
     assert all((config.size, config.channels) == (8, 1) for config in ready)
 
 

@@ -25,12 +25,13 @@ from hatebm.engine.prepare.callables import Called, anchor_of, as_module, code_o
 from hatebm.engine.prepare.placement import BEGUN, FILTERED
 from hatebm.engine.prepare.probe import COARSE, TOLERANCE, Outcome, copied, joined, outcome, probe_state, same
 from hatebm.engine.prepare.rewrites import KEPT, rewrite
-from hatebm.engine.prepare.rewritten import Bound, Rewritten, compiled, described
+from hatebm.engine.prepare.rewritten import Bound, Rewritten, described, in_two
 from hatebm.engine.prepare.signatures import Refused, signature
 from hatebm.engine.prepare.tracing import NothingDrawn, is_hooked, traced
 from hatebm.ops.library import is_traced
 
 Energy = Callable[..., Tensor]
+COMPUTED = "computed weights kept for the run"
 KINDS_KEPT = 8  # of state and mode, for each network
 _lock = threading.RLock()  # one thread at a time rewrites, and tracing is for one alone
 _cache: weakref.WeakKeyDictionary[nn.Module, dict[Any, Rewritten]] = weakref.WeakKeyDictionary()
@@ -87,10 +88,11 @@ def _prepared(energy: Energy, state: Sequence[Tensor], kwargs: dict[str, Any]) -
     if any(isinstance(part, torch.jit.ScriptModule) for part in energy.modules()):
         raise Refused("TorchScript is compiled")
     pixels = [len(x) * math.prod(x.shape[2:]) for x in state if x.dim() == 4]
-    if not pixels and not _has_convolution(energy):
+    per_pixel = rules.bound_on_work(energy)
+    if not per_pixel and not pixels:
         raise Refused("it has no convolution")
-    if len(pixels) == len(state) and rules.bound_on_work(energy, sum(pixels)) < rules.WORTH:
-        raise Refused("its convolutions are too small to pay" if _has_convolution(energy) else "it has no convolution")
+    if len(pixels) == len(state) and per_pixel * sum(pixels) < rules.WORTH:
+        raise Refused("its convolutions are too small to pay" if per_pixel else "it has no convolution")
     key = _key(energy, state, given)
     kinds = _cache.setdefault(anchor_of(energy), {})
     if key not in kinds:
@@ -137,7 +139,7 @@ def _rewritten_or_why_not(energy: nn.Module, state: Sequence[Tensor], given: Arg
     try:
         return _rewritten(energy, state, given)
     except Refused as reason:
-        return Rewritten(None, (), None, False, (str(reason),))
+        return Rewritten(None, None, (), None, False, (str(reason),))
 
 
 def _rewritten(energy: nn.Module, state: Sequence[Tensor], given: Arguments) -> Rewritten:
@@ -149,14 +151,17 @@ def _rewritten(energy: nn.Module, state: Sequence[Tensor], given: Arguments) -> 
         raise Refused("its convolutions are too small to pay" if work.total else "it has no convolution")
     made = rewrite(energy, graph, filters=on_cpu)
     channels_last = on_cpu and (work.reduces or FILTERED in made or BEGUN in made)
-    found = Rewritten(compiled(graph), tuple(given.inputs), None, channels_last, ())
+    function, fixed, computed = in_two(graph)
+    found = Rewritten(function, fixed, tuple(given.inputs), None, channels_last, ())
     if channels_last and not _agrees(energy, found, [x.float() for x in probe], given, want, COARSE):
         graph, work, want = _followed(energy, probe, given)
         made = rewrite(energy, graph, filters=False)
-        found = found._replace(function=compiled(graph), channels_last=False)
+        function, fixed, computed = in_two(graph)
+        found = found._replace(function=function, fixed=fixed, channels_last=False)
     if not _agrees(energy, found, probe, given, want, TOLERANCE):
         raise Refused("its rewritten form does not run, or gave other energies or gradients")
     size = rules.part_size(energy, work.largest, n) if on_cpu and work.result_dim < 4 else None
+    made |= {COMPUTED: computed} if computed else {}
     notes = [f"{count} {name}" for name, count in made.items()]
     notes += ["channels_last"] * found.channels_last
     if size is not None and _comes_in_parts(graph):
@@ -242,7 +247,3 @@ def _composition(energy: Composition, state: Sequence[Tensor], kwargs: dict[str,
     twin = copy.copy(energy)
     twin.__dict__["experts"] = [expert.energy for expert in experts]
     return Prepared(twin, notes)
-
-
-def _has_convolution(module: nn.Module) -> bool:
-    return any(isinstance(part, nn.Conv2d) for part in module.modules())

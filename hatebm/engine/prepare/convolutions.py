@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hatebm.engine.prepare.activations import PLAIN, Activation
 from hatebm.engine.prepare.direct import Direct, can_convolve
-from hatebm.engine.prepare.nodes import padding_of
+from hatebm.engine.prepare.fixed import Applied, tensors_in, version_of
 from hatebm.engine.prepare.winograd import Filter, can_filter, pays
 from hatebm.nets.layers import pooled_kernel
 
@@ -32,23 +32,34 @@ class Convolutions:
         self.channels_last = channels_last
         self._kept: dict[tuple[int, bool], Kept] = {}
 
-    def pooled(self, conv: nn.Conv2d, x: Tensor, activation: Activation | None = None) -> Tensor:
+    def forget(self) -> None:
+        """Prepare all anew: the computed weights are others."""
+        self._kept.clear()
+
+    def pooled(self, conv: nn.Conv2d | Applied, x: Tensor, activation: Activation | None = None) -> Tensor:
         """`avg_pool2d(conv(x), 2)` of a 3x3 convolution with padding 1; see :func:`hatebm.nets.layers.conv_then_pool`.
 
         x: (n, c, h, w), or its activation in its place; result: (n, conv.out_channels, h // 2, w // 2).
         """
         return self._convolved(conv, x, 2, 1, folded=True, activation=activation)
 
-    def filtered(self, conv: nn.Conv2d, x: Tensor, activation: Activation | None = None) -> Tensor:
+    def filtered(self, conv: nn.Conv2d | Applied, x: Tensor, activation: Activation | None = None) -> Tensor:
         """`conv(x)`, or that of an activation of x, of a convolution with padding 1: 3x3, or 4x4 of stride 2."""
         return self._convolved(conv, x, conv.stride[0], 1, folded=False, activation=activation)
 
-    def direct(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
+    def direct(self, conv: nn.Conv2d | Applied, x: Tensor, padding: int) -> Tensor:
         """`conv(x)` of a convolution of few channels, see :mod:`hatebm.engine.prepare.direct`."""
-        return self._convolved(conv, x, conv.stride[0], padding_of(conv), folded=False, activation=None)
+        return self._convolved(conv, x, conv.stride[0], padding, folded=False, activation=None)
 
     def _convolved(
-        self, conv: nn.Conv2d, x: Tensor, stride: int, padding: int, *, folded: bool, activation: Activation | None
+        self,
+        conv: nn.Conv2d | Applied,
+        x: Tensor,
+        stride: int,
+        padding: int,
+        *,
+        folded: bool,
+        activation: Activation | None,
     ) -> Tensor:
         plain = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
         filters = plain and pays(stride, *x.shape[2:])
@@ -61,10 +72,10 @@ class Convolutions:
         bias = None if conv.bias is None else conv.bias.detach()
         return F.conv2d(x, kept.weight, bias, stride=stride, padding=padding)
 
-    def _prepared(self, conv: nn.Conv2d, stride: int, padding: int, folded: bool, own: bool, filters: bool) -> Kept:
-        tensors = (*conv.parameters(), *conv.buffers())
-        versions = (0 if w.is_inference() else w._version for w in tensors)
-        made_of = (own, filters, *versions, *((id(w), w.data_ptr()) for w in tensors))
+    def _prepared(
+        self, conv: nn.Conv2d | Applied, stride: int, padding: int, folded: bool, own: bool, filters: bool
+    ) -> Kept:
+        made_of = (own, filters, *map(version_of, tensors_in([conv])))
         kept = self._kept.get((id(conv), folded))
         if kept is None or kept.made_of != made_of:
             with torch.no_grad(), torch.autocast(conv.weight.device.type, enabled=False):

@@ -1,14 +1,28 @@
 """What the nodes of a traced network are: the calls that rewrites look for."""
 
+from typing import Any, NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
 
+from hatebm.engine.prepare.fixed import Applied, is_fixed
 from hatebm.engine.prepare.tracing import is_hooked
 
+CONV2D = {"weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 STEADY = (_SpectralNorm, _WeightNorm)  # parametrizations that in eval mode are functions of their tensors
+
+
+class Convolution(NamedTuple):
+    """A convolution that pads with zeros and leaves no gaps: of a module, or with a weight that is computed."""
+
+    weight: tuple[int, ...]  # (out, in of a group, rows, columns)
+    stride: tuple[int, int]
+    padding: tuple[int, int] | str
+    groups: int
+    steady: bool  # whether its weight is a function of tensors that a forward does not move
 
 
 def replace_node(graph: fx.Graph, old: fx.Node, new: fx.Node) -> None:
@@ -23,32 +37,76 @@ def input_of(node: fx.Node) -> fx.Node | None:
     return node.args[0] if node.args else node.kwargs.get("input")
 
 
-def convolution_of(parts: dict[str, nn.Module], node: fx.Node) -> nn.Conv2d | None:
+def convolution_of(parts: dict[str, nn.Module], node: fx.Node) -> Convolution | None:
     """The convolution that a node calls, if it pads with zeros, leaves no gaps, and nobody listens to it."""
-    if node.op != "call_module" or not isinstance(input_of(node), fx.Node) or is_hooked(parts[node.target]):
+    if not isinstance(input_of(node), fx.Node):
+        return None
+    if node.op == "call_function" and node.target is F.conv2d:
+        return _computed(node)
+    if node.op != "call_module" or is_hooked(parts[node.target]):
         return None
     module = parts[node.target]
     if parametrize.type_before_parametrizations(module) is not nn.Conv2d:
         return None
-    return module if module.dilation == (1, 1) and module.padding_mode == "zeros" else None
+    return _of_module(module) if module.dilation == (1, 1) and module.padding_mode == "zeros" else None
+
+
+def made_with(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """A new node for what a convolution's node convolves with: its module, or the weight that is computed."""
+    if node.op == "call_module":
+        return graph.create_node("get_attr", node.target)
+    given = _given(node)
+    found = graph.call_function(Applied, (given["weight"], given["bias"], _pair(given["stride"])))
+    found.meta["fixed"] = True
+    return found
+
+
+def weight_of(parts: dict[str, nn.Module], made: fx.Node) -> tuple[int, ...]:
+    """The shape of the weight behind a node of `made_with`."""
+    return _of_module(parts[made.target]).weight if made.op == "get_attr" else made.args[0].meta["shape"]
+
+
+def _of_module(module: nn.Conv2d) -> Convolution:
+    # a look at the weight itself may move a parametrized one
+    weight = (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
+    return Convolution(weight, module.stride, module.padding, module.groups, is_steady(module))
+
+
+def _computed(node: fx.Node) -> Convolution | None:
+    given = _given(node)
+    tensors = (given["weight"], *filter(None, [given["bias"]]))
+    shape = given["weight"].meta.get("shape") if all(map(is_fixed, tensors)) else None
+    if shape is None or len(shape) != 4 or _pair(given["dilation"]) != (1, 1):
+        return None
+    return Convolution(shape, _pair(given["stride"]), _pair(given["padding"]), given["groups"], True)
+
+
+def _given(node: fx.Node) -> dict[str, Any]:
+    return CONV2D | dict(zip(("input", *CONV2D), node.args, strict=False)) | node.kwargs
+
+
+def _pair(size: Any) -> Any:
+    if type(size) is int:
+        return (size, size)
+    return size if isinstance(size, str) else tuple(size) * (2 // len(size))
 
 
 def is_convolution(parts: dict[str, nn.Module], node: fx.Node, kernel: tuple[int, int], stride: int = 1) -> bool:
     """A call of a convolution that keeps the size, or halves it by its stride."""
-    module = convolution_of(parts, node)
-    if module is None or module.kernel_size != kernel or module.stride != (stride, stride):
+    found = convolution_of(parts, node)
+    if found is None or found.weight[2:] != kernel or found.stride != (stride, stride):
         return False
-    return module.padding == "same" or module.padding == tuple((k - stride + 1) // 2 for k in kernel)
+    return found.padding == "same" or found.padding == tuple((k - stride + 1) // 2 for k in kernel)
 
 
-def padding_of(module: nn.Conv2d) -> int | None:
+def padding_of(convolution: Convolution) -> int | None:
     """Zeros on each side of the image; None where sides differ."""
-    if module.padding == "valid":
+    if convolution.padding == "valid":
         return 0
-    if module.padding == "same":
-        around = {(k - 1) / 2 for k in module.kernel_size}
+    if convolution.padding == "same":
+        around = {(k - 1) / 2 for k in convolution.weight[2:]}
     else:
-        around = set(module.padding)
+        around = set(convolution.padding)
     first = around.pop()
     return None if around or first != int(first) else int(first)
 

@@ -20,9 +20,10 @@ from hatebm.engine.prepare.nodes import (
     input_of,
     is_convolution,
     is_relu,
-    is_steady,
+    made_with,
     padding_of,
     replace_node,
+    weight_of,
 )
 from hatebm.engine.prepare.tracing import is_hooked
 from hatebm.engine.prepare.winograd import can_filter, pays
@@ -47,27 +48,31 @@ def placements(graph: fx.Graph, parts: dict[str, nn.Module], convolutions: fx.No
 
 def _filter(graph: fx.Graph, parts: dict[str, nn.Module], convolutions: fx.Node, node: fx.Node) -> bool:
     kernel = next((k for k, stride in ((3, 1), (4, 2)) if is_convolution(parts, node, (k, k), stride)), None)
-    if kernel is None or not _has_filter(parts[node.target], kernel - 2, node.meta.get("shape") or ()):
+    if kernel is None:
+        return False
+    found = convolution_of(parts, node)
+    if found.groups != 1 or not _has_filter(found.weight, kernel - 2, node.meta.get("shape") or ()):
         return False
     return _place(graph, parts, convolutions, node, "filtered")
 
 
 def _convolve(graph: fx.Graph, parts: dict[str, nn.Module], convolutions: fx.Node, node: fx.Node) -> bool:
-    module = convolution_of(parts, node)
-    if module is None or module.groups != 1 or module.stride[0] != module.stride[1] or padding_of(module) is None:
+    found = convolution_of(parts, node)
+    if found is None or found.groups != 1 or found.stride[0] != found.stride[1] or padding_of(found) is None:
         return False
-    weight = (module.out_channels, module.in_channels, *module.kernel_size)  # a look at it may move a parametrized one
-    if not can_convolve(weight, module.stride[0], padding_of(module)):
+    if not can_convolve(found.weight, found.stride[0], padding_of(found)):
         return False
-    return _place(graph, parts, convolutions, node, "direct")
+    return _place(graph, parts, convolutions, node, "direct", padding_of(found))
 
 
-def _place(graph: fx.Graph, parts: dict[str, nn.Module], convolutions: fx.Node, node: fx.Node, method: str) -> bool:
-    if len(node.meta.get("shape") or ()) != 4 or not is_steady(parts[node.target]):
+def _place(
+    graph: fx.Graph, parts: dict[str, nn.Module], convolutions: fx.Node, node: fx.Node, method: str, *how: int
+) -> bool:
+    if len(node.meta.get("shape") or ()) != 4 or not convolution_of(parts, node).steady:
         return False
     with graph.inserting_before(node):
-        attribute = graph.create_node("get_attr", node.target)
-        replace_node(graph, node, graph.call_method(method, (convolutions, attribute, input_of(node))))
+        given = (convolutions, made_with(graph, node), input_of(node), *how)
+        replace_node(graph, node, graph.call_method(method, given))
     return True
 
 
@@ -108,10 +113,9 @@ def _smooth_activation(parts: dict[str, nn.Module], node: fx.Node) -> tuple[str,
     return found if found and found[0] in PLAIN and found != RELU else None
 
 
-def _has_filter(module: nn.Conv2d, stride: int, shape: tuple[int, ...]) -> bool:
+def _has_filter(weight: tuple[int, ...], stride: int, shape: tuple[int, ...]) -> bool:
     """Whether minimal filtering pays for a convolution of this stride with results of this shape."""
-    weight = (module.out_channels, module.in_channels, stride + 2, stride + 2)
-    fits = len(shape) == 4 and module.groups == 1 and can_filter(weight, stride)
+    fits = len(shape) == 4 and can_filter(weight, stride)
     return fits and pays(stride, *(stride * k for k in shape[2:]))
 
 
@@ -119,4 +123,4 @@ def is_pooled_by_filter(parts: dict[str, nn.Module], node: fx.Node) -> bool:
     """Whether a node is a convolution folded with its pool that minimal filtering makes."""
     if node.op != "call_method" or node.target != "pooled":
         return False
-    return _has_filter(parts[node.args[1].target], 2, node.meta["shape"])
+    return _has_filter((*weight_of(parts, node.args[1])[:2], 4, 4), 2, node.meta["shape"])

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from hatebm.engine.prepare.nodes import input_of, is_convolution, is_steady, replace_node
+from hatebm.engine.prepare.fixed import bring_forward, graph_input
+from hatebm.engine.prepare.nodes import convolution_of, input_of, is_convolution, is_steady, made_with, replace_node
 from hatebm.engine.prepare.placement import FILTERED, is_pooled_by_filter, placements
 from hatebm.engine.prepare.tracing import is_hooked
 from hatebm.nets.layers import conv_then_pool
@@ -37,6 +38,7 @@ def rewrite(module: nn.Module, graph: fx.Graph, *, filters: bool) -> dict[str, i
     ``convolutions`` is added last: the run's :class:`hatebm.engine.prepare.convolutions.Convolutions`.
     """
     convolutions = graph_input(graph, "convolutions")
+    bring_forward(graph)
     for node in graph.nodes:
         if node.op == "call_method" and node.target == "view" and not isinstance(node.args[1], torch.dtype):
             node.target = "reshape"  # a view wherever one can be had, in any layout
@@ -63,13 +65,6 @@ def rewrite(module: nn.Module, graph: fx.Graph, *, filters: bool) -> dict[str, i
     if filters:
         made[FILTERED] += sum(is_pooled_by_filter(parts, node) for node in graph.nodes)
     return {name: count for name, count in made.items() if count}
-
-
-def graph_input(graph: fx.Graph, name: str) -> fx.Node:
-    """A new last placeholder."""
-    last = [node for node in graph.nodes if node.op == "placeholder"][-1]
-    with graph.inserting_after(last):
-        return graph.placeholder(name)
 
 
 def fold_swish(graph: fx.Graph, parts: dict[str, nn.Module], node: fx.Node) -> bool:
@@ -117,8 +112,7 @@ def _fold(graph: fx.Graph, parts: dict[str, nn.Module], convolutions: fx.Node, p
     if conv is None or not _is_foldable(parts, conv):
         return False
     with graph.inserting_before(conv):
-        module = graph.create_node("get_attr", conv.target)
-        folded = graph.call_method("pooled", (convolutions, module, input_of(conv)))
+        folded = graph.call_method("pooled", (convolutions, made_with(graph, conv), input_of(conv)))
     replace_node(graph, pool, folded)
     graph.erase_node(conv)
     return True
@@ -196,7 +190,8 @@ def _is_addition(node: fx.Node) -> bool:
 
 
 def _is_foldable(parts: dict[str, nn.Module], node: fx.Node) -> bool:
-    return is_convolution(parts, node, (3, 3)) and parts[node.target].groups == 1 and is_steady(parts[node.target])
+    found = convolution_of(parts, node) if is_convolution(parts, node, (3, 3)) else None
+    return found is not None and found.groups == 1 and found.steady
 
 
 def _is_pointwise(parts: dict[str, nn.Module], node: fx.Node) -> bool:

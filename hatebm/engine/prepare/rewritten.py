@@ -11,12 +11,14 @@ from torch.autograd.function import once_differentiable
 from hatebm.engine.prepare.arguments import of_chains
 from hatebm.engine.prepare.callables import Called
 from hatebm.engine.prepare.convolutions import Convolutions
+from hatebm.engine.prepare.fixed import Fixed, Values, computed_weights, set_apart
 
 
 class Rewritten(NamedTuple):
     """What is known of a network: nothing of it holds the network or its weights."""
 
-    function: Callable[..., Tensor] | None  # of the module, blocks, inputs and the run's convolutions; None: left alone
+    function: Callable[..., Tensor] | None  # of the module, blocks, inputs and what a run keeps; None: left alone
+    fixed: Fixed | None
     inputs: tuple[str, ...]  # the keyword arguments that it takes anew
     part: int | None  # chains evaluated together
     channels_last: bool
@@ -28,6 +30,7 @@ class Bound:
 
     def __init__(self, rewritten: Rewritten, module: nn.Module) -> None:
         self.rewritten, self.module, self.convolutions = rewritten, module, Convolutions(rewritten.channels_last)
+        self.values = Values(rewritten.fixed, module)
         self.named = module.tensors if type(module) is Called else {}
 
     def __call__(self, /, *state: Tensor, **kwargs: Any) -> Tensor:
@@ -40,10 +43,19 @@ class Bound:
         """The energies of chains that are evaluated together."""
         blocks = [_ChannelsLast.apply(x) if self.rewritten.channels_last and x.dim() == 4 else x for x in state]
         inputs = [kwargs[name] for name in self.rewritten.inputs]
-        return self.rewritten.function(self.module, *blocks, *inputs, self.convolutions)
+        if self.values.renewed():
+            self.convolutions.forget()
+        return self.rewritten.function(self.module, *blocks, *inputs, self.convolutions, self.values.found)
 
 
-def compiled(graph: fx.Graph) -> Callable[..., Tensor]:
+def in_two(graph: fx.Graph) -> tuple[Callable[..., Tensor], Fixed, int]:
+    """A rewritten graph as a function, what it takes that depends on weights alone, and how many weights that are."""
+    apart = set_apart(graph)
+    names = dict.fromkeys(node.target for node in apart.nodes if node.op == "get_attr")
+    return compiled(graph), Fixed(compiled(apart), tuple(names)), computed_weights(apart)
+
+
+def compiled(graph: fx.Graph) -> Callable[..., Any]:
     """The graph as a Python function whose first argument is the module: each weight is looked up at each call."""
     code = graph.python_code("self")
     space = dict(code.globals)

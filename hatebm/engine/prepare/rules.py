@@ -8,6 +8,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 
 from hatebm.nets.layers import conv_then_pool
 
@@ -19,10 +20,14 @@ PART_BYTES = (4 << 20, 16 << 20)
 SMALLEST_PART = 4  # chains, below which a convolution does not fill the cores
 
 
-def bound_on_work(module: nn.Module, pixels: int) -> int:
-    """Multiply-adds of the convolutions if each ran once over all ``pixels`` of the state."""
-    convs = [part for part in module.modules() if isinstance(part, nn.Conv2d)]
-    return pixels * sum(c.in_channels // c.groups * c.out_channels * math.prod(c.kernel_size) for c in convs)
+def bound_on_work(module: nn.Module) -> int:
+    """Multiply-adds a pixel of the state, if each convolution, and each weight shaped like one, meets it once."""
+    return sum(
+        part.in_channels // part.groups * part.out_channels * math.prod(part.kernel_size)
+        if isinstance(part, nn.Conv2d)
+        else sum(w.numel() for w in part.parameters(recurse=False) if not is_lazy(w) and w.dim() == 4)
+        for part in module.modules()
+    )
 
 
 class Work(fx.Interpreter):

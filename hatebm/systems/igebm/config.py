@@ -7,6 +7,7 @@ from hatebm.dynamics.law import Dynamics
 from hatebm.learning.config import Config, Drops
 
 NETWORKS = ("resnet", "conv")
+STARTS = ("uniform", "normal")
 LOSSES = ("difference", "softplus", "logsumexp")
 
 
@@ -23,10 +24,12 @@ class IGEBMConfig(Config):
     CHOICES: ClassVar = Config.CHOICES | {
         "network": NETWORKS,
         "activation": ("leaky", "swish"),
+        "start": STARTS,
         "loss": LOSSES,
     }
 
     network: str = "resnet"
+    stem_width: int = 128  # of the convolution before the residual blocks
     energy_widths: tuple[int, ...] = (128, 256, 512)
     energy_depths: tuple[int, ...] = (3, 3, 3)  # residual blocks of a width
     hidden: int = 128  # of the dense layer before the last, in a "conv" network
@@ -39,6 +42,7 @@ class IGEBMConfig(Config):
     step_size: float = 10.0
     noise_std: float = 0.005
     max_gradient: float = 0.01  # of each element; 0: no bound
+    start: str = "uniform"  # of chains that start afresh: U(0, 1), or 0.5 + 0.5 N(0, 1)
     buffer_size: int = 10_000
     reinit: float = 0.05  # share of the chains that start afresh
 
@@ -49,6 +53,11 @@ class IGEBMConfig(Config):
     beta1: float = 0.0
     average: float = 0.0
     max_returns: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dropout and self.network != "resnet":
+            raise self._refused("dropout", f"be False, a network {self.network!r} has none", self.dropout)
 
     @property
     def dynamics(self) -> Dynamics:

@@ -5,6 +5,7 @@ code published with it. The model is `p(x) = exp(-E(x)) / Z`, of a class `p(x | 
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -16,11 +17,13 @@ from hatebm.learning.learner import ImageChain, Learner, drawn_by
 from hatebm.learning.part import Part
 from hatebm.nets.igebm import SpectralConvNet, SpectralResNet
 from hatebm.nets.spectral import iterate_power
-from hatebm.ops.noise import Purpose, uniform
 from hatebm.sampling.chain import Chain
 from hatebm.systems.igebm import buffer
 from hatebm.systems.igebm.config import IGEBMConfig
+from hatebm.systems.igebm.dropout import in_a_chain, in_an_update
 from hatebm.systems.igebm.labels import labels_of
+from hatebm.systems.igebm.scores import igebm_scores
+from hatebm.systems.igebm.starts import fresh_starts
 from hatebm.systems.igebm.update import dithered_batch, update_energy
 
 QUALITY_AT = (0.5, 1, 2, 5, 10, 20, 40)  # of K steps
@@ -67,34 +70,43 @@ class IGEBM(Learner):
     def iterate(self, images: Images) -> dict[str, float]:
         """One iteration.
 
-        1. (x-, y-) are drawn from the buffer, or afresh from U(0, 1) and the labels of the data.
+        1. (x-, y-) are drawn from the buffer, or afresh from `config.start` and the labels of the data.
         2. K Langevin steps of x- on E(., y-).
         3. E descends `mean E(x+, y+) - mean E(x-, y-) + l2 (mean E(x+, y+)^2 + mean E(x-, y-)^2)`.
         4. (x-, y-) go into the buffer.
         """
         config, t, energy = self.config, self.iteration, self.parts["energy"]
         iterate_power(energy.network)
+        if energy.average is not None:
+            iterate_power(energy.average)
         data, labels = dithered_batch(images, config, t, self.device)
-        start, kept_labels, _ = self.buffer.draw(config.batch, t, reinit=config.reinit, labels=labels)
-        chain = self._chain(energy.network, start, kept_labels, seed=config.seed, first_step=t * config.langevin_steps)
-        sampled, info = chain.run(config.langevin_steps, return_info=True)
-        learned = update_energy(energy, (data, labels), (sampled, kept_labels), config)
+        fresh = partial(fresh_starts, config, seed=config.seed, step=t, device=self.device)
+        start, kept_labels, _ = self.buffer.draw(config.batch, t, reinit=config.reinit, labels=labels, init=fresh)
+        place = {"seed": config.seed, "first_step": t * config.langevin_steps}
+        chain = self._chain(energy.network, start, kept_labels, dropout=config.dropout, **place)
+        sampled, info = chain.run(config.langevin_steps, return_info=True, every=config.langevin_steps)
+        kept = in_an_update(energy.network, config.batch, seed=config.seed, iteration=t) if config.dropout else {}
+        learned = update_energy(energy, (data, labels), (sampled, kept_labels), config, kept)
         self.buffer.push(sampled, t, labels=kept_labels)
-        return {**learned, "gradient": info["grad_norm"].mean().item()}
+        return {
+            **learned,
+            "gradient": info["grad_norm"].mean().item(),
+            "displacement": (sampled - start).square().mean().sqrt().item(),
+        }
 
     def chain(self, chain_ids: Sequence[int], *, seed: int, labels: Sequence[int] | None = None) -> ImageChain:
-        """Chains from U(0, 1); chain c is of class labels[c % len(labels)], by default c % classes.
+        """Chains from `config.start`; chain c is of class labels[c % len(labels)], by default c % classes.
 
         Raises ValueError for labels that are no classes, and for any without classes.
         """
         config = self.config
-        shape = (len(chain_ids), config.channels, config.size, config.size)
-        start = uniform(
-            shape, seed=seed, step=0, purpose=Purpose.INITIAL_STATE, chain_ids=chain_ids, device=self.device
-        )
+        start = fresh_starts(config, chain_ids, seed=seed, step=0, device=self.device)
         of_classes = labels_of(chain_ids, config.classes, labels)
         chain = self._chain(self.energy, start, of_classes, seed=seed, chain_ids=chain_ids)
         return ImageChain(chain, lambda x: rescaled(x, buffer.BOX, SIGNED))
+
+    def scores(self, images: Tensor) -> dict[str, Tensor]:
+        return igebm_scores(self.energy, images, self.config, self.device)
 
     def stages(self) -> dict[str, int]:
         k, more = self.config.langevin_steps, self.config.sample_steps
@@ -130,14 +142,18 @@ class IGEBM(Learner):
         x, labels, _ = self.buffer.draw(n, self.iteration, reinit=0.0)
         return rescaled(x, buffer.BOX, SIGNED).cpu(), None if labels is None else labels.cpu()
 
-    def _chain(self, energy: nn.Module, start: Tensor, labels: Tensor | None, **place) -> Chain:
+    def _chain(
+        self, energy: nn.Module, start: Tensor, labels: Tensor | None, *, seed: int, dropout: bool = False, **place
+    ) -> Chain:
         given = {} if labels is None else {"labels": labels.to(self.device)}
-        return Chain(energy, start, self.config.dynamics, energy_kwargs=given, **place)
+        if dropout:
+            given = in_a_chain(energy, len(start), given, seed)
+        return Chain(energy, start, self.config.dynamics, energy_kwargs=given, seed=seed, **place)
 
 
 def energy_network(config: IGEBMConfig) -> nn.Module:
     """A fresh E; its weights come from torch's generator as it stands."""
-    size, channels, classes = config.size, config.channels, config.classes
+    image, widths, of_class = (config.size, config.channels), config.energy_widths, (config.classes, config.activation)
     if config.network == "conv":
-        return SpectralConvNet(size, channels, config.energy_widths, config.hidden, classes, config.activation)
-    return SpectralResNet(size, channels, config.energy_widths, config.energy_depths, classes, config.activation)
+        return SpectralConvNet(*image, widths, config.hidden, *of_class)
+    return SpectralResNet(*image, widths, config.energy_depths, *of_class, config.stem_width)

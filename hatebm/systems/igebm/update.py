@@ -21,11 +21,13 @@ def dithered_batch(images: Images, config: IGEBMConfig, iteration: int, device: 
     return data, images.train_labels[index].to(device) if config.classes else None
 
 
-def update_energy(energy: Part, data: Labelled, sampled: Labelled, config: IGEBMConfig) -> dict[str, float]:
-    """One Adam step of E down the loss; returns what it saw on the way."""
+def update_energy(
+    energy: Part, data: Labelled, sampled: Labelled, config: IGEBMConfig, kept: dict[str, Tensor]
+) -> dict[str, float]:
+    """One Adam step of E down the loss, under dropout's masks of data and samples; returns what it saw on the way."""
     x = torch.cat((data[0], sampled[0]))
     labels = () if data[1] is None else (torch.cat((data[1], sampled[1])),)
-    real, drawn = energy.network(x, *labels).split(len(data[0]))
+    real, drawn = energy.network(x, *labels, **kept).split(len(data[0]))
     loss = loss_of(real, drawn, config.loss) + config.energy_l2 * (real.square().mean() + drawn.square().mean())
     energy.descend(loss)
     real, drawn = real.detach(), drawn.detach()
@@ -33,7 +35,7 @@ def update_energy(energy: Part, data: Labelled, sampled: Labelled, config: IGEBM
         "energy_gap": (real.mean() - drawn.mean()).item(),
         "gap_error": (real.var() / len(real) + drawn.var() / len(drawn)).sqrt().item(),
         "energy": real.mean().item(),
-        "saturation": (edges(sampled[0]) - edges(data[0])).item(),
+        "saturation": saturation(sampled[0], data[0]),
     }
 
 
@@ -51,6 +53,12 @@ def loss_of(real: Tensor, drawn: Tensor, form: str) -> Tensor:
     return real.mean() - drawn.mean()
 
 
-def edges(pixels: Tensor) -> Tensor:
-    """The share of pixels that lie in the first or the last of 256 cells."""
+def saturation(sampled: Tensor, data: Tensor) -> float:
+    """How much of what the data leave between the edges of [0, 1] the samples have driven there: 1 is all of it."""
+    here, wanted = at_edges(sampled), at_edges(data)
+    return ((here - wanted) / (1 - wanted).clamp_min(1e-3)).item()
+
+
+def at_edges(pixels: Tensor) -> Tensor:
+    """The share of pixels in the first or the last of 256 cells."""
     return ((pixels < 1 / 256) | (pixels > 255 / 256)).float().mean()
