@@ -222,7 +222,7 @@ def test_a_restored_learner_goes_on_bit_for_bit(create):
     in_a_file = torch.contiguous_format
     saved = {name: tensor.clone(memory_format=in_a_file) for name, tensor in straight.tensors().items()}
     resumed = create(seed=1)
-    resumed.config = straight.config
+    resumed.config, resumed.noise_seed = straight.config, straight.noise_seed
     resumed.advance(images)  # whatever it was, it becomes what was saved
     resumed.restore(saved, 3)
     assert resumed.iteration == 3
