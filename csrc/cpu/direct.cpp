@@ -59,7 +59,7 @@ void make_tile(const Line& line, const std::vector<Tap>& taps, const float* from
 
 using MakeTile = void (*)(const Line&, const std::vector<Tap>&, const float*, const float*, int64_t, float*);
 
-// As many pixels as there are, and as many vectors as then fit.
+// As many vectors as fit beside so many pixels.
 template <int pixels>
 MakeTile tile_of(int64_t results) {
     constexpr int most = most_sums / pixels < 4 ? most_sums / pixels : 4;
@@ -78,6 +78,18 @@ void make_line(const Line& line, const std::vector<Tap>& taps, const float* from
         const MakeTile tile = choose(line.results);
         tile(line, taps, from + c * line.step * line.sources, bias, std::min(left, pixels), y + c * line.stride * line.results);
         c += pixels;
+    }
+}
+
+// The same of `count` images, a pixel of each: they are its line, and none is made beyond the last.
+void make_of_images(const Line& line, const std::vector<Tap>& taps, const float* from, const float* bias, int64_t count,
+                    float* y) {
+    for (int64_t i = 0; i < count;) {
+        const int64_t left = count - i, images = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+        const auto choose = images == 8 ? tile_of<8> : images == 4 ? tile_of<4> : images == 2 ? tile_of<2> : tile_of<1>;
+        const MakeTile tile = choose(line.results);
+        tile(line, taps, from + i * line.step * line.sources, bias, images, y + i * line.stride * line.results);
+        i += images;
     }
 }
 
@@ -117,9 +129,60 @@ void backward_rows(const ConvolutionArgs& a, int64_t image, int64_t first, int64
         }
 }
 
+// Images so small that a row of results fills no tile are made together, pixel by pixel: so a weight that is read serves
+// all of them, and no tap is made that meets zeros alone.
+constexpr int64_t together = 8;
+
+bool is_small(const ConvolutionArgs& a) { return a.across(a.columns) <= 2 && a.n >= together; }
+
+void forward_images(const ConvolutionArgs& a, int64_t image, int64_t count) {
+    const int64_t rows = a.across(a.rows), columns = a.across(a.columns), pixels = a.rows * a.columns;
+    const Line line{a.inputs, a.outputs, pixels, rows * columns};
+    std::vector<Tap> taps;
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = 0; c < columns; ++c) {
+            taps.clear();
+            for (int64_t down = 0; down < a.side; ++down)
+                for (int64_t along = 0; along < a.side; ++along) {
+                    const int64_t row = r * a.stride - a.padding + down, column = c * a.stride - a.padding + along;
+                    if (row >= 0 && row < a.rows && column >= 0 && column < a.columns)
+                        taps.push_back({(row * a.columns + column) * a.inputs,
+                                        a.weight + (down * a.side + along) * a.inputs * a.outputs});
+                }
+            float* y = a.y + ((image * rows + r) * columns + c) * a.outputs;
+            make_of_images(line, taps, a.x + image * pixels * a.inputs, a.bias, count, y);
+        }
+}
+
+void backward_images(const ConvolutionArgs& a, int64_t image, int64_t count) {
+    const int64_t rows = a.across(a.rows), columns = a.across(a.columns), pixels = a.rows * a.columns;
+    const Line line{a.outputs, a.inputs, rows * columns, pixels};
+    std::vector<Tap> taps;
+    for (int64_t r = 0; r < a.rows; ++r)
+        for (int64_t c = 0; c < a.columns; ++c) {
+            taps.clear();
+            for (int64_t down = (r + a.padding) % a.stride; down < a.side; down += a.stride)
+                for (int64_t along = (c + a.padding) % a.stride; along < a.side; along += a.stride) {
+                    const int64_t row = (r + a.padding - down) / a.stride, column = (c + a.padding - along) / a.stride;
+                    if (r + a.padding >= down && row < rows && c + a.padding >= along && column < columns)
+                        taps.push_back({(row * columns + column) * a.outputs,
+                                        a.weight + (down * a.side + along) * a.inputs * a.outputs});
+                }
+            float* y = a.y + ((image * a.rows + r) * a.columns + c) * a.inputs;
+            make_of_images(line, taps, a.x + image * rows * columns * a.outputs, nullptr, count, y);
+        }
+}
+
 }  // namespace
 
 void direct(const ConvolutionArgs& a, bool pulled_back) {
+    if (is_small(a)) {
+        for_each((a.n + together - 1) / together, a.threads, [&](int64_t job) {
+            const int64_t image = job * together, count = std::min(together, a.n - image);
+            pulled_back ? backward_images(a, image, count) : forward_images(a, image, count);
+        });
+        return;
+    }
     for_bands(a, pulled_back, [&](int64_t image, int64_t first, int64_t end) {
         pulled_back ? backward_rows(a, image, first, end) : forward_rows(a, image, first, end);
     });
