@@ -13,11 +13,13 @@ settings.register_profile("repeatable", derandomize=True)  # the same examples a
 
 
 # Long files of few tests: begun first, so that no worker of pytest -n is left with one (--no-loadscope-reorder).
-LONGEST = "kernels", "cuda_code", "pytorch", "abuse", "bench", "run_starts", "cli", "whole_cuda_source"
+LONGEST = "kernels cuda_code pytorch mlp_cuda_source drop_in bench symptoms run_starts triton_code whole_triton_code"
+LONGEST += " evaluate_command cli per_chain_traced whole_cuda_source abuse run_damage"
 
 
 def pytest_collection_modifyitems(items):
-    ranks, sizes = {f"test_{name}": rank for rank, name in enumerate(LONGEST)}, Counter(item.path for item in items)
+    ranks = {f"test_{name}": rank for rank, name in enumerate(LONGEST.split())}
+    sizes = Counter(item.path for item in items)
     items.sort(key=lambda item: (ranks.get(item.path.stem, len(ranks)), -sizes[item.path], item.path))
     if not torch.cuda.is_available():
         for item in items:
