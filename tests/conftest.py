@@ -1,4 +1,5 @@
 import fcntl
+import gc
 import shutil
 from collections import Counter
 
@@ -25,6 +26,12 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def pytest_collection_finish():
+    """Spares garbage collections, of which each measurement starts one, what stays: modules and thousands of tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=_C.instruction_sets())
