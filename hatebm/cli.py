@@ -127,6 +127,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where data sets are found, or downloaded to (default: here)",
     )
+    command.add_argument(
+        "--conditional", action="store_true", help="for igebm: learn each class of the data's labels (subfolders)"
+    )
     command.add_argument("--preset", metavar="NAME", help="a published configuration: "
                          + "; ".join(f"{', '.join(s.published)} ({name})" for name, s in SYSTEMS.items()))  # fmt: skip
     command.add_argument("--generator", type=words.source, metavar="SOURCE",
@@ -153,9 +156,13 @@ def parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(command=sample)
     command.add_argument("run", type=words.path, metavar="RUN", help="folder of a run")
-    command.add_argument("--n", type=words.samples, metavar="N", help="number of images (default: 64, with --path 8)")
+    command.add_argument("--n", type=words.samples, metavar="N", help="number of images (default: 64, with --path 8; "
+                         "with --label as many or fewer, for whole rows)")  # fmt: skip
     command.add_argument("--steps", type=words.natural, metavar="K",
-                         help="Langevin steps; 0 is G(z) alone (default: those of the evaluation)")  # fmt: skip
+                         help="Langevin steps, any number; 0 is where chains begin, such as G(z) alone "
+                         "(default: those of the evaluation)")  # fmt: skip
+    command.add_argument("--label", type=words.classes, metavar="A,B,...", help="draw these classes, by their "
+                         "numbers, of a conditional run (default: all in turn)")  # fmt: skip
     command.add_argument("--method", choices=("langevin", "ddls"), help="langevin: the run's own chain; ddls: "
                          "discriminator-driven latent sampling on its SN-GAN (default: the run's own)")  # fmt: skip
     command.add_argument("--path", action="store_true", help="draw chains on their way, a row for each")
@@ -165,7 +172,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser(
         "evaluate",
-        help="judge a trained run: its samples, at how many steps, and its energy on outliers",
+        help="judge a trained run: its samples, at how many steps, and its scores on outliers",
         description="Print the table and draw the pictures that end a training; with --fid or --ood, those instead.",
     )
     command.set_defaults(command=evaluate)
@@ -177,8 +184,8 @@ def parser() -> argparse.ArgumentParser:
                          "labelled images up to 16 pixels a small classifier, fitted on the spot)")  # fmt: skip
     command.add_argument("--features", metavar="MODULE:NAME", help="for --fid: any feature module, by import path")
     command.add_argument("--ood", nargs="*", type=words.source, metavar="DATA",
-                         help="AUROC, AUPRC and FPR80 against permuted, random and "
-                         "constant images, and against each data set or folder named")  # fmt: skip
+                         help="AUROC, AUPRC and FPR80 of every score against permuted, random and constant images, "
+                         "letters, mirrored and inverted data, and each data set or folder named")  # fmt: skip
     command.add_argument(
         "--data", type=words.source, metavar="DIR", help="where the run's images are now, if their folder has moved"
     )

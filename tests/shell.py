@@ -23,6 +23,10 @@ SNGAN = (
 AUTOENCODER = ("encoder_widths=(4,4,4)", "decoder_widths=(4,4,4)", "batch=4")
 JOINT = ("energy_widths=(4,6)", "langevin_steps=3", "sample_steps=6", "batch=4")
 SYNTHESIS = (*JOINT, "generator_widths=(6,6,4)", "latent_dim=5", "bank_size=8")
+IGEBM = (
+    *("network=conv", "energy_widths=(4,6)", "hidden=5", "batch=4"),
+    *("langevin_steps=2", "sample_steps=4", "buffer_size=10", "reinit=0.3"),
+)
 FIRST = {"hat-refine": SNGAN, "hat-retrofit": AUTOENCODER}
 OWN = {
     "hat-refine": JOINT,
@@ -30,6 +34,7 @@ OWN = {
     "sngan": SNGAN,
     "autoencoder": AUTOENCODER,
     "hat-synthesis": SYNTHESIS,
+    "igebm": IGEBM,
 }
 
 

@@ -14,12 +14,12 @@ from tiny_learners import SYSTEMS
 from torch import Tensor, nn
 
 import hatebm
-from hatebm.data import digits, to_bytes, to_pixels
+from hatebm.data import digits, rescaled, to_bytes, to_pixels
 from hatebm.data.images import resized
 from hatebm.evaluation import Classifier, class_shares, frechet_distance, pixel_features
 from hatebm.evaluation.kid import kernel_distance
 from hatebm.evaluation.ood import detection
-from hatebm.evaluation.outliers import outliers
+from hatebm.evaluation.outliers import near_outliers, outliers
 from hatebm.nets import generator_from
 from hatebm.sampling.ais import AIS
 
@@ -193,6 +193,7 @@ def others():
             class_shares(classifier.predict(to_pixels(images.train)), 4),
             found,
             outliers(images.train),
+            near_outliers(images.train),
             distances,
             kernel,
         )
@@ -226,7 +227,11 @@ def others():
                 draws, {"step": torch.arange(20, device="cpu"), "accept": draws[..., 0].abs()}
             ).axes
         ),
-        "data": lambda: (digits().train, to_bytes(to_pixels(resized(images.train, 16))), images.thinned(7).train),
+        "data": lambda: (
+            digits().train,
+            to_bytes(rescaled(to_pixels(resized(images.train, 16)), (-1.0, 1.0), (0.0, 1.0)), (0.0, 1.0)),
+            images.thinned(7).train,
+        ),
         "judged": judged,
         "imported": lambda: generator_from(theirs)(torch.ones(2, 5, dtype=torch.float32, device="cpu")),
     }
@@ -237,7 +242,7 @@ def training(create, images):
     measured = [learner.advance(images) for _ in range(2)]
     saved = {key: tensor.clone() for key, tensor in learner.tensors().items()}
     learner.restore(saved, 2)
-    return saved, measured, learner.samples(images, 2, seed=0)
+    return saved, measured, learner.samples(images, 2, seed=0), learner.scores(images.train[:5])
 
 
 def generator():

@@ -65,7 +65,7 @@ SETTINGS = [
 def images(n: int = 10) -> Images:
     generator = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (n, 1, 8, 8), generator=generator, dtype=torch.uint8)
-    return Images(pictures, pictures[:0])
+    return Images(pictures, pictures[:0], torch.arange(n) % 3)
 
 
 def generator() -> ResidualGenerator:

@@ -244,7 +244,7 @@ def woken(energy: nn.Module) -> nn.Module:
 def handed_draws(config: IGEBMConfig, images: Images) -> Draws:
     """Those of hatebm's first iteration."""
     place = {"seed": config.seed, "step": 0, "device": images.train.device}
-    data, labels = dithered_batch(images, config, 0, images.train.device)
+    data, labels = dithered_batch(images, config, 0, config.seed, images.train.device)
     start = fresh_starts(config, range(config.batch), **place)
     return Draws(data, labels, start, lambda t, x: normal(x.shape, **place | {"step": t}))
 

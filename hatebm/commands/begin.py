@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from hatebm import data
+from hatebm.commands.classes import refuse_conditional, refuse_other_kind, with_classes
 from hatebm.commands.options import set_threads
 from hatebm.commands.relocate import first_stage_beside, known, place, relocated
 from hatebm.commands.settings import parse_settings
@@ -48,6 +49,8 @@ def started(options: argparse.Namespace, device: torch.device) -> Iterator[Begun
     """A new run; the folder is made last, so a refused run leaves none behind."""
     name = options.system or DEFAULT
     system, data_root = SYSTEMS[name], options.data_root or "."
+    if options.conditional:
+        refuse_conditional(name)
     settings = _settings(options, name)
     published = _published(options.preset, system.published)
     source = _source(options, data_root)
@@ -59,6 +62,7 @@ def started(options: argparse.Namespace, device: torch.device) -> Iterator[Begun
     config = replace(published or system.preset(images.size, images.channels), **settings)
     if config.channels != images.channels:
         raise UsageError(f"--set: channels must be {images.channels} like the data, got {config.channels}")
+    config = with_classes(config, images, options.conditional, settings.get("classes"))
     where, root = place(source, data_root), str(Path(data_root).resolve())
     about = Fingerprint.of(images), in_words(None, device)
     run = Run(folder, name, where, root, len(images.train), config, *about)
@@ -107,6 +111,8 @@ def resumed(options: argparse.Namespace, device: torch.device) -> Iterator[Begun
     refuse_held(begun.folder)
     if options.system not in (None, begun.system):
         raise UsageError(f"--resume: the run in {begun.folder} is one of {begun.system}, got {options.system}")
+    if options.conditional:
+        refuse_other_kind(begun)
     if options.generator is not None:
         raise UsageError(f"--generator: the run in {begun.folder} has its generator, got {options.generator!r}")
     settings = _settings(options, begun.system)

@@ -55,8 +55,7 @@ def _finish(run: Run, learner: Learner, images: Images) -> bool:
     """Train a stage to its end; False when it was stopped before."""
     if learner.iteration >= run.config.iterations and run.has_checkpoint():
         return True
-    print(
-        f"{run.system} on {run.data}: {len(images.train)} images, {run.config.iterations} iterations, in {run.folder}"
-    )
+    of = f"{len(images.train)} images" + (f" of {learner.classes} classes" if learner.classes else "")
+    print(f"{run.system} on {run.data}: {of}, {run.config.iterations} iterations, in {run.folder}")
     with progress(run.config.iterations, learner.iteration, learner.CURVES) as (show, say):
         return train_run(run, learner, images, show, say)

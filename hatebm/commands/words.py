@@ -63,6 +63,15 @@ def samples(text: str) -> int:
     return _whole(text, 1, SAMPLES, "wanted a whole number of at least 1 and at most 2^24")
 
 
+def classes(text: str) -> tuple[int, ...]:
+    """Whole numbers, not negative, apart by commas: the numbers of classes."""
+    wanted = "wanted numbers of classes such as 3,7, none of them twice"
+    numbers = tuple(_whole(part, 0, MOST, wanted) for part in text.split(","))
+    if len(set(numbers)) < len(numbers):
+        raise ArgumentTypeError(f"{wanted}, got {_shown(text)}")
+    return numbers
+
+
 def threads(text: str) -> int:
     """A whole number of at least 1, and at most some for each CPU."""
     most = THREADS_A_CPU * (os.cpu_count() or 1)

@@ -5,7 +5,7 @@ from pathlib import Path
 from hatebm.data.batches import batch_indices, epoch_order
 from hatebm.data.faces import celeba
 from hatebm.data.folder import CROPS, SkippedFile, image_folder
-from hatebm.data.images import Images, require_room, to_bytes, to_pixels
+from hatebm.data.images import SIGNED, Box, Images, require_room, rescaled, to_bytes, to_pixels
 from hatebm.data.named import cifar10, digits, mnist, svhn
 from hatebm.data.picture import read_picture
 from hatebm.errors import UsageError
@@ -14,6 +14,8 @@ from hatebm.ops.checks import is_count, require
 __all__ = [
     "CROPS",
     "NAMES",
+    "SIGNED",
+    "Box",
     "Images",
     "SkippedFile",
     "batch_indices",
@@ -23,6 +25,7 @@ __all__ = [
     "load",
     "read_picture",
     "require_room",
+    "rescaled",
     "to_bytes",
     "to_pixels",
 ]

@@ -1,4 +1,4 @@
-"""Pictures as bytes, what every data set becomes, and as the floats that the networks see."""
+"""Pictures as bytes, what every data set becomes, and as the floats that the networks see, in whichever box."""
 
 import os
 from dataclasses import dataclass
@@ -10,6 +10,8 @@ from torch import Tensor
 from hatebm.errors import UsageError
 
 AT_ONCE = 1000
+Box = tuple[float, float]  # the values of a byte 0 and of a byte 255
+SIGNED: Box = (-1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class Images:
     def channels(self) -> int:
         return self.train.shape[1]
 
+    @property
+    def classes(self) -> int:
+        """How many classes the training labels number, from 0 to the largest; 0 where there are no labels."""
+        return 0 if self.train_labels is None else int(self.train_labels.max()) + 1
+
     def thinned(self, most: int) -> "Images":
         """At most that many images of either part, evenly spaced in their order."""
         train, held_out = _spread(len(self.train), most), _spread(len(self.held_out), most)
@@ -42,14 +49,22 @@ class Images:
         )
 
 
-def to_pixels(images: Tensor) -> Tensor:
-    """Bytes 0 to 255 as float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1
+def to_pixels(images: Tensor, box: Box = SIGNED) -> Tensor:
+    """Bytes 0 to 255 as float32, evenly from one end of a box to the other."""
+    low, high = box
+    return images.float() / (255 / (high - low)) + low
 
 
-def to_bytes(pixels: Tensor) -> Tensor:
-    """Floats as bytes: clipped to [-1, 1], rounded to the nearest of 0 to 255."""
-    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+def to_bytes(pixels: Tensor, box: Box = SIGNED) -> Tensor:
+    """Floats as bytes: clipped to the box, rounded to the nearest of 0 to 255 that `to_pixels` makes it of."""
+    low, high = box
+    return ((pixels.clamp(low, high) - low) * (255 / (high - low))).round().to(torch.uint8)
+
+
+def rescaled(pixels: Tensor, box: Box, other: Box) -> Tensor:
+    """Floats of one box as those of another, by the line that maps the ends; what lies beyond stays beyond."""
+    (low, high), (new_low, new_high) = box, other
+    return (pixels - low) * ((new_high - new_low) / (high - low)) + new_low
 
 
 def resized(images: Tensor, size: int) -> Tensor:

@@ -6,7 +6,7 @@ from hatebm.evaluation.fid import Quality, qualities, quality
 from hatebm.evaluation.frechet import frechet_distance, gaussian_frechet, pixel_features
 from hatebm.evaluation.kid import kernel_distance
 from hatebm.evaluation.ood import Detection, Estimate, detection, energy_score, score_norm
-from hatebm.evaluation.outliers import outliers
+from hatebm.evaluation.outliers import near_outliers, outliers
 
 __all__ = [
     "Classifier",
@@ -23,6 +23,7 @@ __all__ = [
     "gaussian_frechet",
     "inception",
     "kernel_distance",
+    "near_outliers",
     "of_bytes",
     "outliers",
     "pixel_features",

@@ -1,8 +1,9 @@
-"""Outliers made from the in-distribution images themselves."""
+"""Outliers made from the in-distribution images themselves, far from them and near."""
 
 import torch
 from torch import Tensor
 
+from hatebm.evaluation.letters import letters
 from hatebm.ops.checks import require
 from hatebm.ops.noise import Purpose, words
 
@@ -17,8 +18,7 @@ def outliers(images: Tensor, *, seed: int = 0) -> dict[str, Tensor]:
         images: (n, channels, size, size) uint8.
         seed: 64 bits.
     """
-    fits = isinstance(images, Tensor) and images.dtype == torch.uint8 and images.dim() == 4
-    require(fits, "outliers", "images", "uint8 of shape (n, channels, size, size)", images, TypeError)
+    _check("outliers", images)
     n, channels, height, width = images.shape
     kinds = ((n, height * width), images.shape, (n, channels))
     draws = [
@@ -32,3 +32,19 @@ def outliers(images: Tensor, *, seed: int = 0) -> dict[str, Tensor]:
         "uniform noise": noise,
         "constant": colour[:, :, None, None].expand_as(images).clone(),
     }
+
+
+def near_outliers(images: Tensor, *, seed: int = 0) -> dict[str, Tensor]:
+    """As many outliers of three kinds near the data: name -> (n, channels, size, size) uint8.
+
+    "letters": one where each image has its ink, as `hatebm.evaluation.letters` draws them by the seed; "mirrored": left
+    and right exchanged; "inverted": 255 - x. Arguments as of `outliers`.
+    """
+    _check("near_outliers", images)
+    return {"letters": letters(images, seed=seed), "mirrored": images.flip(-1), "inverted": 255 - images}
+
+
+def _check(op: str, images: Tensor) -> None:
+    fits = isinstance(images, Tensor) and images.dtype == torch.uint8 and images.dim() == 4
+    square = fits and images.shape[2] == images.shape[3]
+    require(square, op, "images", "uint8 of shape (n, channels, size, size)", images, TypeError)

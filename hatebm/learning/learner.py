@@ -39,14 +39,19 @@ class Learner(ABC):
         parts: the networks that learn.
         memory: other tensors that a restart needs.
         iteration: how many iterations are finished.
+        returns: how often it diverged and went back.
+        noise_seed: the seed of its training, another one after each return; at first that of the configuration.
+        rate: factor of all learning rates, lower after each return; at first 1.
     """
 
     METHOD: ClassVar[str] = "langevin"  # how it samples, as `hatebm sample --method` says it
+    BEST: ClassVar[tuple[int, int] | None] = None  # of K steps, where samples are best if more of them oversaturate
     CURVES: ClassVar[dict[str, str]]  # what an iteration measures -> the words on its axis
 
     def __init__(self, config: Config, parts: dict[str, Part], memory: dict[str, Tensor] | None = None) -> None:
         self.config, self.parts, self.memory = config, parts, memory or {}
         self.iteration = 0
+        self.returns, self.noise_seed, self.rate = 0, config.seed, 1.0
 
     @abstractmethod
     def iterate(self, images: Images) -> dict[str, float]:
@@ -59,6 +64,35 @@ class Learner(ABC):
     @abstractmethod
     def stages(self) -> dict[str, int]:
         """What is worth comparing: title -> number of steps of the chain."""
+
+    @abstractmethod
+    def scores(self, images: Tensor) -> dict[str, Tensor]:
+        """How much images look like the data, by each measure that the system has: name -> (n,) float32 on the CPU.
+
+        A higher score is more like the data. Averaged weights are used where there are any, and no training is changed.
+
+        Args:
+            images: (n, channels, size, size) uint8, of the configuration's channels and size, on any device.
+
+        Raises:
+            TypeError, ValueError: images of another kind or shape.
+        """
+
+    @property
+    def classes(self) -> int:
+        """Of how many classes it draws, each of its own; 0 where it knows none."""
+        return 0
+
+    @property
+    def trained_steps(self) -> int:
+        """K, the steps of a chain in training; where none is trained on, those of the longest stage."""
+        return getattr(self.config, "langevin_steps", max(self.stages().values()))
+
+    def quality_steps(self) -> list[int]:
+        """The increasing numbers of steps after which samples are worth judging, those of the last stage among them."""
+        last = max(self.stages().values())
+        factors = (0, 0.5, 1, 1.5, 2, 2.5, 3, 4) if last else ()
+        return sorted({round(self.trained_steps * factor) for factor in factors} | {last})
 
     @property
     def device(self) -> torch.device:
@@ -84,7 +118,7 @@ class Learner(ABC):
         """One iteration at its learning rates, then the averages; returns what it measured."""
         for part in self.parts.values():
             for group in part.optimizer.param_groups:
-                group["lr"] = part.rate(self.iteration)
+                group["lr"] = self.rate * part.rate(self.iteration)
         measured = self.iterate(images)
         for part in self.parts.values():
             if part.average is not None:
@@ -92,27 +126,36 @@ class Learner(ABC):
         self.iteration += 1
         return measured
 
-    def batches(self, n: int, steps: Sequence[int], *, seed: int) -> Iterator[list[Tensor]]:
+    def batches(
+        self, n: int, steps: Sequence[int], *, seed: int, labels: Sequence[int] | None = None
+    ) -> Iterator[list[Tensor]]:
         """Run n chains, some at a time, seen after each of the increasing numbers of steps; 0 is where they begin.
 
         Each batch: for each entry of `steps`, (b, channels, size, size) float32 on the CPU, unclipped.
+
+        labels: classes, as the `chain` of a learner that draws of classes takes them.
         """
+        given = {} if labels is None else {"labels": labels}
         for first in range(0, n, CHAINS_AT_ONCE):
-            chain = self.chain(range(first, min(first + CHAINS_AT_ONCE, n)), seed=seed)
+            chain = self.chain(range(first, min(first + CHAINS_AT_ONCE, n)), seed=seed, **given)
             done, seen = 0, []
             for goal in steps:
                 seen.append(chain.run(goal - done).cpu())
                 done = goal
             yield seen
 
-    def sample(self, n: int, steps: Sequence[int], *, seed: int) -> list[Tensor]:
+    def sample(self, n: int, steps: Sequence[int], *, seed: int, labels: Sequence[int] | None = None) -> list[Tensor]:
         """All batches of `batches` in one: for each entry of `steps`, (n, channels, size, size) float32."""
-        return [torch.cat(seen) for seen in zip(*self.batches(n, steps, seed=seed), strict=True)]
+        return [torch.cat(seen) for seen in zip(*self.batches(n, steps, seed=seed, labels=labels), strict=True)]
 
     def samples(self, images: Images, n: int, *, seed: int) -> dict[str, Tensor]:
         """Samples of each stage, n of them: title -> (n, channels, size, size) float32."""
         stages = dict(sorted(self.stages().items(), key=lambda stage: stage[1]))
         return dict(zip(stages, self.sample(n, list(stages.values()), seed=seed), strict=True))
+
+    def sample_labels(self, n: int) -> dict[str, Tensor]:
+        """The classes of which `samples` drew n images: title -> (n,) int64 on the CPU, for sets that have any."""
+        return {}
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor that changes, under one name each, as a checkpoint keeps them."""
@@ -129,7 +172,7 @@ class Learner(ABC):
         wanted = dict(self.memory)
         for name, part in self.parts.items():
             wanted |= part.shapes(name, begun=iteration > 0)
-        _require_fit(named, wanted)
+        require_fit(named, wanted)
         for name, part in self.parts.items():
             part.restore(name, named)
         for name, tensor in self.memory.items():
@@ -150,7 +193,8 @@ def adam(network: nn.Module, lr: float, beta1: float = 0.9, beta2: float = 0.999
     return torch.optim.Adam(network.parameters(), lr, betas=(beta1, beta2), eps=1e-7, fused=True)
 
 
-def _require_fit(named: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+def require_fit(named: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    """Raise ValueError where tensors have other names, shapes or dtypes than those wanted, or are not finite."""
     for name in sorted(named.keys() ^ wanted.keys()):
         raise ValueError(f"the tensor {name} is {'unknown' if name in named else 'missing'}")
     for name, tensor in named.items():

@@ -30,6 +30,7 @@ class Purpose(IntEnum):
     SWAP = 8
     DROPOUT = 9
     OUTLIERS = 64
+    RETURN = 65
 
 
 def philox(counter: Tensor, key: Tensor, *, backend: str | None = None) -> Tensor:

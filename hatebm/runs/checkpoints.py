@@ -17,18 +17,38 @@ OLD = ({"iteration", "config"}, set())  # what version 0.1.0 said of checkpoints
 NAME = re.compile(r"[0-9]{8,}\.safetensors")
 
 
-def save(folder: Path, iteration: int, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> Path:
+def save(
+    folder: Path, iteration: int, tensors: Mapping[str, Tensor], about: Mapping[str, str], kept: int = KEPT
+) -> Path:
     """Write the checkpoint of an iteration, then drop all but the newest few; returns its path.
 
     Nothing but checkpoints is dropped, and what a killed process left half written.
     """
+    path = _added(folder, iteration, tensors, about)
+    for old in paths(folder)[:-kept]:
+        old.unlink()
+    return path
+
+
+def save_as_newest(folder: Path, iteration: int, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+    """Write the checkpoint of an iteration, then drop those of later ones."""
+    _added(folder, iteration, tensors, about)
+    drop_after(folder, iteration)
+
+
+def drop_after(folder: Path, iteration: int) -> None:
+    """Drop the checkpoints of later iterations."""
+    for path in paths(folder):
+        if int(path.stem) > iteration:
+            path.unlink()
+
+
+def _added(folder: Path, iteration: int, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> Path:
     folder.mkdir(exist_ok=True)
     sweep(folder, ".safetensors")
     (folder / "partial").unlink(missing_ok=True)  # as version 0.1.0 called what it was writing
     path = folder / f"{iteration:08d}.safetensors"
     write(path, tensors, about)
-    for old in paths(folder)[:-KEPT]:
-        old.unlink()
     return path
 
 

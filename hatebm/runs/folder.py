@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
+from torch import Tensor
+
 from hatebm import data
 from hatebm.data import Images
 from hatebm.data.fingerprint import Fingerprint
@@ -16,6 +18,7 @@ from hatebm.learning.learner import Learner
 from hatebm.runs import checkpoints, config_json, files, metrics
 
 GENERATOR = "generator"  # folder of the stage before, or of a generator that came from elsewhere
+RETURNED = ("returns", "noise_seed", "rate")  # of a learner that diverged and went back, kept in its checkpoints
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,11 @@ class Run:
         return self.folder / "checkpoints"
 
     @property
+    def good(self) -> Path:
+        """Where the points lie that a diverging training goes back to."""
+        return self.folder / "good"
+
+    @property
     def config_file(self) -> Path:
         return self.folder / "config.json"
 
@@ -58,6 +66,10 @@ class Run:
         if now != (self.train_images, self.config.channels):
             begun = f"{self.train_images} training images of {self.config.channels} channels"
             raise UsageError(f"{self.folder} began with {begun}, {self.data} now gives {now[0]} of {now[1]}")
+        classes = getattr(self.config, "classes", 0)
+        if classes not in (0, images.classes):
+            given = f"{self.data} now gives {images.classes or 'none'}"
+            raise UsageError(f"{self.folder} began with labels of {classes} classes, {given}")
         differs = self.fingerprint and self.fingerprint.difference(Fingerprint.of(images))
         if differs:
             raise UsageError(f"{self.folder} began with other images than those in {self.data}: {differs}")
@@ -99,10 +111,7 @@ class Run:
 
     def save(self, learner: Learner) -> Path:
         """Write a checkpoint; returns its path."""
-        about = {"iteration": str(learner.iteration), "config": json.dumps(asdict(learner.config))}
-        if learner.frozen:
-            about[GENERATOR] = checkpoints.checksum(learner.frozen)
-        return checkpoints.save(self.checkpoints, learner.iteration, learner.tensors(), about)
+        return checkpoints.save(self.checkpoints, *contents(learner))
 
     def last_checkpoint(self) -> Path:
         """Path of the newest checkpoint; raises UsageError when there is none."""
@@ -132,6 +141,16 @@ class Run:
     def cut_metrics(self, iteration: int) -> None:
         """Drop the rows after an iteration, which a resumed training is about to write again."""
         metrics.cut(self.metrics_file, iteration)
+
+
+def contents(learner: Learner) -> tuple[int, dict[str, Tensor], dict[str, str]]:
+    """What a checkpoint keeps: the iteration, the tensors and the words about them."""
+    about = {"iteration": str(learner.iteration), "config": json.dumps(asdict(learner.config))}
+    if learner.frozen:
+        about[GENERATOR] = checkpoints.checksum(learner.frozen)
+    if learner.returns:
+        about |= {name: repr(getattr(learner, name)) for name in RETURNED}
+    return learner.iteration, learner.tensors(), about
 
 
 def versions() -> dict[str, str]:

@@ -11,6 +11,8 @@ from hatebm.runs.files import whole
 
 BACKGROUND = 96
 CELL = 48  # about the side in pixels at which one small image is shown
+COLUMNS = 10
+MOST_COLUMNS = 20
 
 
 def grid(images: Tensor, columns: int) -> Tensor:
@@ -27,6 +29,22 @@ def grid(images: Tensor, columns: int) -> Tensor:
     rows = torch.cat((images, blank)).unflatten(0, (-1, columns))
     sheet = rows.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
     return F.pad(sheet, (gap, 0, gap, 0), value=BACKGROUND)
+
+
+def columns_of(n: int, classes: int = 0, rows_of: Sequence[int] | None = None) -> int:
+    """How many columns show n images: about as many as rows, if the images' classes do not say better.
+
+    classes: of images 0 to classes - 1 in turn, so that a column may hold one class. rows_of: of these classes one
+    after the other, equally many, so that a row may.
+    """
+    square = max(1, round(n**0.5))
+    if rows_of is not None:
+        each, rest = divmod(n, len(rows_of))
+        whole = [side for side in range(square // 2 + 1, min(each, 2 * square) + 1) if each % side == 0]
+        return square if rest or not whole else min(whole, key=lambda side: abs(side - square))
+    if 0 < classes <= MOST_COLUMNS:
+        return min(n, classes * max(1, COLUMNS // classes))
+    return square
 
 
 def save_grid(path: Path, images: Tensor, columns: int) -> None:

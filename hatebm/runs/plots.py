@@ -76,7 +76,7 @@ def save_quality(
 ) -> None:
     """Write the curve of a distance, with its standard errors, over the Langevin steps of sampling.
 
-    A line marks the K of the training: quality tends to peak at two to three times it.
+    A line marks the K of the training. Steps that grow by factors, none of them 0, are shown by their logarithm.
 
     steps, frechet, errors: one entry for each number of Langevin steps.
     """
@@ -88,6 +88,10 @@ def save_quality(
     axis.errorbar(steps, frechet, errors, color=INSIDE, marker="o", markersize=4, capsize=3, label="± standard error")
     best = min(range(len(steps)), key=lambda i: frechet[i])
     axis.plot(steps[best], frechet[best], "o", color=OUTSIDE, markersize=8, label=f"best at {steps[best]} steps")
+    if steps[0] > 0:
+        axis.set_xscale("log")
+        axis.set_xticks(steps, map(str, steps))
+        axis.minorticks_off()
     axis.set_xlabel("Langevin steps of sampling")
     axis.set_ylabel(f"{label} (lower is better)")
     axis.legend(frameon=False, fontsize=9)

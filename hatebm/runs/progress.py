@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -30,7 +31,8 @@ def progress(
     )
     with Progress(*columns, console=console, expand=True) as bar:
         task = bar.add_task("", total=total, completed=done, measured="")
-        yield lambda row: bar.update(task, completed=row["step"], measured=_measured(row, shown)), bar.console.print
+        say = partial(bar.console.print, markup=False)  # names of folders may hold brackets
+        yield lambda row: bar.update(task, completed=row["step"], measured=_measured(row, shown)), say
 
 
 def _line_printer(total: int, shown: Iterable[str]) -> Callable[[dict], None]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from hatebm.errors import UsageError
 from hatebm.learning.learner import Learner
 from hatebm.runs import checkpoints
-from hatebm.runs.folder import GENERATOR, Run
+from hatebm.runs.folder import GENERATOR, RETURNED, Run
 
 
 def restore(run: Run, learner: Learner) -> Learner:
@@ -18,7 +18,7 @@ def restore(run: Run, learner: Learner) -> Learner:
     """
     newest = run.last_checkpoint()
     try:
-        _restore_from(newest, run, learner)
+        restore_from(newest, run, learner)
     except UsageError as error:
         good = _newest_good(run, learner)
         way = f"; {good} is good: remove the newer ones to go on from there" if good else ""
@@ -29,18 +29,30 @@ def restore(run: Run, learner: Learner) -> Learner:
 def _newest_good(run: Run, learner: Learner) -> Path | None:
     for path in reversed(checkpoints.paths(run.checkpoints)):
         with suppress(UsageError):
-            _restore_from(path, run, learner)
+            restore_from(path, run, learner)
             return path
     return None
 
 
-def _restore_from(path: Path, run: Run, learner: Learner) -> None:
+def restore_from(path: Path, run: Run, learner: Learner) -> None:
+    """Put a checkpoint into a learner; raises UsageError where it is damaged, of another run, or does not fit."""
     tensors, about = checkpoints.load(path)
     try:
         _refuse_others(path, about, run, learner)
+        returned = _returned(about, run.config.seed)
         learner.restore(tensors, int(path.stem))
     except ValueError as error:
         raise UsageError(f"the checkpoint {path} does not fit the run: {error}") from error
+    learner.returns, learner.noise_seed, learner.rate = returned
+
+
+def _returned(about: dict[str, str], seed: int) -> tuple[int, int, float]:
+    """Count of returns, seed and rate; those of a training that never went back where nothing is said of them."""
+    returns, noise_seed, rate = map(about.get, RETURNED, ("0", str(seed), "1.0"))
+    found = int(returns), int(noise_seed), float(rate)
+    if not (found[0] >= 0 and -(1 << 63) <= found[1] < 1 << 63 and 0 < found[2] <= 1):
+        raise ValueError(f"it has returns = {returns}, noise_seed = {noise_seed} and rate = {rate}")
+    return found
 
 
 def _refuse_others(path: Path, about: dict[str, str], run: Run, learner: Learner) -> None:

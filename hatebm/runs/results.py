@@ -2,9 +2,11 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from hatebm.data import Images, to_bytes, to_pixels
@@ -28,6 +30,7 @@ class Score:
     feature_frechet: float | None = None
     classes_covered: int | None = None
     smallest_share: float | None = None
+    label_agreement: float | None = None  # share of samples of classes whose class the classifier gives them
 
 
 def samples(run: Run, learner: Learner, images: Images, n: int) -> dict[str, Tensor]:
@@ -58,23 +61,25 @@ def evaluate(run: Run, learner: Learner, images: Images) -> list[Score]:
     n = min(1000 if images.size <= 16 else 200, max(100, 2 * len(real)))
     sets = {"training images": images.train}
     sets |= {name: to_bytes(x) for name, x in samples(run, learner, images, n).items()}
-    classifier = None
+    classifier, labels = None, learner.sample_labels(n)
     if images.train_labels is not None:
         classifier = Classifier.fit(to_pixels(images.train), images.train_labels)
-    return [_score(name, to_pixels(x), to_pixels(real), classifier) for name, x in sets.items()]
+    return [_score(name, to_pixels(x), to_pixels(real), classifier, labels.get(name)) for name, x in sets.items()]
 
 
-def _score(name: str, pixels: Tensor, reference: Tensor, classifier: Classifier | None) -> Score:
+def _score(name: str, pixels: Tensor, reference: Tensor, classifier: Classifier | None, labels: Tensor | None) -> Score:
     distance = frechet_distance(pixel_features(pixels), pixel_features(reference))
     if classifier is None:
         return Score(name, distance)
-    shares = class_shares(classifier.predict(pixels), classifier.head.out_features)
+    predicted = classifier.predict(pixels)
+    shares = class_shares(predicted, classifier.head.out_features)
     return Score(
         name,
         distance,
         frechet_distance(classifier.features(pixels), classifier.features(reference)),
         int((shares >= ENOUGH).sum()),
         float(shares.min()),
+        None if labels is None else float((predicted == labels).float().mean()),
     )
 
 
@@ -100,8 +105,10 @@ def write_pictures(run: Run, learner: Learner, images: Images) -> dict[str, str]
     """Draw samples.png, path.gif, path.png and curves.png into the run's folder; returns file name -> what it shows."""
     few = images.thinned(SHOWN)
     panels = {"held-out data" if len(images.held_out) else "data": reference(few)}
-    panels |= {name: to_bytes(x) for name, x in samples(run, learner, few, SHOWN).items()}
-    pictures.save_panels(run.folder / "samples.png", panels, columns=10)
+    columns, labels = pictures.columns_of(SHOWN, learner.classes), learner.sample_labels(SHOWN)
+    for name, x in samples(run, learner, few, SHOWN).items():
+        panels[name + _in_columns(labels.get(name), columns)] = to_bytes(x)
+    pictures.save_panels(run.folder / "samples.png", panels, columns)
     shown = {"samples.png": ", ".join(panels)}
     last = max(learner.stages().values())
     if last:
@@ -117,7 +124,19 @@ def write_pictures(run: Run, learner: Learner, images: Images) -> dict[str, str]
     return shown
 
 
-def langevin_path(learner: Learner, last: int, *, chains: int, frames: int, seed: int) -> dict[int, Tensor]:
-    """Chains on their way: step -> (chains, channels, size, size) uint8, at evenly spaced steps from 0 to the last."""
+def _in_columns(labels: Tensor | None, columns: int) -> str:
+    """Words for a title where each column holds samples of one class."""
+    if labels is None or not all(torch.equal(row, labels[: len(row)]) for row in labels.split(columns)):
+        return ""
+    return f" (classes {int(labels.min())} to {int(labels.max())} in columns)"
+
+
+def langevin_path(
+    learner: Learner, last: int, *, chains: int, frames: int, seed: int, labels: Sequence[int] | None = None
+) -> dict[int, Tensor]:
+    """Chains on their way: step -> (chains, channels, size, size) uint8, at evenly spaced steps from 0 to the last.
+
+    labels: classes, as the `chain` of a learner that draws of classes takes them.
+    """
     steps = sorted({round(i * last / (frames - 1)) for i in range(frames)})
-    return dict(zip(steps, map(to_bytes, learner.sample(chains, steps, seed=seed)), strict=True))
+    return dict(zip(steps, map(to_bytes, learner.sample(chains, steps, seed=seed, labels=labels)), strict=True))

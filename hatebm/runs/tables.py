@@ -16,14 +16,21 @@ def print_scores(scores: Sequence[Score], reference: str) -> None:
         headings += ["classifier", f"classes >= {ENOUGH:.0%}", "smallest class"]
         for row, score in zip(rows, scores, strict=True):
             row += [f"{max(score.feature_frechet, 0):.1f}", str(score.classes_covered), f"{score.smallest_share:.1%}"]
+    if any(score.label_agreement is not None for score in scores):
+        headings = [heading.replace(" ", "\n", 1) for heading in (*headings, "label agreement")]
+        for row, score in zip(rows, scores, strict=True):
+            row.append("" if score.label_agreement is None else f"{score.label_agreement:.1%}")
     _print(f"Frechet distance to {reference} (less is better)", headings, rows)
 
 
-def print_detections(found: dict[str, Detection], score: str, inside: str) -> None:
-    """How well one score tells outliers apart: outliers -> what was found."""
-    rows = [[name, *map(_interval, (one.auroc, one.auprc, one.fpr80))] for name, one in found.items()]
-    title = f"{score} of {inside} against outliers, with 95 % intervals (best: 1, 1, 0)"
-    _print(title, ["outliers", "AUROC", "AUPRC", "FPR80"], rows)
+def print_detections(found: dict[str, dict[str, Detection]], inside: str) -> None:
+    """How well scores tell outliers apart, and which is the best: score -> outliers -> what was found."""
+    rows = []
+    for label in next(iter(found.values())):
+        of_scores = {score: by_outliers[label].auroc for score, by_outliers in found.items()}
+        rows.append([label, *map(_interval, of_scores.values()), _best(of_scores)])
+    title = f"AUROC of {inside} against outliers, with 95 % intervals (best: 1, chance: 0.5)"
+    _print(title, ["outliers", *found, "best score"], rows)
 
 
 def print_qualities(found: dict[int, Quality], reference: str) -> None:
@@ -41,6 +48,13 @@ def _error(error: float, how: str) -> str:
     return "" if math.isnan(error) else f" +- {error:{how}}"
 
 
+def _best(aurocs: dict[str, Estimate]) -> str:
+    """The scores of the highest AUROC, if it is above chance."""
+    highest = max(estimate.value for estimate in aurocs.values())
+    best = [name for name, estimate in aurocs.items() if estimate.value == highest and estimate.low > 0.5]
+    return "all" if len(best) == len(aurocs) > 1 else ", ".join(best) or "none"
+
+
 def _interval(estimate: Estimate) -> str:
     low, high = (f"{end:.3f}".removeprefix("0") for end in (estimate.low, estimate.high))
     return f"{estimate.value:.3f} ({low}-{high})"
@@ -54,7 +68,8 @@ def _print(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -
     print(title)
     table = Table()
     for i, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if rows[0][i][:1].isdigit() else "left")
+        first = next((row[i] for row in rows if row[i]), "")
+        table.add_column(heading, justify="right" if first[:1].isdigit() else "left")
     for row in rows:
         table.add_row(*map(Text, row))  # no markup: a folder may be called [red]
     Console().print(table)

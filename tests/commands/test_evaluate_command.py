@@ -4,6 +4,7 @@ import json
 import shutil
 import textwrap
 import zipfile
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -106,45 +107,55 @@ def test_a_training_of_one_iteration_or_none_ends_well(data, tmp_path, system):
     assert not (tmp_path / "none" / "curves.png").exists()
 
 
-def test_outliers_without_names_are_the_three_made_kinds(refined, digits):
-    for folder, n in ((refined[0], 11), (digits, 500)):
-        said = hatebm("evaluate", folder, "--ood")
+KINDS = ["permuted pixels", "uniform noise", "constant", "letters", "mirrored", "inverted"]
+
+
+def test_outliers_without_names_are_the_made_kinds_for_every_score_of_any_run(refined, gan, digits):
+    hat = {"-H(x)": "ood.png", "-|dH/dx|": "ood-gradient.png"}
+    gans = {"a D(x) + b": "ood.png"}
+    for folder, inside, scores in (
+        (refined[0], "11 images of pictures", hat),
+        (gan, "11 images of pictures", gans),
+        (digits, "500 images of digits", hat),
+    ):
+        named = ["digits"] if folder == digits else []
+        said = hatebm("evaluate", folder, "--ood", *named)
         assert said.code == 0, said.err
-        assert f"{n} " in said.out
+        assert said.out.startswith(f"AUROC of {inside} against outliers")
         rows = rows_of(folder / "ood.json")
-        kinds = ["permuted pixels", "uniform noise", "constant"]
-        assert [(row["score"], row["outliers"]) for row in rows] == [
-            (score, kind) for score in ("-H(x)", "-|dH/dx|") for kind in kinds
-        ]
+        assert [(row["score"], row["outliers"]) for row in rows] == list(product(scores, [*KINDS, *named]))
         assert all(0 <= row[name]["low"] <= row[name]["value"] <= row[name]["high"] <= 1
                    for row in rows for name in ("auroc", "auprc", "fpr80"))  # fmt: skip
-        for name in ("ood.png", "ood-gradient.png"):
+        sentences = said.out.split("└")[1]
+        for row in rows:
+            value = f"{row['outliers']} (AUROC {row['auroc']['value']:.3f})"
+            assert sum(line.startswith(row["score"]) and value in line for line in sentences.splitlines()) == 1
+        for name in (*scores.values(), "outliers.png"):
+            assert f"{folder / name}: " in sentences
             with Image.open(folder / name) as picture:
                 picture.load()
+    with Image.open(refined[0] / "outliers.png") as picture:
+        assert picture.mode == "RGB"
+    assert [row["auroc"]["value"] for row in rows if row["outliers"] == "digits"] == [0.5, 0.5]  # the run's own
+    assert sentences.count(" does not tell digits from ") == 2
+    assert next(line for line in said.out.splitlines() if line.startswith("│ digits ")).endswith("│ none       │")
 
 
-def test_outliers_may_be_data_sets_and_folders_grey_and_coloured(refined, digits, data, tmp_path):
+def test_outliers_may_be_data_sets_and_folders_grey_and_coloured(refined, digits, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("hatebm.runs.plots.save_histogram", lambda *_: None)
     grey = pictures(tmp_path / "[red]grey", 7, "L")
     said = hatebm("evaluate", refined[0], "--ood", "digits", "[red]grey", "--data-root", tmp_path)
     assert said.code == 0, said.err
     rows = rows_of(refined[0] / "ood.json")
-    assert [row["outliers"] for row in rows[3:5]] == ["digits", "[red]grey"]
-    assert said.out.count("[red]grey") == 2
+    assert [row["outliers"] for row in rows[:8]] == [*KINDS, "digits", "[red]grey"]
+    assert "│ [red]grey " in said.out
     said = hatebm("evaluate", digits, "--ood", data)
     assert said.code == 0, said.err
-    assert rows_of(digits / "ood.json")[3]["outliers"] == str(data)
+    assert rows_of(digits / "ood.json")[len(KINDS)]["outliers"] == str(data)
     assert grey.exists()
 
 
-def test_the_runs_own_data_as_outliers_are_told_apart_by_chance(digits):
-    said = hatebm("evaluate", digits, "--ood", "digits")
-    assert said.code == 0, said.err
-    rows = [row for row in rows_of(digits / "ood.json") if row["outliers"] == "digits"]
-    assert [row["auroc"]["value"] for row in rows] == [0.5, 0.5]
-
-
-def test_no_energy_no_outliers(gan):
-    assert "SNGAN has no energy of images" in refusal("evaluate", gan, "--ood")
+def test_outliers_that_are_nowhere_are_refused(gan):
     assert "got 'nowhere'" in refusal("evaluate", gan.parent, "--ood", "nowhere")
 
 

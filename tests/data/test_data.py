@@ -1,12 +1,13 @@
 """The digits, pictures of every kind, and the order of training."""
 
+import math
 import warnings
 
 import pytest
 import torch
 from PIL import Image
 
-from hatebm.data import Images, SkippedFile, batch_indices, digits, image_folder, load, to_bytes, to_pixels
+from hatebm.data import Images, SkippedFile, batch_indices, digits, image_folder, load, rescaled, to_bytes, to_pixels
 from hatebm.errors import UsageError
 from hatebm.ops.noise import Purpose, uniform
 
@@ -36,8 +37,32 @@ def test_digits_hold_out_the_same_stratified_part():
     assert images.train[:1].float().mean() == pytest.approx(digits(16).train[:1].float().mean(), abs=3)
 
 
-def test_bytes_and_pixels():
-    assert torch.equal(to_bytes(to_pixels(torch.arange(256).byte())), torch.arange(256).byte())
+BOXES = [(-1.0, 1.0), (0.0, 1.0), (-0.5, 2.5)]
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_every_byte_survives_every_box(box):
+    levels, (low, high) = torch.arange(256).byte(), box
+    pixels = to_pixels(levels, box)
+    assert pixels.dtype == torch.float32
+    torch.testing.assert_close(pixels.double(), torch.linspace(low, high, 256).double(), rtol=0, atol=1e-6)
+    assert (pixels[0], pixels[-1]) == box
+    assert torch.equal(to_bytes(pixels, box), levels)
+    for other in BOXES:
+        moved = rescaled(pixels, box, other)
+        torch.testing.assert_close(moved, to_pixels(levels, other), rtol=0, atol=1e-6)
+        assert torch.equal(to_bytes(moved, other), levels)
+    beyond = torch.tensor([-math.inf, low - 3, high + 3, math.inf])
+    assert to_bytes(beyond, box).tolist() == [0, 0, 255, 255]
+    assert rescaled(torch.tensor([2 * low - high, 2 * high - low]), box, (0.0, 1.0)).tolist() == [-1, 2]
+
+
+def test_the_box_of_old_keeps_its_bits():
+    levels = torch.arange(256).byte()
+    assert torch.equal(to_pixels(levels), levels.float() / 127.5 - 1)
+    x = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
+    x[:4] = torch.tensor([math.nan, math.inf, -math.inf, 0.0041])
+    assert torch.equal(to_bytes(x), ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8))
     assert to_bytes(torch.tensor([-3.0, -1, 0.0041, 1, 7])).tolist() == [0, 0, 128, 255, 255]
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from small import images as small_images
 from small import small_net
 from tiny import one_thread  # noqa: F401
 
-from hatebm.evaluation import detection, energy_score, outliers, score_norm
+from hatebm.evaluation import detection, energy_score, near_outliers, outliers, score_norm
+from hatebm.evaluation import letters as lettering
 from hatebm.evaluation.ood import _counts, _rates
 from hatebm.runs import plots
 
@@ -222,9 +224,83 @@ def test_the_outliers_are_fixed_by_the_seed_image_by_image():
         assert not torch.equal(found[name], other[name])
 
 
-def test_outliers_of_floats_are_refused():
-    with pytest.raises(TypeError, match="outliers: images must be uint8 of shape"):
-        outliers(torch.zeros(2, 1, 4, 4))
+@pytest.mark.parametrize("made", [outliers, near_outliers])
+@pytest.mark.parametrize("images", [torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 5).byte(), torch.zeros(4, 4).byte()])
+def test_outliers_of_floats_and_of_other_shapes_are_refused(made, images):
+    with pytest.raises(TypeError, match=f"^{made.__name__}: images must be uint8 of shape"):
+        made(images)
+
+
+def handwriting(n=40, size=16, ground=(10, 60, 200), ink=(250, 60, 20)):
+    """Bars, each 2 wide and at a place of its own: 3 rows a bit more than half ink, 6 all, 3 a fifth; and a stain."""
+    pictures = torch.tensor(ground, dtype=torch.uint8).view(1, 3, 1, 1).repeat(n, 1, size, size)
+    colours = torch.tensor([ground, ink]).float()
+    for i, picture in enumerate(pictures):
+        top, left = 2 + i % 3, 5 + i % 4
+        bar = slice(left, left + 2)
+        for rows, columns, share in (
+            (slice(top, top + 3), bar, 0.55),
+            (slice(top + 3, top + 9), bar, 1.0),
+            (slice(top + 9, top + 12), bar, 0.2),
+            (slice(0, 1), slice(0, 8), 0.3),
+        ):
+            picture[:, rows, columns] = torch.lerp(*colours, share).round().byte()[:, None, None]
+    return pictures
+
+
+def test_letters_lie_where_the_ink_lies_in_its_colour_on_the_ground_of_the_data():
+    pictures = handwriting()
+    drawn = near_outliers(pictures, seed=1)["letters"]
+    assert (drawn.shape, drawn.dtype) == (pictures.shape, torch.uint8)
+    assert torch.equal(drawn[:, 1], torch.full_like(drawn[:, 1], 60))  # where ground and ink are alike
+    assert (drawn[:, 0].amin((1, 2)) == 10).all()
+    assert (drawn[:, 0].amax((1, 2)) == 250).all()
+    assert ((drawn[:, 0] > 10) & (drawn[:, 0] < 250)).flatten(1).any(1).all()  # smooth edges
+    cover = (drawn[:, 0].double() - 10) / 240
+    torch.testing.assert_close((200 - drawn[:, 2].double()) / 180, cover, rtol=0, atol=1 / 180)
+    for i, ink in enumerate(cover > 0):
+        rows, columns = ink.any(1).nonzero().flatten(), ink.any(0).nonzero().flatten()
+        assert 9 <= rows[-1] + 1 - rows[0] <= 11, i  # from half the ink's colour on, and the pixels at either end
+        for line, middle in ((rows, 2 + i % 3 + 4.5), (columns, 5 + i % 4 + 1)):
+            assert abs((line[0] + line[-1] + 1) / 2 - middle) <= 1, i  # moved by half a pixel, seen in whole ones
+    swapped = near_outliers(handwriting(ground=(250, 60, 20), ink=(10, 60, 200)), seed=1)["letters"]
+    assert (swapped[:, 0].int() + drawn[:, 0] - 260).abs().max() <= 1  # dark on bright as bright on dark
+
+
+def test_letters_are_many_in_many_fonts_and_places_fixed_by_the_seed_image_by_image(monkeypatch):
+    chosen, draw = [], lettering._drawn
+    monkeypatch.setattr(lettering, "_drawn", lambda *given: chosen.append(given) or draw(*given))
+    pictures = handwriting(1).expand(1500, -1, -1, -1)
+    drawn = near_outliers(pictures)["letters"]
+    kinds = {(letter, font) for letter, font, *_ in chosen}
+    assert kinds == set(product(lettering.LETTERS, lettering.FONTS))  # one is missing with p = 1e-5
+    assert not set(lettering.LETTERS) & set("BDGIJOQSTZ")
+    indices = torch.tensor([lettering.LETTERS.index(letter) for letter, *_ in chosen])
+    shared = (outliers(pictures)["constant"][:, 0, 0, 0] % 16 == indices).double().mean()
+    assert shared < 1 / 16 + 4 * math.sqrt(1 / 16 / 1500)  # the kinds draw apart from one another
+    moves = torch.tensor([move for *_, move, _ in chosen])
+    assert (moves.abs() <= 0.5).all()
+    assert (moves.mean(0).abs() < 4 / math.sqrt(12 * 1500)).all()
+    assert (moves.var(0, correction=0) - 1 / 12).abs().max() < 4 / math.sqrt(180 * 1500)
+    assert len(drawn.unique(dim=0)) > 1400
+    assert torch.equal(near_outliers(pictures[:7])["letters"], drawn[:7])
+    assert not torch.equal(near_outliers(pictures[:7], seed=1)["letters"], drawn[:7])
+
+
+@pytest.mark.parametrize("size", [1, 2, 8, 100])
+def test_letters_are_drawn_at_any_size_also_where_nothing_is_written(size):
+    pictures = torch.randint(0, 256, (20, 1, size, size), generator=generator(), dtype=torch.uint8)
+    blank = torch.full_like(pictures, 7)
+    assert near_outliers(pictures)["letters"].shape == pictures.shape
+    assert torch.equal(near_outliers(blank)["letters"], blank)  # ground and ink are one
+
+
+def test_mirrored_and_inverted_images():
+    pictures = torch.randint(0, 256, (5, 3, 4, 4), generator=generator(), dtype=torch.uint8)
+    found = near_outliers(pictures)
+    assert list(found) == ["letters", "mirrored", "inverted"]
+    assert torch.equal(found["mirrored"][..., 0], pictures[..., 3])
+    assert torch.equal(found["inverted"].int() + pictures, torch.full((5, 3, 4, 4), 255, dtype=torch.int32))
 
 
 def test_the_histogram_opens_with_one_panel_for_each_set(tmp_path):

@@ -5,22 +5,26 @@ import copy
 import pytest
 import tiny
 import torch
+from shell import same
 from tiny import one_thread  # noqa: F401
 from tiny_learners import SYSTEMS
 from torch import Tensor, nn
 
 from hatebm.errors import UsageError
 from hatebm.learning import learner as learners
+from hatebm.learning import scores as scoring
 from hatebm.learning.learner import Learner, adam
 from hatebm.learning.part import Part
 
 EACH = pytest.mark.parametrize("create", SYSTEMS.values(), ids=SYSTEMS)
+CHAINS = pytest.mark.parametrize("create", [SYSTEMS[name] for name in ("synthesis", "joint", "igebm", "conditional")])
 HATS = pytest.mark.parametrize("create", [SYSTEMS["synthesis"], SYSTEMS["joint"]], ids=["synthesis", "joint"])
 
 
 def floats(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of the weights and of the statistics of batch norms."""
-    return {name: t.detach().clone() for name, t in module.state_dict().items() if t.is_floating_point()}
+    """A copy of the weights and of the statistics of batch norms, but no singular vectors: an average has its own."""
+    kept = {name: t for name, t in module.state_dict().items() if name.split(".")[-1] not in ("u", "v")}
+    return {name: t.detach().clone() for name, t in kept.items() if t.is_floating_point()}
 
 
 @EACH
@@ -53,6 +57,75 @@ def test_without_an_average_the_last_weights_are_used(create):
         assert part.average is None
         assert part.evaluated is part.network
         assert not part.evaluated.training
+
+
+def energies_by_hand(learner: Learner, pixels: Tensor) -> Tensor:
+    """The energy of each image; of a conditional one that of the class which suits it best."""
+    energy, classes = learner.parts["energy"].evaluated, getattr(learner.config, "classes", 0)
+    if not classes:
+        return energy(pixels)
+    return torch.stack([energy(pixels, torch.full((len(pixels),), y)) for y in range(classes)]).min(0).values
+
+
+def score_by_hand(learner: Learner, name: str, images: Tensor) -> Tensor:
+    """One score of bytes by its formula."""
+    network = {key: part.evaluated for key, part in learner.parts.items()}
+    pixels = (images.float() / 255 if "E" in name else images.float() / 127.5 - 1).requires_grad_()
+    match name:
+        case "-H(x)" | "-E(x)":
+            return -energies_by_hand(learner, pixels)
+        case "-|dH/dx|" | "-|dE/dx|":
+            (gradient,) = torch.autograd.grad(energies_by_hand(learner, pixels).sum(), pixels)
+            return -gradient.square().sum((1, 2, 3)).sqrt()
+        case "a D(x) + b":
+            calibration = network["calibration"]
+            return calibration.scale * network["discriminator"](pixels) + calibration.shift
+        case "-|x - G(I(x))|":
+            return -(pixels - network["decoder"](network["encoder"](pixels))).square().sum((1, 2, 3)).sqrt()
+
+
+SCORES = {
+    "synthesis": ["-H(x)", "-|dH/dx|"],
+    "joint": ["-H(x)", "-|dH/dx|"],
+    "sngan": ["a D(x) + b"],
+    "autoencoder": ["-|x - G(I(x))|"],
+    "igebm": ["-E(x)", "-|dE/dx|"],
+    "conditional": ["-E(x)", "-|dE/dx|"],
+}
+
+
+@pytest.mark.parametrize("average", [0.9, 0.0])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_scores_are_their_formulas_by_the_averaged_weights_and_leave_the_training_alone(system, average, monkeypatch):
+    monkeypatch.setattr(scoring, "AT_ONCE", 4)
+    (scored, left), images = (SYSTEMS[system](average=average) for _ in range(2)), tiny.images()
+    for _ in range(3):
+        scored.advance(images)
+        left.advance(images)
+        found = scored.scores(images.train)
+        assert list(found) == SCORES[system]
+        for name, values in found.items():
+            assert (values.dtype, values.shape, values.requires_grad) == (torch.float32, (10,), False)
+            wanted = score_by_hand(scored, name, images.train).detach()
+            torch.testing.assert_close(values, wanted, rtol=1e-4, atol=1e-5)
+            assert len(wanted.unique()) > 1
+    ours, theirs = scored.tensors(), left.tensors()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+@EACH
+def test_scores_of_other_images_are_refused(create):
+    learner = create()
+    for images, error, message in (
+        (torch.zeros(2, 1, 8, 8), TypeError, "a uint8 tensor, got a float32 tensor of shape"),
+        ([[0]], TypeError, "a uint8 tensor, got "),
+        (torch.zeros(2, 3, 8, 8).byte(), ValueError, r"of shape \(n, 1, 8, 8\), n > 0, got "),
+        (torch.zeros(2, 1, 8, 9).byte(), ValueError, r"of shape \(n, 1, 8, 8\)"),
+        (torch.zeros(0, 1, 8, 8).byte(), ValueError, "of shape"),
+        (torch.zeros(1, 8, 8).byte(), ValueError, r"of shape \(n, 1, 8, 8\)"),
+    ):
+        with pytest.raises(error, match=f"scores: images must be {message}"):
+            learner.scores(images)
 
 
 @HATS
@@ -149,18 +222,16 @@ def test_a_restored_learner_goes_on_bit_for_bit(create):
     in_a_file = torch.contiguous_format
     saved = {name: tensor.clone(memory_format=in_a_file) for name, tensor in straight.tensors().items()}
     resumed = create(seed=1)
-    resumed.config = straight.config
+    resumed.config, resumed.noise_seed = straight.config, straight.noise_seed
     resumed.advance(images)  # whatever it was, it becomes what was saved
     resumed.restore(saved, 3)
     assert resumed.iteration == 3
     for _ in range(2):
         assert straight.advance(images) == resumed.advance(images)
-    ours, theirs = straight.tensors(), resumed.tensors()
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
-    assert not all(torch.equal(tensor, saved[name]) for name, tensor in ours.items())
-    for seen, again in zip(straight.sample(3, [0], seed=2), resumed.sample(3, [0], seed=2), strict=True):
-        assert torch.equal(seen, again)
+    assert same(straight.tensors(), resumed.tensors())
+    assert not same(straight.tensors(), saved)
+    seen, again = (learner.samples(images, 3, seed=2) for learner in (straight, resumed))
+    assert same(seen, again)
 
 
 @EACH
@@ -170,7 +241,7 @@ def test_a_learner_restored_to_its_beginning_starts_anew(create):
     used.advance(images)
     used.restore(beginning, 0)
     assert used.advance(images) == fresh.advance(images)
-    assert all(torch.equal(tensor, used.tensors()[name]) for name, tensor in fresh.tensors().items())
+    assert same(fresh.tensors(), used.tensors())
 
 
 def test_memory_is_restored_in_place_and_what_is_missing_or_of_another_size_is_refused():
@@ -194,7 +265,7 @@ def three_at_once(monkeypatch):
     monkeypatch.setattr(learners, "CHAINS_AT_ONCE", 3)
 
 
-@HATS
+@CHAINS
 def test_samples_in_batches_are_the_chains_of_their_ids(create, three_at_once):
     learner = create()
     learner.advance(tiny.images())
@@ -242,6 +313,7 @@ def test_what_a_system_does_not_have_is_named():
         def iterate(self, images): ...
         def chain(self, chain_ids, *, seed): ...
         def stages(self): ...
+        def scores(self, images): ...
 
     with pytest.raises(UsageError, match="Bare has no generator"):
         Bare(tiny.CONFIG, {}).generator  # noqa: B018

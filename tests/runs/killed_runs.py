@@ -16,8 +16,18 @@ from hatebm.runs import checkpoints
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "open")
 
 
-def in_a_child(words: list[str], kill_at: int | None = None) -> int:
-    """How a training in a process of its own ends; it is killed before its change number `kill_at`."""
+def ready(folder: str) -> None:
+    """Go there, with all imported that a training will; it ends without its evaluation, after all that matters here."""
+    need("sklearn.model_selection", "PIL.Image", "safetensors.torch", "rich.console", "matplotlib", "pooch")
+    os.chdir(folder)
+    train.report = lambda *_: None
+
+
+def in_a_child(words: list[str], kill_at: int | None = None, changes: int | None = None) -> int:
+    """How a training in a process of its own ends; it is killed before its change number `kill_at`.
+
+    changes: a file descriptor to which a line is written for each change.
+    """
     if child := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     seen = 0
@@ -27,6 +37,8 @@ def in_a_child(words: list[str], kill_at: int | None = None) -> int:
         writes = event != "open" or (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)
         if event in CHANGES and writes and str(arguments[0]).startswith(str(Path.cwd())):
             seen += 1
+            if changes is not None:
+                os.write(changes, f"{event} {Path(arguments[0]).relative_to(Path.cwd())}\n".encode())
             if seen == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
@@ -43,20 +55,19 @@ def steps(folder: Path) -> list[bytes]:
     return [line.split(b",")[0] for path in sorted(folder.rglob("metrics.jsonl")) for line in path.open("rb")]
 
 
-need("sklearn.model_selection", "PIL.Image", "safetensors.torch", "rich.console", "matplotlib", "pooch")
-os.chdir(sys.argv[1])
-train.report = lambda *_: None  # the evaluation comes after all that matters here
-words = ["train", *sys.argv[3:], "--out"]
-straight = Path.cwd() / "straight"
-assert in_a_child([*words, str(straight)]) == 0
-assert len(left(straight)) == 2
-assert len(steps(straight)) == 6
-for number in map(int, sys.argv[2].split(",")):
-    folder = Path.cwd() / f"killed-{number}"
-    code = in_a_child([*words, str(folder)], kill_at=number)
-    assert code == -signal.SIGKILL, (number, code)
-    again = ["--resume"] if (folder / "config.json").exists() or number % 2 else []
-    assert in_a_child([*words, str(folder), *again] if folder.exists() else [*words, str(folder)]) == 0, number
-    assert left(folder) == left(straight), number
-    assert steps(folder) == steps(straight), number
-    assert not list(folder.rglob("partial*")), number
+if __name__ == "__main__":
+    ready(sys.argv[1])
+    words = ["train", *sys.argv[3:], "--out"]
+    straight = Path.cwd() / "straight"
+    assert in_a_child([*words, str(straight)]) == 0
+    assert len(left(straight)) == 2
+    assert len(steps(straight)) == 6
+    for number in map(int, sys.argv[2].split(",")):
+        folder = Path.cwd() / f"killed-{number}"
+        code = in_a_child([*words, str(folder)], kill_at=number)
+        assert code == -signal.SIGKILL, (number, code)
+        again = ["--resume"] if (folder / "config.json").exists() or number % 2 else []
+        assert in_a_child([*words, str(folder), *again] if folder.exists() else [*words, str(folder)]) == 0, number
+        assert left(folder) == left(straight), number
+        assert steps(folder) == steps(straight), number
+        assert not list(folder.rglob("partial*")), number

@@ -25,6 +25,34 @@ def test_the_stationary_law_is_the_discrete_chains_own(noise_at):
     assert abs(float((x[:, 0] * x[:, 1]).mean())) < 4 * variance / math.sqrt(n)
 
 
+@pytest.mark.parametrize(("noise_at", "known"), [("after", 0.3712), ("before", 0.1212)])
+def test_noise_before_the_gradient_is_read_where_it_is_narrower(noise_at, known):
+    a, s, sigma, n = 1 / 0.7, 0.3, 0.5, 200_000
+    variance = sigma**2 / (2 * s * a * (1 - s * a / 2)) * ((1 - s * a) ** 2 if noise_at == "before" else 1)
+    assert variance == pytest.approx(known, abs=5e-5)
+    law = {"step_size": s, "noise_std": sigma, "noise_at": noise_at}
+    x = hatebm.langevin(gaussian_energy(a), torch.zeros(n, 1), 40, seed=1, **law)
+    assert abs(float(x.var()) - variance) < 4 * variance * math.sqrt(2 / n)
+
+
+@pytest.mark.parametrize("noise_at", ["after", "before"])
+def test_a_step_of_more_than_two_over_the_curvature_is_told_as_divergence(noise_at):
+    a, law = 4.0, {"noise_std": 0.1, "noise_at": noise_at, "seed": 1}
+    x = hatebm.langevin(gaussian_energy(a), torch.ones(50, 3), 1500, step_size=1.95 / a, **law)
+    assert x.abs().max() < 10
+    with pytest.raises(hatebm.ChainDiverged) as told:
+        hatebm.langevin(gaussian_energy(a), torch.ones(50, 3), 1500, step_size=2.1 / a, **law)
+    assert 400 < told.value.step < 1000  # 1.1^t leaves float32, or its square does
+
+
+def test_clips_bound_each_element_or_each_sample_and_never_the_batch():
+    grad, x = torch.tensor([[3.0, -4.0], [0.3, -0.4]]), torch.ones(2, 2)
+    law = {"grad_fn": lambda x: grad, "step_size": 10, "noise_std": 0, "seed": 0}
+    drift = lambda clip: x - hatebm.langevin(None, x, 1, **law, clip=clip)  # noqa: E731
+    torch.testing.assert_close(drift(("value", 0.35)), 10 * torch.tensor([[0.35, -0.35], [0.3, -0.35]]))
+    torch.testing.assert_close(drift(("norm", 1.0)), 10 * torch.tensor([[0.6, -0.8], [0.3, -0.4]]))
+
+
 @pytest.mark.parametrize("blocks", ["joint", "sequential"])
 def test_two_blocks_follow_their_own_lyapunov_equation(blocks):
     hat, s = LinearHat(), (0.2, 0.15)

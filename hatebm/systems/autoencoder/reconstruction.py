@@ -16,6 +16,7 @@ from hatebm.errors import UsageError
 from hatebm.learning.config import dropped
 from hatebm.learning.learner import CHAINS_AT_ONCE, Learner, adam, drawn_by
 from hatebm.learning.part import Part
+from hatebm.learning.scores import scores_of
 from hatebm.nets import Decoder, Encoder
 from hatebm.ops.noise import Purpose, normal
 from hatebm.systems.autoencoder.config import AutoencoderConfig
@@ -68,6 +69,13 @@ class Autoencoder(Learner):
         place = {"seed": seed, "step": 0, "chain_ids": chain_ids, "purpose": Purpose.INITIAL_STATE}
         with torch.no_grad():
             return Decoded(self.generator(normal(shape, **place, device=self.device)))
+
+    @torch.no_grad()
+    def scores(self, images: Tensor) -> dict[str, Tensor]:
+        """Minus the error of reconstruction, -|x - G(I(x))|_2, without noise on the codes."""
+        encoder, decoder = self.parts["encoder"].evaluated, self.parts["decoder"].evaluated
+        by = {"-|x - G(I(x))|": lambda x: -(x - decoder(encoder(x))).flatten(1).norm(dim=1)}
+        return scores_of(images, by, self.config, self.device)
 
     def stages(self) -> dict[str, int]:
         return {"G(z) alone": 0}

@@ -17,6 +17,7 @@ from hatebm.learning.learner import ImageChain, Learner, drawn_by
 from hatebm.ops.noise import Purpose, normal
 from hatebm.sampling.chain import Chain
 from hatebm.systems.hat.config import JointConfig
+from hatebm.systems.hat.scores import hat_scores
 from hatebm.systems.hat.update import energy_part, noisy_batch, signs_of_health, update_energy
 
 
@@ -27,6 +28,7 @@ class Joint(Learner):
     own attribute `latent_shape` does.
     """
 
+    BEST: ClassVar = (2, 3)
     CURVES: ClassVar = {
         "energy_gap": "energy gap / T",
         "residual": "residual y (RMS)",
@@ -94,6 +96,9 @@ class Joint(Learner):
     def chain(self, chain_ids: Sequence[int], *, seed: int) -> ImageChain:
         chain = self._chain(self.energy, chain_ids, seed=seed, step=0, residual=self.config.sample_residual)
         return ImageChain(chain, self._image)
+
+    def scores(self, images: Tensor) -> dict[str, Tensor]:
+        return hat_scores(self.energy, images, self.config, self.device)
 
     def stages(self) -> dict[str, int]:
         k, more = self.config.langevin_steps, self.config.sample_steps

@@ -4,10 +4,7 @@ Each symptom is a property of the last rows of metrics.jsonl: the failures that 
 report.
 """
 
-from itertools import pairwise
-from statistics import fmean, median
-
-from hatebm.learning.symptoms import Rows, Symptom, later_half, mean
+from hatebm.learning.symptoms import Rows, Symptom, gap_swings_wider, later_half, mean
 from hatebm.systems.hat.config import HatConfig, JointConfig, SynthesisConfig
 
 
@@ -15,18 +12,6 @@ def stuck_at_the_cap(rows: Rows, config: HatConfig) -> bool:
     """The drift of the residual is nearly always as long as the cap allows: the gradient explodes."""
     noise = config.eps * (config.channels * config.size**2) ** 0.5
     return mean(later_half(rows), "displacement") ** 2 > (0.95 * config.max_displacement) ** 2 + noise**2
-
-
-def gap_swings_wider(rows: Rows, config: HatConfig) -> bool:
-    """The energy gap changes sign in swings that grow beyond its error: H and the chains chase one another."""
-    gaps = [row["energy_gap"] for row in rows]
-    late, quarter = later_half(gaps), len(rows) // 4
-    turns = sum(a * b < 0 for a, b in pairwise(late))
-    around_zero = abs(fmean(late)) < fmean(map(abs, late)) / 2
-    swings = [median(map(abs, gaps[i : i + quarter])) for i in range(0, 4 * quarter, quarter)]
-    growing = swings == sorted(swings) and swings[-1] > 3 * swings[0]
-    real = swings[-1] > 2 * median(row["gap_error"] for row in rows[-quarter:])
-    return turns >= len(late) // 20 and around_zero and growing and real
 
 
 def sampler_is_dead(rows: Rows, config: HatConfig) -> bool:

@@ -21,6 +21,7 @@ from hatebm.nets import ResidualGenerator
 from hatebm.ops.noise import Purpose, normal, uniform
 from hatebm.sampling.chain import Chain
 from hatebm.systems.hat.config import SynthesisConfig
+from hatebm.systems.hat.scores import hat_scores
 from hatebm.systems.hat.update import energy_part, noisy_batch, signs_of_health, update_energy
 
 
@@ -30,6 +31,7 @@ class Synthesis(Learner):
     The bank's z: (bank_size, latent_dim); its x: (bank_size, channels, size, size).
     """
 
+    BEST: ClassVar = (2, 3)
     CURVES: ClassVar = {
         "energy_gap": "energy gap / T",
         "generator_loss": "generator loss",
@@ -115,6 +117,9 @@ class Synthesis(Learner):
             self.energy, self.generator, z, config.dynamics, seed=seed, chain_ids=chain_ids, residual=start
         )
         return ImageChain(chain, lambda x: x)
+
+    def scores(self, images: Tensor) -> dict[str, Tensor]:
+        return hat_scores(self.energy, images, self.config, self.device)
 
     def stages(self) -> dict[str, int]:
         k, more = self.config.langevin_steps, self.config.sample_steps

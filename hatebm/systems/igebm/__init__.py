@@ -8,7 +8,8 @@ from hatebm.learning.system import System
 from hatebm.systems.igebm import presets
 from hatebm.systems.igebm.config import IGEBMConfig
 from hatebm.systems.igebm.learner import IGEBM
+from hatebm.systems.igebm.symptoms import SYMPTOMS
 
 __all__ = ["IGEBM", "SYSTEM", "IGEBMConfig"]
 
-SYSTEM = System(config=IGEBMConfig, learner=IGEBM, preset=presets.small, published=presets.PUBLISHED)
+SYSTEM = System(config=IGEBMConfig, learner=IGEBM, preset=presets.small, published=presets.PUBLISHED, symptoms=SYMPTOMS)

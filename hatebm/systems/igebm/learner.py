@@ -11,20 +11,23 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hatebm.data import Images
+from hatebm.data import SIGNED, Images, rescaled
 from hatebm.learning.config import dropped
 from hatebm.learning.learner import ImageChain, Learner, drawn_by
 from hatebm.learning.part import Part
 from hatebm.nets.igebm import SpectralConvNet, SpectralResNet
 from hatebm.nets.spectral import iterate_power
 from hatebm.sampling.chain import Chain
-from hatebm.sampling.replay import ReplayBuffer
+from hatebm.systems.igebm import buffer
 from hatebm.systems.igebm.config import IGEBMConfig
 from hatebm.systems.igebm.dropout import in_a_chain, in_an_update
+from hatebm.systems.igebm.labels import labels_of
+from hatebm.systems.igebm.scores import igebm_scores
 from hatebm.systems.igebm.starts import fresh_starts
 from hatebm.systems.igebm.update import dithered_batch, update_energy
 
-BOX = (0.0, 1.0)
+QUALITY_AT = (0.5, 1, 2, 5, 10, 20, 40)  # of K steps
+REPLAYED = "replay buffer"
 
 
 class IGEBM(Learner):
@@ -53,13 +56,16 @@ class IGEBM(Learner):
             max_grad_sigmas=3.0,
         )
         learner = cls(config, {"energy": part})
-        shape = (config.channels, config.size, config.size)
-        learner.buffer = ReplayBuffer(config.buffer_size, shape, box=BOX, seed=config.seed, device=device)
+        learner.buffer = buffer.empty(config, device)
         return learner
 
     @property
     def energy(self) -> nn.Module:
         return self.parts["energy"].evaluated
+
+    @property
+    def classes(self) -> int:
+        return self.config.classes
 
     def iterate(self, images: Images) -> dict[str, float]:
         """One iteration.
@@ -70,36 +76,77 @@ class IGEBM(Learner):
         4. (x-, y-) go into the buffer.
         """
         config, t, energy = self.config, self.iteration, self.parts["energy"]
+        seed = self.buffer.seed = self.noise_seed
         iterate_power(energy.network)
         if energy.average is not None:
             iterate_power(energy.average)
-        data, labels = dithered_batch(images, config, t, self.device)
-        fresh = partial(fresh_starts, config, seed=config.seed, step=t, device=self.device)
+        data, labels = dithered_batch(images, config, t, seed, self.device)
+        fresh = partial(fresh_starts, config, seed=seed, step=t, device=self.device)
         start, kept_labels, _ = self.buffer.draw(config.batch, t, reinit=config.reinit, labels=labels, init=fresh)
-        place = {"seed": config.seed, "first_step": t * config.langevin_steps}
+        place = {"seed": seed, "first_step": t * config.langevin_steps}
         chain = self._chain(energy.network, start, kept_labels, dropout=config.dropout, **place)
-        sampled = chain.run(config.langevin_steps)
-        kept = in_an_update(energy.network, config.batch, seed=config.seed, iteration=t) if config.dropout else {}
+        sampled, info = chain.run(config.langevin_steps, return_info=True, every=config.langevin_steps)
+        kept = in_an_update(energy.network, config.batch, seed=seed, iteration=t) if config.dropout else {}
         learned = update_energy(energy, (data, labels), (sampled, kept_labels), config, kept)
         self.buffer.push(sampled, t, labels=kept_labels)
-        return learned
+        return {
+            **learned,
+            "gradient": info["grad_norm"].mean().item(),
+            "displacement": (sampled - start).square().mean().sqrt().item(),
+        }
 
-    def chain(self, chain_ids: Sequence[int], *, seed: int, labels: Tensor | None = None) -> ImageChain:
+    def chain(self, chain_ids: Sequence[int], *, seed: int, labels: Sequence[int] | None = None) -> ImageChain:
+        """Chains from `config.start`; chain c is of class labels[c % len(labels)], by default c % classes.
+
+        Raises ValueError for labels that are no classes, and for any without classes.
+        """
         config = self.config
         start = fresh_starts(config, chain_ids, seed=seed, step=0, device=self.device)
-        if config.classes and labels is None:
-            labels = torch.tensor(list(chain_ids), dtype=torch.int64, device=self.device) % config.classes
-        chain = self._chain(self.energy, start, labels, seed=seed, chain_ids=chain_ids)
-        return ImageChain(chain, lambda x: 2 * x - 1)
+        of_classes = labels_of(chain_ids, config.classes, labels)
+        chain = self._chain(self.energy, start, of_classes, seed=seed, chain_ids=chain_ids)
+        return ImageChain(chain, lambda x: rescaled(x, buffer.BOX, SIGNED))
+
+    def scores(self, images: Tensor) -> dict[str, Tensor]:
+        return igebm_scores(self.energy, images, self.config, self.device)
 
     def stages(self) -> dict[str, int]:
         k, more = self.config.langevin_steps, self.config.sample_steps
         return {f"{k} Langevin steps": k, f"{more} Langevin steps": more}
 
+    def quality_steps(self) -> list[int]:
+        """From K / 2 up, by factors, to the last stage: the more steps, the more the samples are refined."""
+        last, steps = max(self.stages().values()), {round(self.trained_steps * factor) for factor in QUALITY_AT}
+        return sorted({step for step in steps if 0 < step < last} | {last})
+
+    def samples(self, images: Images, n: int, *, seed: int) -> dict[str, Tensor]:
+        """Samples of each stage, and images that the buffer now holds, once it holds any."""
+        held = {REPLAYED: self._replayed(n)[0]} if len(self.buffer) else {}
+        return super().samples(images, n, seed=seed) | held
+
+    def sample_labels(self, n: int) -> dict[str, Tensor]:
+        if not self.classes:
+            return {}
+        held = {REPLAYED: self._replayed(n)[1]} if len(self.buffer) else {}
+        return dict.fromkeys(self.stages(), labels_of(range(n), self.classes)) | held
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | buffer.kept(self.buffer, self.config)
+
+    def restore(self, named: dict[str, Tensor], iteration: int) -> None:
+        of_buffer = {name: tensor for name, tensor in named.items() if name.startswith(buffer.NAME)}
+        held = buffer.restored(of_buffer, self.config, self.device)
+        super().restore({name: tensor for name, tensor in named.items() if name not in of_buffer}, iteration)
+        self.buffer = held
+
+    def _replayed(self, n: int) -> tuple[Tensor, Tensor | None]:
+        """Images out of the buffer, (n, channels, size, size) in [-1, 1], and their labels, on the CPU."""
+        x, labels, _ = self.buffer.draw(n, self.iteration, reinit=0.0)
+        return rescaled(x, buffer.BOX, SIGNED).cpu(), None if labels is None else labels.cpu()
+
     def _chain(
         self, energy: nn.Module, start: Tensor, labels: Tensor | None, *, seed: int, dropout: bool = False, **place
     ) -> Chain:
-        given = {} if labels is None else {"labels": labels}
+        given = {} if labels is None else {"labels": labels.to(self.device)}
         if dropout:
             given = in_a_chain(energy, len(start), given, seed)
         return Chain(energy, start, self.config.dynamics, energy_kwargs=given, seed=seed, **place)

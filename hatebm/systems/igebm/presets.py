@@ -62,6 +62,9 @@ PUBLISHED = {
     "mnist": replace(GREY, size=28, energy_widths=(64, 64, 128, 256), step_size=1.0, iterations=60_000),
 }
 
+# Weights of size 1 move by lr, so it is large. Averaged weights and a rate that falls are what samples from noise need:
+# without them, at lr 1e-3, a classifier found 76 % of conditional samples in their class, and 99 % with them. Noise of
+# 0.02 keeps more of each class alive than the published 0.005: Frechet distances of 38 against 51.
 DIGITS = IGEBMConfig(
     size=8,
     channels=1,
@@ -72,11 +75,14 @@ DIGITS = IGEBMConfig(
     activation="swish",
     dropout=False,
     langevin_steps=20,
-    sample_steps=400,
+    sample_steps=200,
+    noise_std=0.02,
     iterations=1500,
     batch=64,
     buffer_size=2000,
-    lr=1e-3,
+    lr=2e-3,
+    lr_drops=((900, 0.3), (1200, 0.1), (1400, 0.03)),
+    average=0.99,
 )
 
 

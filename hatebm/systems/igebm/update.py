@@ -13,10 +13,12 @@ from hatebm.systems.igebm.config import IGEBMConfig
 Labelled = tuple[Tensor, Tensor | None]  # images (n, channels, size, size) in [0, 1], labels (n,)
 
 
-def dithered_batch(images: Images, config: IGEBMConfig, iteration: int, device: torch.device | str) -> Labelled:
+def dithered_batch(
+    images: Images, config: IGEBMConfig, iteration: int, noise_seed: int, device: torch.device | str
+) -> Labelled:
     """The training images of an iteration, each byte k as a random value of its cell, (k + U(0, 1)) / 256."""
     index = batch_indices(len(images.train), config.batch, seed=config.seed, iteration=iteration)
-    cells, place = images.train[index].to(device), {"seed": config.seed, "step": iteration, "device": device}
+    cells, place = images.train[index].to(device), {"seed": noise_seed, "step": iteration, "device": device}
     data = from_cells(cells, (0.0, 1.0), purpose=Purpose.DATA_NOISE, **place)
     return data, images.train_labels[index].to(device) if config.classes else None
 
@@ -35,7 +37,7 @@ def update_energy(
         "energy_gap": (real.mean() - drawn.mean()).item(),
         "gap_error": (real.var() / len(real) + drawn.var() / len(drawn)).sqrt().item(),
         "energy": real.mean().item(),
-        "saturation": (edges(sampled[0]) - edges(data[0])).item(),
+        "saturation": saturation(sampled[0], data[0]),
     }
 
 
@@ -53,6 +55,12 @@ def loss_of(real: Tensor, drawn: Tensor, form: str) -> Tensor:
     return real.mean() - drawn.mean()
 
 
-def edges(pixels: Tensor) -> Tensor:
-    """The share of pixels that lie in the first or the last of 256 cells."""
+def saturation(sampled: Tensor, data: Tensor) -> float:
+    """How much of what the data leave between the edges of [0, 1] the samples have driven there: 1 is all of it."""
+    here, wanted = at_edges(sampled), at_edges(data)
+    return ((here - wanted) / (1 - wanted).clamp_min(1e-3)).item()
+
+
+def at_edges(pixels: Tensor) -> Tensor:
+    """The share of pixels in the first or the last of 256 cells."""
     return ((pixels < 1 / 256) | (pixels > 255 / 256)).float().mean()

@@ -14,6 +14,7 @@ from hatebm.data import Images, batch_indices, to_pixels
 from hatebm.dynamics.law import Dynamics
 from hatebm.learning.learner import ImageChain, Learner, adam, drawn_by
 from hatebm.learning.part import Part
+from hatebm.learning.scores import scores_of
 from hatebm.nets import Discriminator, ResidualGenerator
 from hatebm.ops.noise import Purpose, normal
 from hatebm.sampling.chain import Chain
@@ -96,6 +97,13 @@ class SNGAN(Learner):
         )
         law = Dynamics(eps=config.ddls_eps, prior_precision=1.0)
         return ImageChain(Chain(energy, z, law, seed=seed, chain_ids=chain_ids), torch.no_grad()(self.generator))
+
+    @torch.no_grad()
+    def scores(self, images: Tensor) -> dict[str, Tensor]:
+        """The calibrated log odds a D + b of an image being real and not the generator's."""
+        discriminator, calibration = self.parts["discriminator"].evaluated, self.parts["calibration"].evaluated
+        by = {"a D(x) + b": lambda x: calibration(discriminator(x))}
+        return scores_of(images, by, self.config, self.device)
 
     def stages(self) -> dict[str, int]:
         return {"G(z) alone": 0, f"DDLS, {self.config.ddls_steps} steps": self.config.ddls_steps}
