@@ -48,6 +48,19 @@ class Block(nn.Module):
         return h + y
 
 
+class Computed(nn.Module):
+    """A convolution whose weight is computed at each call, of one norm."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.weight, self.bias, self.how = conv.weight, conv.bias, {"stride": conv.stride, "padding": conv.padding}
+        self.register_buffer("size", torch.tensor(2.0))
+
+    def forward(self, x):
+        weight = self.size * self.weight / torch.linalg.vector_norm(self.weight)
+        return F.conv2d(x, weight, self.bias, **self.how)
+
+
 def pooled(*arguments, pool=None, **settings):
     return nn.Sequential(nn.Conv2d(64, 64, *arguments, **settings), pool or nn.AvgPool2d(2))
 

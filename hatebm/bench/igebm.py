@@ -38,7 +38,7 @@ ROOM = 0.25  # between the starts and the walls of the box, so that noise is see
 CONFIGS = {
     "train-igebm-digits": replace(DIGITS, classes=10),
     "train-igebm-32": replace(
-        ENERGY, stem_width=64, energy_widths=(64,) * 3, energy_depths=(1,) * 3, batch=16, langevin_steps=5
+        ENERGY, stem_width=64, energy_widths=(64,) * 3, energy_depths=(1,) * 3, batch=16, langevin_steps=20
     ),
 }
 Noise = Callable[[int, Tensor], Tensor]  # step, state -> standard normals

@@ -11,7 +11,7 @@ from shell import hatebm, refusal
 from tiny import one_thread  # noqa: F401
 
 from hatebm import energies
-from hatebm.bench import chains, growth, habits, hat, lengths, loops, report, step, targets, training
+from hatebm.bench import chains, growth, habits, hat, igebm, lengths, loops, report, step, targets, training
 from hatebm.bench.agreement import judged
 from hatebm.bench.contest import (
     BARE,
@@ -37,6 +37,15 @@ WELL = chains.Target(
     "double well, d = 2, batch 1024", lambda: chains.double_well, (1024, 2), 3, 3, chains.DIFFUSION, energies.DoubleWell
 )
 MLP = chains.Target("MLP 4-8-8-1, batch 6", partial(targets.mlp, 4, 8), (6, 4), 3, 3)
+TINY = {
+    network: replace(
+        igebm.CONFIGS["train-igebm-digits"], network=network, batch=4, langevin_steps=2, hidden=8, **widths
+    )
+    for network, widths in {
+        "conv": {"energy_widths": (4, 4, 4)},
+        "resnet": {"stem_width": 4, "energy_widths": (4, 6), "energy_depths": (2, 1), "activation": "leaky"},
+    }.items()
+}
 SETTINGS = ("--seconds", "0.001", "--threads", "1", "--device", "cpu")
 
 
@@ -52,6 +61,7 @@ def no_compiler(monkeypatch):
 
     monkeypatch.setattr(loops, "compiled", refuse)
     monkeypatch.setattr(hat, "compiled", refuse)
+    monkeypatch.setattr(igebm, "compiled", refuse)
     monkeypatch.setattr(step.torch, "compile", refuse)
 
 
@@ -67,6 +77,9 @@ def small_cases(no_compiler, monkeypatch):
     monkeypatch.setattr(hat, "CPU_STEPS", 2)
     monkeypatch.setattr(hat, "Nets", partial(hat.Nets, batch=2, widths=(4, 4)))
     monkeypatch.setattr(training, "CONFIGS", {"train-tiny": config})
+    monkeypatch.setattr(igebm, "CONFIGS", {"train-igebm-tiny": TINY["conv"]})
+    monkeypatch.setattr(igebm, "ENERGY", TINY["resnet"])
+    monkeypatch.setattr(igebm, "BATCH", 4)
     monkeypatch.setattr(habits, "CALLED", {"mlp": MLP, "double-well": WELL})
     monkeypatch.setattr(habits, "SHORT", 2)
     monkeypatch.setattr(lengths, "LENGTHS", (1, 2))
@@ -87,7 +100,7 @@ def test_everything_is_measured_and_written(small_cases, tmp_path):
         rows = list(csv.DictReader(file))
     assert {"date", "device", "python", "torch", "hatebm", "torchebm", "threads", "MiB", "20 %", "80 %"} <= set(rows[0])
     assert {row["table"] for row in rows} == {"step", "chain", "train", "habits", "lengths", "growth"}
-    assert {row["case"] for row in rows if row["table"] == "chain"} == {"double-well", *hat.KINDS}
+    assert {row["case"] for row in rows if row["table"] == "chain"} == {"double-well", "igebm", *hat.KINDS}
     named = {f"{habit}-mlp" for habit in habits.HABITS} | {f"{habit}-double-well" for habit in habits.FREE}
     assert {row["case"] for row in rows if row["table"] == "habits"} == named
     beside = {"habits": "against bare", "lengths": "against naive"}
@@ -177,6 +190,39 @@ def test_a_training_that_goes_another_way_is_not_timed(wrong, small_cases, monke
     assert rows[HATEBM]["agreement"].startswith("chains to ")
     assert "nan" not in rows[HATEBM]["agreement"]
     assert rows[HATEBM]["against naive"] > 0
+
+
+WRONG_IGEBM = {  # what is changed of the tuned contender
+    "rate": lambda learner: learner.adam.param_groups[0].update(lr=0.1),
+    "power iteration": lambda learner: [layer.u.neg_() for layer in igebm.normalised_in(learner.net)],
+    "weights": lambda learner: learner.net.gains[1].values.data.mul_(1.1),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_IGEBM.values(), ids=WRONG_IGEBM)
+def test_an_igebm_that_goes_another_way_is_not_timed(wrong, small_cases, monkeypatch):
+    def changed(learner, draws, chain=igebm.Published.chain):
+        if learner.tuned:
+            wrong(learner)
+        return chain(learner, draws)
+
+    monkeypatch.setattr(igebm.Published, "chain", changed)
+    rows = {row["contender"]: row for row in contest(igebm.case("tiny", TINY["conv"], CPU), 0.001, CPU)}
+    assert rows[IN_PLACE]["agreement"].startswith("NO: chains off by ")
+    assert rows[HATEBM]["agreement"].startswith("chains to ")
+
+
+@pytest.mark.parametrize("config", TINY.values(), ids=TINY)
+def test_published_igebms_are_those_of_hatebm(config):
+    torch.manual_seed(0)
+    ours = igebm.woken(igebm.energy_network(config))
+    for values in (w for name, w in ours.named_parameters() if "values" in name):
+        values.data += torch.randn_like(values)
+    theirs = igebm.as_published(ours, config)
+    x, labels = torch.rand(5, 1, 8, 8), torch.tensor([3, 1, 9, 3, 0])
+    torch.testing.assert_close(theirs(x, labels), ours(x, labels))
+    igebm.hold(theirs)
+    torch.testing.assert_close(theirs(x, labels), ours(x, labels))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The engine: the gradient of a network as it was, to rounding, from fewer multiplications."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,7 @@ from engine_nets import (
     POOL_FIRST,
     ROUNDING,
     Block,
+    Computed,
     Head,
     Scaled,
     apart,
@@ -25,6 +28,7 @@ from hatebm.nets.discriminator import Discriminator
 from hatebm.nets.energy import ResidualEnergy
 
 SPLIT, UPSAMPLE_LAST = "pools brought through an addition", "1x1 convolutions moved before their upsampling"
+COMPUTED = "computed weights kept for the run"
 
 
 class UpsampleFirst(nn.Module):
@@ -62,6 +66,7 @@ REWRITTEN = {
     "bilinear": (lambda: UpsampleFirst("bilinear"), {UPSAMPLE_LAST: 1}),
     "upsampling module": (lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(64, 64, 1)), {UPSAMPLE_LAST: 1}),
     "spectral norm": (lambda: Block(64, 64, wrap=parametrizations.spectral_norm), {FOLDED: 1, POOL_FIRST: 1}),
+    "computed weights": (lambda: Block(64, 64, wrap=Computed), {FOLDED: 1, POOL_FIRST: 1, COMPUTED: 3}),
     "weight norm": (lambda: Block(64, 64, wrap=parametrizations.weight_norm), {FOLDED: 1, POOL_FIRST: 1}),
     "twice": (Twice, {FOLDED: 2}),
 }
@@ -107,6 +112,38 @@ def test_weights_may_change_within_a_run():
     net.body[0].weight.mul_(0.5)
     assert apart(energy, net, x) < ROUNDING
     assert not torch.allclose(gradients(energy, x)[1], first)
+
+
+@pytest.mark.parametrize("change", ["size", "weight"])
+def test_weights_are_computed_once_and_again_where_they_change(change):
+    net, x = seeded(lambda: Head(Block(64, 64, wrap=Computed))), images(32)
+    energy, _ = prepared(net, x)
+    gradients(energy, x)
+    kept = energy.values.found
+    gradients(energy, x)
+    assert energy.values.found is kept
+    getattr(net.body.conv2, change)[...] = 3 + getattr(net.body.conv2, change)
+    assert apart(energy, net, x) < ROUNDING
+    assert energy.values.found is not kept
+
+
+class Moving(Computed):
+    """A weight of a size that each call moves first."""
+
+    def forward(self, x):
+        weight = self.size.mul_(0.5) * self.weight
+        return F.conv2d(x, weight, self.bias, **self.how)
+
+
+def test_weights_that_a_forward_moves_are_computed_at_each_call():
+    net, x = seeded(lambda: Head(Block(64, 64, wrap=Moving))), images(32)
+    other = copy.deepcopy(net)
+    energy, notes = prepared(net, x)
+    assert COMPUTED not in notes
+    for _ in range(3):
+        for got, want in zip(gradients(energy, x), gradients(other, x), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
+    assert torch.equal(net.body.conv1.size, other.body.conv1.size)
 
 
 def test_a_unit_at_its_kink_may_fall_to_either_side():

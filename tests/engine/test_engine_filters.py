@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from engine_nets import (
     ROUNDING,
     Block,
+    Computed,
     Head,
     apart,
     images,
@@ -57,6 +58,8 @@ class Wide(nn.Module):
         (lambda: (conv(groups=2), conv()), 1, 0),
         (lambda: (conv(padding_mode="circular"), conv()), 1, 0),
         (lambda: (conv(bias=False), conv(side=4, stride=2, bias=False)), 2, 0),
+        (lambda: (Computed(conv()), nn.Tanh(), Computed(conv(side=4, stride=2, bias=False)), nn.AvgPool2d(2)), 2, 1),
+        (lambda: (nn.Tanh(), Computed(conv(bias=False)), nn.AvgPool2d(2)), 1, 1),
     ],
 )
 def test_convolutions_that_are_filtered_and_their_activations(layers, filters, along):

@@ -241,3 +241,23 @@ def test_chains_may_start_at_half_plus_half_a_normal():
     learner.advance(tiny.images())
     assert starts[0].min() < -0.5
     assert starts[0].std().item() == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_training_follows_its_energy_once_and_makes_its_weights_once_an_iteration(monkeypatch):
+    """Weights move in place, power iterations move u and v: the prepared form of the first iteration serves all."""
+    prepare, values, followed, made = hatebm.engine.prepare, hatebm.engine.prepare.fixed.Values, [], []
+    honest, renewed = prepare.traced, values.renewed
+    monkeypatch.setattr("hatebm.engine.prepare.rules.WORTH", 0.0)
+    monkeypatch.setattr(prepare, "traced", lambda *args, **how: followed.append(1) or honest(*args, **how))
+    widths = {"network": "conv", "energy_widths": (16, 16), "dropout": False, "classes": 3}
+    learner = IGEBM.create(replace(CONFIG, **widths))
+    learner.advance(images(3))
+    first = len(followed)
+    monkeypatch.setattr(values, "renewed", lambda self: made.append(renewed(self)) or made[-1])
+    for _ in range(2):
+        learner.advance(images(3))
+    assert len(followed) == first > 0
+    assert made == [True, False, False] * 2
+    chain = learner.chain(range(4), seed=0).chain
+    chain.run(1)
+    assert "3 computed weights kept for the run" in chain.report()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 CALLS = ("call_function", "call_method")
@@ -60,10 +61,14 @@ def graph_input(graph: fx.Graph, name: str) -> fx.Node:
         return graph.placeholder(name)
 
 
-def set_apart(graph: fx.Graph) -> fx.Graph:
-    """Move what is fixed, and more than a look-up, into a graph of its own, whose results this one takes last."""
+def set_apart(graph: fx.Graph) -> tuple[fx.Graph, int]:
+    """Move what is fixed, and more than a look-up, into a graph of its own, whose results this one takes last.
+
+    Returns that graph, and how many weights of convolutions and products it computes.
+    """
     moved = [node for node in graph.nodes if is_fixed(node) and node.op in CALLS]
     handed = [node for node in moved if not all(map(is_fixed, node.users))]
+    computed = sum(_computes_weight(node) for node in handed)
     apart, known, values = fx.Graph(), {}, graph_input(graph, "values")
     for node in filter(is_fixed, graph.nodes):
         known[node] = apart.node_copy(node, known.__getitem__)
@@ -76,13 +81,7 @@ def set_apart(graph: fx.Graph) -> fx.Graph:
     for node in reversed(graph.nodes):
         if is_fixed(node) and not node.users:
             graph.erase_node(node)
-    return apart
-
-
-def computed_weights(apart: fx.Graph) -> int:
-    """How many weights of convolutions such a graph computes."""
-    *_, output = apart.nodes
-    return sum(node.target is Applied and node.args[0].op in CALLS for node in output.args[0])
+    return apart, computed
 
 
 class Values:
@@ -122,6 +121,12 @@ def tensors_in(things: Any) -> Iterator[Tensor]:
             yield from (*thing.parameters(), *thing.buffers())
         elif isinstance(thing, Applied):
             yield from filter(lambda part: isinstance(part, Tensor), thing)
+
+
+def _computes_weight(node: fx.Node) -> bool:
+    if node.target is Applied:
+        return node.args[0].op in CALLS
+    return any(user.target in (F.conv2d, F.linear) and node in user.args[1:2] for user in node.users)
 
 
 def _at(module: nn.Module, way: list[str]) -> Any:

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from hatebm.engine.prepare.arguments import of_chains
 from hatebm.engine.prepare.callables import Called
 from hatebm.engine.prepare.convolutions import Convolutions
-from hatebm.engine.prepare.fixed import Fixed, Values, computed_weights, set_apart
+from hatebm.engine.prepare.fixed import Fixed, Values, set_apart
 
 
 class Rewritten(NamedTuple):
@@ -50,9 +50,9 @@ class Bound:
 
 def in_two(graph: fx.Graph) -> tuple[Callable[..., Tensor], Fixed, int]:
     """A rewritten graph as a function, what it takes that depends on weights alone, and how many weights that are."""
-    apart = set_apart(graph)
+    apart, computed = set_apart(graph)
     names = dict.fromkeys(node.target for node in apart.nodes if node.op == "get_attr")
-    return compiled(graph), Fixed(compiled(apart), tuple(names)), computed_weights(apart)
+    return compiled(graph), Fixed(compiled(apart), tuple(names)), computed
 
 
 def compiled(graph: fx.Graph) -> Callable[..., Any]:
