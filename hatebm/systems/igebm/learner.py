@@ -109,8 +109,8 @@ class IGEBM(Learner):
         return igebm_scores(self.energy, images, self.config, self.device)
 
     def stages(self) -> dict[str, int]:
-        k, more = self.config.langevin_steps, self.config.sample_steps
-        return {f"{k} Langevin steps": k, f"{more} Langevin steps": more}
+        half, whole = self.config.sample_steps // 2, self.config.sample_steps
+        return {f"{steps} Langevin steps": steps for steps in (half, whole)}
 
     def quality_steps(self) -> list[int]:
         """From K / 2 up, by factors, to the last stage: the more steps, the more the samples are refined."""
