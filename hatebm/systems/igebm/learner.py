@@ -113,9 +113,9 @@ class IGEBM(Learner):
         return {f"{steps} Langevin steps": steps for steps in (half, whole)}
 
     def quality_steps(self) -> list[int]:
-        """From K / 2 up, by factors, to the last stage: the more steps, the more the samples are refined."""
+        """From K / 2 up, by factors, to the last stage and as far again, where refinement may have gone too far."""
         last, steps = max(self.stages().values()), {round(self.trained_steps * factor) for factor in QUALITY_AT}
-        return sorted({step for step in steps if 0 < step < last} | {last})
+        return sorted({step for step in steps if 0 < step < 2 * last} | {last, 2 * last})
 
     def samples(self, images: Images, n: int, *, seed: int) -> dict[str, Tensor]:
         """Samples of each stage, and what the buffer now holds, once it holds anything."""
