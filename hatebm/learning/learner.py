@@ -159,6 +159,10 @@ class Learner(ABC):
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor that changes, under one name each, as a checkpoint keeps them."""
+        return self.learned()
+
+    def learned(self) -> dict[str, Tensor]:
+        """Those of the parts and of the memory, none of them a copy."""
         named = dict(self.memory)
         for name, part in self.parts.items():
             named |= part.tensors(name)

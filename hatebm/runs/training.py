@@ -128,7 +128,7 @@ def _save(run: Run, learner: Learner) -> float:
 
 
 def _require_finite(learner: Learner) -> None:
-    numbers = {name: tensor for name, tensor in learner.tensors().items() if tensor.is_floating_point()}
+    numbers = {name: tensor for name, tensor in learner.learned().items() if tensor.is_floating_point()}
     sums = [tensor.sum(dtype=torch.float32).to(learner.device) for tensor in numbers.values()]
     if torch.stack(sums).isfinite().all():  # a sum is finite only if all is; one pass, and one wait for the device
         return
