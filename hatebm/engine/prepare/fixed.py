@@ -31,13 +31,18 @@ class Fixed(NamedTuple):
 
 
 def bring_forward(graph: fx.Graph) -> None:
-    """Mark what depends on weights alone as ``fixed`` and let it come first; nothing where a weight is written to."""
+    """Mark what depends on weights alone as ``fixed`` and let it come first; nothing where a weight is written to.
+
+    What depends on weights and keyword arguments is marked as ``still``.
+    """
     found: list[fx.Node] = []
     for node in graph.nodes:
+        still = [before.meta["still"] for before in node.all_input_nodes]
+        node.meta["still"] = all(still) and not (node.op == "placeholder" and node.target.startswith("block"))
         given = node.all_input_nodes
         if given and given[0].meta["fixed"] and _writes(node):
             for before in graph.nodes:
-                before.meta["fixed"] = False
+                before.meta["fixed"] = before.meta["still"] = False
             return
         alone = bool(given) and all(before.meta["fixed"] for before in given)
         node.meta["fixed"] = node.op == "get_attr" or (node.op in CALLS and alone)
@@ -52,6 +57,11 @@ def bring_forward(graph: fx.Graph) -> None:
 def is_fixed(node: Any) -> bool:
     """Whether a node depends on weights alone."""
     return isinstance(node, fx.Node) and node.meta.get("fixed", False)
+
+
+def is_still(node: Any) -> bool:
+    """Whether a node does not depend on the state."""
+    return isinstance(node, fx.Node) and node.meta.get("still", False)
 
 
 def graph_input(graph: fx.Graph, name: str) -> fx.Node:
