@@ -99,6 +99,7 @@ class Values:
 
     def __init__(self, fixed: Fixed, module: nn.Module) -> None:
         self.fixed, self.module = fixed, module
+        self._places = [_place_of(module, way.split(".")) for way in fixed.made_of]
         self.found: tuple = ()
         self._made_of: list = []
 
@@ -113,8 +114,7 @@ class Values:
         return True
 
     def _versions_of_weights(self) -> list[tuple]:
-        weights = (_at(self.module, way.split(".")) for way in self.fixed.made_of)
-        return list(map(version_of, tensors_in(weights)))
+        return list(map(version_of, tensors_in(held[name] for held, name in self._places)))
 
 
 def version_of(tensor: Tensor) -> tuple[int, int, int]:
@@ -139,10 +139,12 @@ def _computes_weight(node: fx.Node) -> bool:
     return any(user.target in (F.conv2d, F.linear) and node in user.args[1:2] for user in node.users)
 
 
-def _at(module: nn.Module, way: list[str]) -> Any:
-    for name in way:
-        module = getattr(module, name)
-    return module
+def _place_of(module: nn.Module, way: list[str]) -> tuple[dict[str, Any], str]:
+    """Where a module or its part holds what is looked up that way: a look there takes no search."""
+    *parts, name = way
+    owner = module.get_submodule(".".join(parts))
+    held = (owner._parameters, owner._buffers, owner._modules)
+    return next((names for names in held if name in names), vars(owner)), name
 
 
 def _writes(node: fx.Node) -> bool:
