@@ -128,7 +128,9 @@ class NinjaBuild(build_ext):
             "  depfile = $out.d\n  deps = gcc",
             f"rule link\n  command = {cxx} $in -o $out {openmp} {link}",
         ]
-        objects = []
+        objects, cuda = [], sources("cuda/*.cu") if compiler else []
+        for source in cuda:  # begun first, since the longest of them has no other to run beside it at the end
+            lines.append(f"build {source.stem}.cu.o: nvcc {quote(source)}")
         for source in [*sources("*.cpp"), *sources("cpu/*.cpp")]:
             if source.stem == "module_cuda" and not compiler:
                 continue
@@ -137,9 +139,7 @@ class NinjaBuild(build_ext):
                 extra = f"{flags} -DHATEBM_ISA={isa}" if isa else ""
                 lines.append(f"build {name}: cxx {quote(source)}\n  isa = {extra}")
                 objects.append(name)
-        for source in sources("cuda/*.cu") if compiler else []:
-            lines.append(f"build {source.stem}.cu.o: nvcc {quote(source)}")
-            objects.append(f"{source.stem}.cu.o")
+        objects += [f"{source.stem}.cu.o" for source in cuda]
         lines.append(f"build {LIBRARY}: link {' '.join(objects)}")
         return "\n".join(lines) + "\n"
 

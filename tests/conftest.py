@@ -1,4 +1,5 @@
 import fcntl
+import gc
 import shutil
 from collections import Counter
 
@@ -13,16 +14,24 @@ settings.register_profile("repeatable", derandomize=True)  # the same examples a
 
 
 # Long files of few tests: begun first, so that no worker of pytest -n is left with one (--no-loadscope-reorder).
-LONGEST = "kernels", "cuda_code", "pytorch", "abuse", "bench", "run_starts", "cli", "whole_cuda_source"
+LONGEST = "kernels cuda_code pytorch mlp_cuda_source drop_in bench symptoms run_starts triton_code whole_triton_code"
+LONGEST += " evaluate_command cli per_chain_traced whole_cuda_source abuse run_damage"
 
 
 def pytest_collection_modifyitems(items):
-    ranks, sizes = {f"test_{name}": rank for rank, name in enumerate(LONGEST)}, Counter(item.path for item in items)
+    ranks = {f"test_{name}": rank for rank, name in enumerate(LONGEST.split())}
+    sizes = Counter(item.path for item in items)
     items.sort(key=lambda item: (ranks.get(item.path.stem, len(ranks)), -sizes[item.path], item.path))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def pytest_collection_finish():
+    """Spares garbage collections, of which each measurement starts one, what stays: modules and thousands of tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=_C.instruction_sets())

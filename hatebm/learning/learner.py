@@ -45,7 +45,7 @@ class Learner(ABC):
     """
 
     METHOD: ClassVar[str] = "langevin"  # how it samples, as `hatebm sample --method` says it
-    BEST: ClassVar[tuple[int, int] | None] = None  # of K steps, where samples are best if more of them oversaturate
+    BEST: ClassVar[tuple[int, int] | None] = None  # times K: where samples are best, if more steps oversaturate them
     CURVES: ClassVar[dict[str, str]]  # what an iteration measures -> the words on its axis
 
     def __init__(self, config: Config, parts: dict[str, Part], memory: dict[str, Tensor] | None = None) -> None:
@@ -159,6 +159,10 @@ class Learner(ABC):
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor that changes, under one name each, as a checkpoint keeps them."""
+        return self.learned()
+
+    def learned(self) -> dict[str, Tensor]:
+        """Those of the parts and of the memory, none of them a copy."""
         named = dict(self.memory)
         for name, part in self.parts.items():
             named |= part.tensors(name)

@@ -128,10 +128,12 @@ def _save(run: Run, learner: Learner) -> float:
 
 
 def _require_finite(learner: Learner) -> None:
-    numbers = {name: tensor for name, tensor in learner.tensors().items() if tensor.is_floating_point()}
-    finite = {name: tensor.isfinite().all().to(learner.device) for name, tensor in numbers.items()}
-    if not torch.stack(list(finite.values())).all():  # the device is waited for once
-        broken = [name for name, whole in finite.items() if not whole]
+    numbers = {name: tensor for name, tensor in learner.learned().items() if tensor.is_floating_point()}
+    sums = [tensor.sum(dtype=torch.float32).to(learner.device) for tensor in numbers.values()]
+    if torch.stack(sums).isfinite().all():  # a sum is finite only if all is; one pass, and one wait for the device
+        return
+    broken = [name for name, tensor in numbers.items() if not tensor.isfinite().all()]
+    if broken:
         raise _Diverged(learner.iteration, f"not finite: {', '.join(broken[:3])}")
 
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from tiny import one_thread  # noqa: F401
 
 from hatebm.cli import main, parser
 from hatebm.commands import words
+from hatebm.runs.progress import progress
 
 COMMAND = "import sys\nfrom hatebm.cli import main\nsys.exit(main())\n"
 SLOW = """
@@ -179,3 +181,11 @@ def test_version_is_that_of_the_installed_package(capsys):
         main(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"hatebm {metadata.version('hatebm')}\n"
+
+
+def test_what_is_said_above_the_bar_keeps_the_brackets_of_names(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # to rich a terminal
+    monkeypatch.setenv("COLUMNS", "200")
+    with progress(10, 0, []) as (_, say):
+        say("the checkpoint runs/[a]/x is damaged")
+    assert "runs/[a]/x is" in re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", capsys.readouterr().out)

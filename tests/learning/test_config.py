@@ -11,9 +11,10 @@ from hatebm.runs.config_json import config_from_json
 from hatebm.systems.autoencoder import AutoencoderConfig
 from hatebm.systems.catalogue import SYSTEMS
 from hatebm.systems.hat import JointConfig, SynthesisConfig
+from hatebm.systems.igebm import IGEBMConfig
 from hatebm.systems.sngan import SNGANConfig
 
-KINDS = (SynthesisConfig, JointConfig, SNGANConfig, AutoencoderConfig)
+KINDS = (SynthesisConfig, JointConfig, SNGANConfig, AutoencoderConfig, IGEBMConfig)
 FIELDS = [(kind, field.name, field.default) for kind in KINDS for field in fields(kind)]
 
 
@@ -85,6 +86,12 @@ def test_what_lies_at_the_edge_is_accepted():
 def test_a_bank_smaller_than_a_batch_is_refused():
     with pytest.raises(UsageError, match="bank_size must be at least batch = 9, got 8"):
         SynthesisConfig(batch=9, bank_size=8)
+
+
+def test_a_batch_whose_spread_is_unknown_is_refused():
+    assert IGEBMConfig(batch=2).batch == 2
+    with pytest.raises(UsageError, match="IGEBMConfig: batch must be 2 or more, got 1"):
+        IGEBMConfig(batch=1)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -68,6 +68,7 @@ class Breaking(Learner):
             raise ChainDiverged(self.iteration * self.config.langevin_steps + 1, [0, 2])
 
     def chain(self, chain_ids, *, seed: int): ...
+    def scores(self, images): ...
 
     def stages(self) -> dict[str, int]:
         return {"x": 0}

@@ -16,9 +16,9 @@ from tiny import one_thread  # noqa: F401
 from two_stages import unseen  # noqa: F401
 
 from hatebm.data import to_bytes
-from hatebm.runs import stages
+from hatebm.runs import results, stages
 from hatebm.runs.folder import Run
-from hatebm.runs.pictures import columns_of, grid
+from hatebm.runs.pictures import columns_of, grid, save_strip
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +83,9 @@ def test_the_share_of_samples_that_the_classifier_takes_for_their_class(conditio
         return torch.zeros(len(pixels), dtype=torch.int64)
 
     monkeypatch.setattr("hatebm.evaluation.Classifier.predict", predict)
-    assert hatebm("evaluate", folder).code == 0
-    rows = json.loads((folder / "results.json").read_text())
-    replayed = learner.sample_labels(len(seen[3]))["replay buffer"]
-    wanted = [None, 34 / 100, 34 / 100, float((replayed == 0).float().mean())]
-    assert [row["label_agreement"] for row in rows] == pytest.approx(wanted)
+    found = [score.label_agreement for score in results.evaluate(run, learner, images)]
+    replayed = learner.sample_labels(100)["replay buffer"]
+    assert found == pytest.approx([None, 0.34, 0.34, float((replayed == 0).float().mean())])
     assert [len(pixels) for pixels in seen] == [len(images.train), 100, 100, 100]
 
 
@@ -131,13 +129,17 @@ def test_a_grid_shows_the_classes_asked_for(conditional, tmp_path, arguments, la
     assert torch.equal(pixels.view(wanted.permute(1, 2, 0).shape), wanted.permute(1, 2, 0))
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (["--label", "2,0"], "8 chains of classes 2,0 at steps 0, 1, 2"),
-    (["--label", "2,0,1"], "6 chains of classes 2,0,1 at steps 0, 1, 2"),
-    (["--n", 5], "5 chains of classes 0 to 2 in turn at steps 0, 1, 2"),
+@pytest.mark.parametrize(("arguments", "labels", "words"), [
+    (["--label", "2,0"], [2] * 4 + [0] * 4, "8 chains of classes 2,0 at steps 0, 1, 2"),
+    (["--label", "2,0,1"], [2, 2, 0, 0, 1, 1], "6 chains of classes 2,0,1 at steps 0, 1, 2"),
+    (["--n", 5], [0, 1, 2, 0, 1], "5 chains of classes 0 to 2 in turn at steps 0, 1, 2"),
 ])  # fmt: skip
-def test_paths_of_classes_are_drawn(conditional, tmp_path, arguments, words):
-    assert drawn(conditional[0], tmp_path / "a.png", "--path", "--steps", 2, *arguments) == words
+def test_paths_of_classes_are_drawn(conditional, tmp_path, arguments, labels, words):
+    folder, _ = conditional
+    assert drawn(folder, tmp_path / "a.png", "--path", "--steps", 2, *arguments) == words
+    seen = stages.load(Run.open(folder)).sample(len(labels), [0, 1, 2], seed=0, labels=labels)
+    save_strip(tmp_path / "b.png", dict(enumerate(map(to_bytes, seen))))
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_more_steps_are_not_advised_against(conditional, tmp_path):
@@ -148,7 +150,7 @@ def test_quality_is_judged_at_steps_that_grow_by_factors(conditional, plain):
     folder, _ = conditional
     said = hatebm("evaluate", folder, "--fid", "--n", 5)
     assert said.code == 0, said.err
-    assert [row["steps"] for row in json.loads((folder / "quality.json").read_text())] == [1, 2, 4]
+    assert [row["steps"] for row in json.loads((folder / "quality.json").read_text())] == [1, 2, 4, 8]
     with Image.open(folder / "quality.png") as picture:
         picture.load()
 

@@ -185,3 +185,10 @@ def test_trainings_killed_before_during_and_after_a_return_end_with_the_same_bit
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": places}
     done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
+
+
+def test_large_weights_are_no_divergence(tmp_path):
+    run = new_run(tmp_path / "run", iterations=2, breaks=())
+    learner = stages.fresh(run)
+    learner.memory["trace"].fill_(3e38)  # finite, and their sum is not
+    assert train(run, learner, tiny.images(), lambda row: None)

@@ -13,9 +13,13 @@ from hatebm.data import Images, batch_indices
 from hatebm.learning.part import Part
 from hatebm.nets.spectral import SpectralLayer, iterate_power
 from hatebm.ops.noise import Purpose, uniform
+from hatebm.runs.folder import Run
+from hatebm.runs.starts import create
+from hatebm.runs.training import train
 from hatebm.sampling.cells import from_cells
 from hatebm.systems.igebm import IGEBM, IGEBMConfig
 from hatebm.systems.igebm.dropout import Use, masks
+from hatebm.systems.igebm.scores import least_energy
 from hatebm.systems.igebm.update import loss_of, update_energy
 
 CONFIG = IGEBMConfig(
@@ -261,3 +265,27 @@ def test_a_training_follows_its_energy_once_and_makes_its_weights_once_an_iterat
     chain = learner.chain(range(4), seed=0).chain
     chain.run(1)
     assert "3 computed weights kept for the run" in chain.report()
+
+
+def test_the_least_of_many_energies_keeps_the_graph_of_one_alone():
+    def energy(x: Tensor, labels: Tensor) -> Tensor:
+        keeping.append(torch.is_grad_enabled())
+        return (labels - 1.2) ** 2 * x.flatten(1).sum(1)
+
+    x, keeping = torch.randn(5, 1, 8, 8, requires_grad=True), []
+    least = least_energy(energy, 7, x)
+    (gradient,) = torch.autograd.grad(least.sum(), x)
+    assert keeping.count(True) == 1
+    best = torch.where(x.flatten(1).sum(1) > 0, 0.2**2, 4.8**2)  # of class 1, else of class 6
+    torch.testing.assert_close(least, best * x.flatten(1).sum(1))
+    torch.testing.assert_close(gradient, best.view(-1, 1, 1, 1).expand_as(x))
+
+
+def test_an_iteration_leaves_what_the_buffer_holds_where_it_lies(tmp_path, monkeypatch):
+    """However large it is: only a checkpoint copies it."""
+    run = Run(tmp_path / "run", "igebm", "digits", ".", 10, replace(CONFIG, iterations=3))
+    create(run)
+    kept, copies = hatebm.systems.igebm.buffer.kept, []
+    monkeypatch.setattr(hatebm.systems.igebm.buffer, "kept", lambda *given: copies.append(1) or kept(*given))
+    assert train(run, IGEBM.create(run.config), tiny.images(), lambda row: None)
+    assert len(copies) == 3  # at the start, for the first point, and at the end

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from hatebm.data import Box
+from hatebm.data import Box, to_pixels
 from hatebm.learning.learner import require_fit
 from hatebm.sampling.replay import ReplayBuffer
 from hatebm.systems.igebm.config import IGEBMConfig
@@ -16,6 +16,13 @@ def empty(config: IGEBMConfig, device: torch.device | str) -> ReplayBuffer:
     """A buffer of images in [0, 1] before the first push."""
     shape = (config.channels, config.size, config.size)
     return ReplayBuffer(config.buffer_size, shape, box=BOX, seed=config.seed, device=device)
+
+
+def shown(buffer: ReplayBuffer, n: int) -> tuple[Tensor, Tensor | None]:
+    """What its slots hold, evenly spaced: images (n, channels, size, size) in [-1, 1], and labels, both on the CPU."""
+    saved, slots = buffer.state_dict(), torch.arange(n, dtype=torch.int64, device="cpu") * len(buffer) // n
+    labels = saved.get("labels")
+    return to_pixels(saved["states"].cpu()[slots]), None if labels is None else labels.cpu()[slots]
 
 
 def kept(buffer: ReplayBuffer, config: IGEBMConfig) -> dict[str, Tensor]:

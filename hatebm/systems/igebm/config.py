@@ -58,6 +58,8 @@ class IGEBMConfig(Config):
         super().__post_init__()
         if self.dropout and self.network != "resnet":
             raise self._refused("dropout", f"be False, a network {self.network!r} has none", self.dropout)
+        if self.batch < 2:  # its energies have no spread, by which symptoms are told
+            raise self._refused("batch", "be 2 or more", self.batch)
 
     @property
     def dynamics(self) -> Dynamics:

@@ -27,7 +27,6 @@ from hatebm.systems.igebm.starts import fresh_starts
 from hatebm.systems.igebm.update import dithered_batch, update_energy
 
 QUALITY_AT = (0.5, 1, 2, 5, 10, 20, 40)  # of K steps
-REPLAYED = "replay buffer"
 
 
 class IGEBM(Learner):
@@ -110,23 +109,23 @@ class IGEBM(Learner):
         return igebm_scores(self.energy, images, self.config, self.device)
 
     def stages(self) -> dict[str, int]:
-        k, more = self.config.langevin_steps, self.config.sample_steps
-        return {f"{k} Langevin steps": k, f"{more} Langevin steps": more}
+        half, whole = self.config.sample_steps // 2, self.config.sample_steps
+        return {f"{steps} Langevin steps": steps for steps in (half, whole)}
 
     def quality_steps(self) -> list[int]:
-        """From K / 2 up, by factors, to the last stage: the more steps, the more the samples are refined."""
+        """From K / 2 up, by factors, to the last stage and as far again, where refinement may have gone too far."""
         last, steps = max(self.stages().values()), {round(self.trained_steps * factor) for factor in QUALITY_AT}
-        return sorted({step for step in steps if 0 < step < last} | {last})
+        return sorted({step for step in steps if 0 < step < 2 * last} | {last, 2 * last})
 
     def samples(self, images: Images, n: int, *, seed: int) -> dict[str, Tensor]:
-        """Samples of each stage, and images that the buffer now holds, once it holds any."""
-        held = {REPLAYED: self._replayed(n)[0]} if len(self.buffer) else {}
+        """Samples of each stage, and what the buffer now holds, once it holds anything."""
+        held = {title: x for title, (x, _) in self._replayed(n).items()}
         return super().samples(images, n, seed=seed) | held
 
     def sample_labels(self, n: int) -> dict[str, Tensor]:
         if not self.classes:
             return {}
-        held = {REPLAYED: self._replayed(n)[1]} if len(self.buffer) else {}
+        held = {title: labels for title, (_, labels) in self._replayed(n).items()}
         return dict.fromkeys(self.stages(), labels_of(range(n), self.classes)) | held
 
     def tensors(self) -> dict[str, Tensor]:
@@ -138,10 +137,10 @@ class IGEBM(Learner):
         super().restore({name: tensor for name, tensor in named.items() if name not in of_buffer}, iteration)
         self.buffer = held
 
-    def _replayed(self, n: int) -> tuple[Tensor, Tensor | None]:
-        """Images out of the buffer, (n, channels, size, size) in [-1, 1], and their labels, on the CPU."""
-        x, labels, _ = self.buffer.draw(n, self.iteration, reinit=0.0)
-        return rescaled(x, buffer.BOX, SIGNED).cpu(), None if labels is None else labels.cpu()
+    def _replayed(self, n: int) -> dict[str, tuple[Tensor, Tensor | None]]:
+        if not len(self.buffer):
+            return {}
+        return {"replay buffer": buffer.shown(self.buffer, n)}
 
     def _chain(
         self, energy: nn.Module, start: Tensor, labels: Tensor | None, *, seed: int, dropout: bool = False, **place

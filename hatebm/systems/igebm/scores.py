@@ -22,4 +22,6 @@ def igebm_scores(energy: nn.Module, images: Tensor, config: IGEBMConfig, device:
 def least_energy(energy: Callable[[Tensor, Tensor], Tensor], classes: int, x: Tensor) -> Tensor:
     """min_y E(x, y), (n, channels, size, size) to (n,)."""
     labels = torch.arange(classes, dtype=torch.int64, device=x.device)
-    return torch.stack([energy(x, label.expand(len(x))) for label in labels]).amin(0)
+    with torch.no_grad():
+        of_each = torch.stack([energy(x, label.expand(len(x))) for label in labels])
+    return energy(x, of_each.argmin(0))  # alone keeps a graph, however many classes there are
