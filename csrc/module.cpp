@@ -12,8 +12,8 @@ namespace {
 
 #define HATEBM_KERNELS(isa) \
     {#isa, isa::langevin_step, isa::langevin_ratio, isa::metropolis, isa::normal, isa::residual_add, \
-     isa::whole, isa::corrected, isa::look, isa::mlp_chains, isa::mlp_look, isa::activation, isa::filter_weight, isa::filter, \
-     isa::stem, isa::direct}
+     isa::whole, isa::corrected, isa::look, isa::mlp_chains, isa::mlp_look, isa::activation, isa::modulated, \
+     isa::filter_weight, isa::filter, isa::stem, isa::direct}
 
 std::vector<CpuKernels> available_kernels() {  // the fastest first
     std::vector<CpuKernels> kernels;
@@ -102,6 +102,22 @@ void activation(int kind, float parameter, int64_t count, uintptr_t x, uintptr_t
                         held<float>(values, count, "values"), held<float>(slopes, count, "slopes"), threads});
 }
 
+// images, pixels of one, channels
+using Images = std::tuple<int64_t, int64_t, int64_t>;
+// numbers of each channel (or 0), and how far those of the next image are
+using Numbers = std::tuple<uintptr_t, int64_t>;
+
+void modulated(int kind, float parameter, const Images& sizes, uintptr_t x, const Numbers& gain, const Numbers& shift,
+               uintptr_t values, uintptr_t slopes, int threads) {
+    py::gil_scoped_release release;
+    const auto [images, pixels, channels] = sizes;
+    const int64_t count = images * pixels * channels;
+    const auto of_channels = [](const Numbers& n) { return OfChannels{at<float>(std::get<0>(n)), std::get<1>(n)}; };
+    chosen->modulated({{static_cast<Activation>(kind), parameter, count, held<float>(x, count, "x"),
+                        held<float>(values, count, "values"), held<float>(slopes, count, "slopes"), threads},
+                       images, channels, of_channels(gain), of_channels(shift)});
+}
+
 void filter_weight(int filter, bool adjoint, uintptr_t weight, int64_t outputs, int64_t inputs, uintptr_t prepared, int threads) {
     py::gil_scoped_release release;
     const int64_t size = inputs * outputs;
@@ -160,6 +176,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("mlp_chains", &mlp_chains);
     m.def("mlp_look", &mlp_look);
     m.def("activation", &activation);
+    m.def("modulated", &modulated);
     m.def("filter_weight", &filter_weight);
     m.def("filter", &filter);
     m.def("stem", &convolution<&CpuKernels::stem>);

@@ -35,6 +35,18 @@ struct ActivationArgs {
     int threads;
 };
 
+// Numbers of each channel: one set for all images (`step` 0), or for each image; null for none.
+struct OfChannels {
+    const float* at;
+    int64_t step;
+};
+
+// activation(gain x) + shift and its slopes in x, of channels_last images whose channels are a multiple of 16.
+struct ModulatedArgs : ActivationArgs {
+    int64_t images, channels;
+    OfChannels gain, shift;
+};
+
 struct WholeArgs : Whole {
     int threads;
 };
@@ -60,6 +72,7 @@ struct CpuKernels {
     void (*mlp_chains)(const MlpArgs&);
     void (*mlp_look)(const MlpLookArgs&);
     void (*activation)(const ActivationArgs&);
+    void (*modulated)(const ModulatedArgs&);
     void (*filter_weight)(const FilterWeight&, int threads);
     void (*filter)(const FilterArgs&);
     void (*stem)(const ConvolutionArgs&, bool pulled_back);
@@ -79,6 +92,7 @@ struct CpuKernels {
     void mlp_chains(const MlpArgs&);                                                                 \
     void mlp_look(const MlpLookArgs&);                                                               \
     void activation(const ActivationArgs&);                                                          \
+    void modulated(const ModulatedArgs&);                                                            \
     void filter_weight(const FilterWeight&, int threads);                                            \
     void filter(const FilterArgs&);                                                                  \
     void stem(const ConvolutionArgs&, bool pulled_back);                                             \

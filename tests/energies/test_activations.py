@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from hatebm import _C
+from hatebm.engine.prepare.activations import values_and_slopes
 from hatebm.ops.native.chains import ACTIVATIONS
 
 FUNCTIONS = {
@@ -36,6 +37,20 @@ def test_activations_and_slopes_are_within_four_ulp(name, instruction_set):
     if name in ("silu", "softplus", "tanh", "elu"):  # down to the smallest, as long as e^x is a normal number
         near = x.abs() < 80
         assert ((values - exact).abs() <= 4 * ULP * exact.abs() + 1e-37)[near].all()
+
+
+@pytest.mark.parametrize("rows", [(1, 5), (5, 1), (None, 1), (5, None)], ids=str)
+@pytest.mark.parametrize("channels", [16, 48])
+def test_gains_and_shifts_of_channels_are_those_of_three_steps(rows, channels, instruction_set):
+    x = torch.randn(5, channels, 7, 13).contiguous(memory_format=torch.channels_last)
+    gain, shift = (None if n is None else torch.randn(n, channels, 1, 1) for n in rows)
+    gained = x if gain is None else x * gain
+    values, slopes = values_and_slopes(gained.contiguous(), "leaky_relu", 0.2)
+    got = values_and_slopes(x, "leaky_relu", 0.2, gain, shift)
+    assert torch.equal(got[0], values if shift is None else values + shift)
+    assert torch.equal(got[1], slopes if gain is None else slopes * gain)
+    others = (v.contiguous() for v in values_and_slopes(x.contiguous(), "leaky_relu", 0.2, gain, shift))
+    assert all(map(torch.equal, got, others))
 
 
 def test_an_activation_has_the_same_bits_on_every_instruction_set():

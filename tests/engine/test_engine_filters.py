@@ -23,11 +23,51 @@ from hatebm.ops.native.extension import _C, has_vectors
 
 pytestmark = pytest.mark.skipif(_C is None or not has_vectors(), reason="no SIMD build of the kernels")
 FILTERED, ALONG = "convolutions by minimal filtering", "activations taken along"
+MODULATED = "gains and shifts of channels made with their activations"
 BEGUN, SLOPES = "convolutions of few channels", "activations with their slopes"
 
 
 def conv(inputs=64, outputs=64, side=3, stride=1, **how):
     return nn.Conv2d(inputs, outputs, side, stride, 1, **how)
+
+
+class OfClass(nn.Module):
+    """A layer and an activation between biases and a gain of a class, as keyword arguments give it."""
+
+    def __init__(self, layer, activation):
+        super().__init__()
+        self.layer, self.activation = layer, activation
+        self.gains = nn.Parameter(1 + torch.rand(3, 64, 1, 1))
+        self.biases = nn.Parameter(torch.randn(3, 64, 1, 1))
+
+    def forward(self, x, y):
+        h = self.layer(x)
+        return self.activation(h * self.gains[y]) + self.biases[y]
+
+
+class Classed(nn.Module):
+    """Two such layers, and a gate of channels that depends on the state and must be left where it is."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.first, self.second = (OfClass(conv(), activation) for _ in range(2))
+
+    def forward(self, x, y):
+        h = self.second(self.first(x, y), y) * x.mean((2, 3), keepdim=True)
+        return torch.tanh(h).flatten(1).sum(1)
+
+
+@pytest.mark.parametrize("activation", [nn.SiLU(), nn.LeakyReLU(0.2), nn.Tanh(), nn.ReLU()], ids=str)
+def test_gains_and_biases_of_classes_are_made_with_activations(activation):
+    net, x, law = seeded(lambda: Classed(activation)), images(5), {"eps": 0.1, "seed": 0}
+    chain = Chain(net, x, energy_kwargs={"y": torch.tensor([0, 2, 1, 1, 0])}, **law)
+    got = chain.run(2)
+    if isinstance(activation, nn.ReLU):
+        assert MODULATED not in chain.report()
+    else:
+        assert f"4 {MODULATED}" in chain.report()
+    want = Chain(net, x, energy_kwargs={"y": torch.tensor([0, 2, 1, 1, 0])}, compile="off", **law).run(2)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
 class Wide(nn.Module):
@@ -52,7 +92,7 @@ class Wide(nn.Module):
         (lambda: (nn.ReLU(), conv(), nn.Tanh(), conv(side=4, stride=2)), 2, 2),
         (lambda: (nn.ReLU(), conv(), nn.AvgPool2d(2)), 1, 1),
         (lambda: (conv(), nn.ReLU(inplace=True), conv()), 2, 0),
-        (lambda: (conv(), nn.LeakyReLU(), conv()), 2, 0),
+        (lambda: (conv(), nn.LeakyReLU(), conv()), 2, 1),
         (lambda: (conv(), nn.SiLU(), conv(), nn.GELU(), nn.AvgPool2d(2), conv()), 3, 1),
         (lambda: (conv(outputs=40), nn.ReLU(), conv(inputs=40, outputs=64), conv()), 1, 0),
         (lambda: (conv(groups=2), conv()), 1, 0),

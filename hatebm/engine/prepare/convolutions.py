@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hatebm.engine.prepare.activations import PLAIN, Activation
+from hatebm.engine.prepare.activations import Activation, plainly
 from hatebm.engine.prepare.direct import Direct, can_convolve
 from hatebm.engine.prepare.fixed import Applied, tensors_in, version_of
 from hatebm.engine.prepare.winograd import Filter, can_filter, pays
@@ -66,7 +66,7 @@ class Convolutions:
         kept = self._prepared(conv, stride, padding, folded, self.channels_last and plain, filters)
         if isinstance(kept.own, Filter):
             return kept.own(x, activation)
-        x = x if activation is None else PLAIN[activation[0]](x, activation[1])
+        x = x if activation is None else plainly(x, Activation(*activation))
         if isinstance(kept.own, Direct):
             return kept.own(x)
         bias = None if conv.bias is None else conv.bias.detach()

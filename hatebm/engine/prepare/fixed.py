@@ -31,13 +31,18 @@ class Fixed(NamedTuple):
 
 
 def bring_forward(graph: fx.Graph) -> None:
-    """Mark what depends on weights alone as ``fixed`` and let it come first; nothing where a weight is written to."""
+    """Mark what depends on weights alone as ``fixed`` and let it come first; nothing where a weight is written to.
+
+    What depends on weights and keyword arguments is marked as ``still``.
+    """
     found: list[fx.Node] = []
     for node in graph.nodes:
+        still = [before.meta["still"] for before in node.all_input_nodes]
+        node.meta["still"] = all(still) and not (node.op == "placeholder" and node.target.startswith("block"))
         given = node.all_input_nodes
         if given and given[0].meta["fixed"] and _writes(node):
             for before in graph.nodes:
-                before.meta["fixed"] = False
+                before.meta["fixed"] = before.meta["still"] = False
             return
         alone = bool(given) and all(before.meta["fixed"] for before in given)
         node.meta["fixed"] = node.op == "get_attr" or (node.op in CALLS and alone)
@@ -52,6 +57,11 @@ def bring_forward(graph: fx.Graph) -> None:
 def is_fixed(node: Any) -> bool:
     """Whether a node depends on weights alone."""
     return isinstance(node, fx.Node) and node.meta.get("fixed", False)
+
+
+def is_still(node: Any) -> bool:
+    """Whether a node does not depend on the state."""
+    return isinstance(node, fx.Node) and node.meta.get("still", False)
 
 
 def graph_input(graph: fx.Graph, name: str) -> fx.Node:
@@ -89,6 +99,7 @@ class Values:
 
     def __init__(self, fixed: Fixed, module: nn.Module) -> None:
         self.fixed, self.module = fixed, module
+        self._places = [_place_of(module, way.split(".")) for way in fixed.made_of]
         self.found: tuple = ()
         self._made_of: list = []
 
@@ -103,8 +114,7 @@ class Values:
         return True
 
     def _versions_of_weights(self) -> list[tuple]:
-        weights = (_at(self.module, way.split(".")) for way in self.fixed.made_of)
-        return list(map(version_of, tensors_in(weights)))
+        return list(map(version_of, tensors_in(held[name] for held, name in self._places)))
 
 
 def version_of(tensor: Tensor) -> tuple[int, int, int]:
@@ -129,10 +139,12 @@ def _computes_weight(node: fx.Node) -> bool:
     return any(user.target in (F.conv2d, F.linear) and node in user.args[1:2] for user in node.users)
 
 
-def _at(module: nn.Module, way: list[str]) -> Any:
-    for name in way:
-        module = getattr(module, name)
-    return module
+def _place_of(module: nn.Module, way: list[str]) -> tuple[dict[str, Any], str]:
+    """Where a module or its part holds what is looked up that way: a look there takes no search."""
+    *parts, name = way
+    owner = module.get_submodule(".".join(parts))
+    held = (owner._parameters, owner._buffers, owner._modules)
+    return next((names for names in held if name in names), vars(owner)), name
 
 
 def _writes(node: fx.Node) -> bool:

@@ -1,5 +1,6 @@
 """What the nodes of a traced network are: the calls that rewrites look for."""
 
+import operator
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,8 @@ from hatebm.engine.prepare.fixed import Applied, is_fixed
 from hatebm.engine.prepare.tracing import is_hooked
 
 CONV2D = {"weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+PRODUCTS = (operator.mul, torch.mul, "mul")
+ADDITIONS = (operator.add, operator.iadd, torch.add)
 STEADY = (_SpectralNorm, _WeightNorm)  # parametrizations that in eval mode are functions of their tensors
 
 

@@ -7,15 +7,19 @@ comes with its slope in one pass; and an activation before a filter takes no pas
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
 from hatebm.energies.perceptron import activation_of
-from hatebm.engine.prepare.activations import PLAIN, RELU, activated
+from hatebm.engine.prepare.activations import CHANNELS, PLAIN, RELU, activated
 from hatebm.engine.prepare.direct import can_convolve
+from hatebm.engine.prepare.fixed import CALLS, is_still
 from hatebm.engine.prepare.nodes import (
+    ADDITIONS,
+    PRODUCTS,
     convolution_of,
     input_of,
     is_convolution,
@@ -29,6 +33,7 @@ from hatebm.engine.prepare.tracing import is_hooked
 from hatebm.engine.prepare.winograd import can_filter, pays
 
 FILTERED, BEGUN = "convolutions by minimal filtering", "convolutions of few channels"
+MODULATED = "gains and shifts of channels made with their activations"
 FUNCTIONS = {F.silu: ("silu", 0.0), F.gelu: ("gelu", 0.0), F.softplus: ("softplus", 0.0), F.elu: ("elu", 1.0)} | {
     torch.tanh: ("tanh", 0.0)
 }
@@ -42,6 +47,7 @@ def placements(graph: fx.Graph, parts: dict[str, nn.Module], convolutions: fx.No
         FILTERED: lambda node: _filter(graph, parts, convolutions, node),
         BEGUN: lambda node: _convolve(graph, parts, convolutions, node),
         "activations with their slopes": lambda node: _activate(graph, parts, node),
+        MODULATED: lambda node: _modulate(node),
         "activations taken along": lambda node: _take_along(graph, parts, node),
     }
 
@@ -82,7 +88,7 @@ def _take_along(graph: fx.Graph, parts: dict[str, nn.Module], node: fx.Node) -> 
         return False
     convolutions, module, before = node.args
     if is_relu(parts, before):
-        activation = RELU
+        activation = tuple(RELU)
     elif before.op == "call_function" and before.target is activated:
         activation = before.args[1:]
     else:
@@ -101,6 +107,41 @@ def _activate(graph: fx.Graph, parts: dict[str, nn.Module], node: fx.Node) -> bo
     return True
 
 
+def _modulate(node: fx.Node) -> bool:
+    """Let an activation multiply channels before it and move them behind it, by numbers that the state leaves alone."""
+    made = node.op == "call_function" and node.target is activated
+    if made and len(node.args) == 3 and _of_channels(node.args[0], PRODUCTS) and len(node.args[0].users) == 1:
+        x, gain = _of_channels(node.args[0], PRODUCTS)
+        product, node.args = node.args[0], (x, *node.args[1:], gain)
+        product.graph.erase_node(product)
+        return True
+    if node.op in CALLS and _of_channels(node, ADDITIONS):
+        before, shift = _of_channels(node, ADDITIONS)
+        if before.target is activated and len(before.users) == 1 and len(before.args) < 5:
+            gain = before.args[3] if len(before.args) > 3 else None
+            with node.graph.inserting_before(node):
+                whole = node.graph.call_function(activated, (*before.args[:3], gain, shift))
+            replace_node(node.graph, node, whole)
+            before.graph.erase_node(before)
+            return True
+    return False
+
+
+def _of_channels(node: fx.Node, calls: tuple[Any, ...]) -> tuple[fx.Node, fx.Node] | None:
+    """What such a call is made of: images, and numbers of their channels, which the state leaves alone."""
+    if node.op not in CALLS or node.target not in calls or len(node.args) != 2 or node.kwargs:
+        return None
+    for x, numbers in (node.args, node.args[::-1]):
+        shapes = [getattr(given, "meta", {}).get("shape") or () for given in (x, numbers)]
+        if not is_still(numbers) or is_still(x) or list(map(len, shapes)) != [4, 4]:
+            continue
+        n, channels = shapes[0][:2]
+        fits = shapes[1] in ((n, channels, 1, 1), (1, channels, 1, 1))
+        if fits and channels % CHANNELS == 0:
+            return x, numbers
+    return None
+
+
 def _smooth_activation(parts: dict[str, nn.Module], node: fx.Node) -> tuple[str, float] | None:
     """The name of an activation that leaves its argument as it is, and its number."""
     if node.op == "call_module" and not is_hooked(parts[node.target]):
@@ -110,7 +151,7 @@ def _smooth_activation(parts: dict[str, nn.Module], node: fx.Node) -> tuple[str,
         found = FUNCTIONS.get(node.target) if len(node.args) + ("input" in node.kwargs) == 1 else None
     else:
         found = None
-    return found if found and found[0] in PLAIN and found != RELU else None
+    return found if found and found[0] in PLAIN and found != RELU[:2] else None
 
 
 def _has_filter(weight: tuple[int, ...], stride: int, shape: tuple[int, ...]) -> bool:

@@ -20,8 +20,9 @@ from torch import Tensor, fx, nn
 from hatebm.energies.mlp import MLP
 from hatebm.energies.perceptron import Layer, Perceptron, activation_of, layers_made_of, perceptron_of
 from hatebm.engine.prepare.callables import anchor_of
+from hatebm.engine.prepare.nodes import ADDITIONS
 from hatebm.engine.prepare.probe import copied, probe_state
-from hatebm.engine.prepare.rewrites import ADDITIONS, fold_swish
+from hatebm.engine.prepare.rewrites import fold_swish
 from hatebm.engine.prepare.rules import Work
 from hatebm.engine.prepare.signatures import Refused, signature
 from hatebm.engine.prepare.tracing import NothingDrawn, is_hooked, traced

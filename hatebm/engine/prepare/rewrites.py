@@ -17,14 +17,21 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from hatebm.engine.prepare.fixed import bring_forward, graph_input
-from hatebm.engine.prepare.nodes import convolution_of, input_of, is_convolution, is_steady, made_with, replace_node
+from hatebm.engine.prepare.nodes import (
+    ADDITIONS,
+    PRODUCTS,
+    convolution_of,
+    input_of,
+    is_convolution,
+    is_steady,
+    made_with,
+    replace_node,
+)
 from hatebm.engine.prepare.placement import FILTERED, is_pooled_by_filter, placements
 from hatebm.engine.prepare.tracing import is_hooked
 from hatebm.nets.layers import conv_then_pool
 
-PRODUCTS = (operator.mul, torch.mul, "mul")
 SIGMOIDS = (torch.sigmoid, F.sigmoid, torch.special.expit, "sigmoid")
-ADDITIONS = (operator.add, operator.iadd, torch.add)
 POOL_DEFAULTS = {"stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True, "divisor_override": None}
 KEPT = "folded kernels kept for the run"  # of our own networks, which fold themselves
 SWISH = "x * sigmoid(x) in one"
