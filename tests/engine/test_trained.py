@@ -62,3 +62,5 @@ def test_what_has_no_kernel_is_left_to_torch():
             got = call()
         assert torch.equal(got, call())
         assert got.grad_fn is None or "Learned" not in type(got.grad_fn).__name__
+    with OwnKernels(), pytest.raises(RuntimeError):
+        F.conv2d(x, weight[:, :1], stride=1, padding=1)
