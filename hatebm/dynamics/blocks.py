@@ -1,7 +1,7 @@
 """How each block of a state moves: one fused step of its law, or the parts of a step that velocities take."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,13 @@ from hatebm.ops.scalars import OPEN
 NOTHING = {"gz": None, "image": None, "grad_norm": None, "displacement": None, "diverged": None}
 STILL = dict.fromkeys(NUMBERS, 0.0) | {"inverse_temperature": 1.0, "numbers": None}
 UNCLIPPED = {"clip": None, "clip_on": "grad"}
+
+
+class Ready(NamedTuple):
+    """What takes the steps of a run in place: the noise that comes before the gradient, and the move."""
+
+    kick: Callable[..., None] | None
+    move: Callable[..., None]
 
 
 class Blocks:
@@ -48,23 +55,37 @@ class Blocks:
 
         return self._unless_resting(now, x, step)
 
-    def ready(self, k: int, x: Tensor, diverged: Tensor | None) -> Callable[..., None] | None:
-        """:meth:`move` for the steps of a run that all write x in place; None where they are more than that.
+    def ready(self, k: int, x: Tensor, diverged: Tensor | None) -> Ready | None:
+        """:meth:`kick` and :meth:`move` for the steps of a run that all write x in place, or None.
 
-        It takes a gradient, the step and ``now.arguments``.
+        Both take a gradient, None for a kick, the step and ``now.arguments``.
         """
         law = self.laws.each[k]
-        if not self.in_one_pass(k) or self.noise.given is not None or x.requires_grad:
+        if not self._is_free(k) or self.noise.given is not None or x.requires_grad:
             return None
-        box = OPEN if law.clamp_at == "final" else {}
-        settings = self.laws.settings[k] | self.noise.place(k) | box
-        return ready_step(x, self.backend, **settings, diverged=diverged)
+        settings = self.laws.settings[k] | self.noise.place(k)
+        move = ready_step(x, self.backend, **settings | self._box(law.clamp_at != "final"), diverged=diverged)
+        if law.noise_at == "after" or move is None:
+            return None if move is None else Ready(None, move)
+        walls = law.clamp_at == "noise+step"
+        kick = ready_step(x, self.backend, **settings | self._box(walls), diverged=None)
+
+        def noised(grad: None, t: int, **numbers: Any) -> None:
+            if walls or numbers["noise_std"] != 0:
+                kick(grad, t, **numbers)
+
+        return Ready(noised, lambda grad, t, **numbers: move(grad, t, **numbers | {"noise_std": 0.0}))
 
     def in_one_pass(self, k: int) -> bool:
         """Whether one step of the ops is all that happens to a block."""
-        law = self.laws.each[k]
-        free = self.region.masks[k] is None and law.reflect is None and not self.laws.may_rest[k]
-        return free and law.noise_at == "after"
+        return self._is_free(k) and self.laws.each[k].noise_at == "after"
+
+    def _is_free(self, k: int) -> bool:
+        """Whether nothing but steps of the ops happens to a block."""
+        return self.region.masks[k] is None and self.laws.each[k].reflect is None and not self.laws.may_rest[k]
+
+    def _box(self, bounded: bool) -> dict[str, float]:
+        return {} if bounded else OPEN
 
     def drifting(self, k: int, x: Tensor, length: Number, bounded: bool) -> dict[str, Any]:
         """What moves a state by length * v, at every drift of a step."""

@@ -1,11 +1,9 @@
 """The unadjusted Langevin step: gradient, move."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from hatebm.dynamics.blocks import Blocks
+from hatebm.dynamics.blocks import Blocks, Ready
 from hatebm.dynamics.facts import StepFacts, Told
 from hatebm.dynamics.gradient import Potential
 from hatebm.dynamics.health import Watch
@@ -17,7 +15,7 @@ class Overdamped:
 
     def __init__(self, blocks: Blocks, potential: Potential, watch: Watch) -> None:
         self.blocks, self.potential, self.watch = blocks, potential, watch
-        self._moves: list[Callable[..., None] | None] | None = None  # of blocks in place, None where a step is more
+        self._ready: list[Ready | None] | None = None  # of blocks in place, None where a step is more
 
     def __call__(self, t: int, state: list[Tensor], gather: bool) -> Told:
         """Step t; ``gather`` returns what is told of it."""
@@ -25,10 +23,13 @@ class Overdamped:
         if gather or self.potential.differentiable or not self._is_ready(state):
             return self._step(t, state, gather, now, groups)
         for group in groups:
+            for k in group:
+                if self._ready[k].kick is not None:
+                    self._ready[k].kick(None, t, **now[k].arguments)
             energies, grads = self.potential.gradient(t, state, group)
             self.watch.see_energy(t, energies)
             for k, grad in zip(group, grads, strict=True):
-                self._moves[k](grad, t, **now[k].arguments)
+                self._ready[k].move(grad, t, **now[k].arguments)
         return {}
 
     def arrive(self, t: int, state: list[Tensor], moving: list[int]) -> None:
@@ -42,9 +43,9 @@ class Overdamped:
         """Nothing was handed on."""
 
     def _is_ready(self, state: list[Tensor]) -> bool:
-        if self._moves is None:
-            self._moves = [self.blocks.ready(k, x, self.watch.first) for k, x in enumerate(state)]
-        return None not in self._moves
+        if self._ready is None:
+            self._ready = [self.blocks.ready(k, x, self.watch.first) for k, x in enumerate(state)]
+        return None not in self._ready
 
     def _step(self, t: int, state: list[Tensor], gather: bool, now: list[Now], groups: list[list[int]]) -> Told:
         noise = self.blocks.noise.at(t, state)

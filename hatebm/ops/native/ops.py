@@ -87,7 +87,7 @@ def ready_step(
     written = [x] if diverged is None else [x, diverged]
 
     def step(
-        grad: Tensor,
+        grad: Tensor | None,
         t: int,
         step_size: float,
         noise_std: float,
@@ -96,8 +96,9 @@ def ready_step(
         bound: float,
         numbers: Tensor | None,
     ) -> None:
-        rows = readable(grad)
-        operands = (x.data_ptr(), rows.data_ptr(), GRAD_TYPES[rows.dtype], 0, 0, 0, n, d)
+        rows = None if grad is None else readable(grad)
+        pull = (0, GRAD_TYPES[None]) if rows is None else (rows.data_ptr(), GRAD_TYPES[rows.dtype])
+        operands = (x.data_ptr(), *pull, 0, 0, 0, n, d)
         own = (0, 0, 0) if numbers is None else numbers_at(numbers, n, here)
         _C.langevin_step(
             *operands, step_size, noise_std, inverse_temperature, prior_precision, bound, *own, *law, t, *ends
