@@ -117,8 +117,11 @@ def resumed(options: argparse.Namespace, device: torch.device) -> Iterator[Begun
         raise UsageError(f"--generator: the run in {begun.folder} has its generator, got {options.generator!r}")
     settings = _settings(options, begun.system)
     published = _published(options.preset, SYSTEMS[begun.system].published)
-    asked = (vars(published) if published else {}) | settings
-    _refuse_change(begun, {key: value for key, value in asked.items() if key != "iterations"}, vars(begun.config))
+    asked = vars(published).copy() if published else {}
+    if options.conditional:
+        asked.pop("classes", None)  # a start took the data's own
+    asked = {key: value for key, value in (asked | settings).items() if key != "iterations"}
+    _refuse_change(begun, asked, vars(begun.config))
     run = relocated(begun, options.data, options.data_root)
     before = first_stage_beside(run, begun)
     first = _first_settings(options, before.system if before else None)
