@@ -63,8 +63,8 @@ PUBLISHED = {
 }
 
 # Weights of size 1 move by lr, so it is large. Averaged weights and a rate that falls are what samples from noise need:
-# without them, at lr 1e-3, a classifier found 76 % of conditional samples in their class, with them 99 %. More noise and
-# more fresh starts than the published 0.005 and 5 % keep classes whole, and make short ways from noise good ones.
+# without them, at lr 1e-3, a classifier found 76 % of conditional samples in their class, with them 99 %. More noise
+# and fresh starts than the published 0.005 and 5 % keep classes whole, and make short ways from noise good ones.
 DIGITS = IGEBMConfig(
     size=8,
     channels=1,
