@@ -25,7 +25,7 @@ from hatebm.engine.prepare.callables import Called, anchor_of, as_module, code_o
 from hatebm.engine.prepare.placement import BEGUN, FILTERED
 from hatebm.engine.prepare.probe import COARSE, TOLERANCE, Outcome, copied, joined, outcome, probe_state, same
 from hatebm.engine.prepare.rewrites import KEPT, rewrite
-from hatebm.engine.prepare.rewritten import Bound, Rewritten, described, in_two
+from hatebm.engine.prepare.rewritten import Bound, Rewritten, described, split
 from hatebm.engine.prepare.signatures import Refused, signature
 from hatebm.engine.prepare.tracing import NothingDrawn, is_hooked, traced
 from hatebm.ops.library import is_traced
@@ -139,7 +139,7 @@ def _rewritten_or_why_not(energy: nn.Module, state: Sequence[Tensor], given: Arg
     try:
         return _rewritten(energy, state, given)
     except Refused as reason:
-        return Rewritten(None, None, (), None, False, (str(reason),))
+        return Rewritten(None, None, None, (), None, False, (str(reason),))
 
 
 def _rewritten(energy: nn.Module, state: Sequence[Tensor], given: Arguments) -> Rewritten:
@@ -151,13 +151,13 @@ def _rewritten(energy: nn.Module, state: Sequence[Tensor], given: Arguments) -> 
         raise Refused("its convolutions are too small to pay" if work.total else "it has no convolution")
     made = rewrite(energy, graph, filters=on_cpu)
     channels_last = on_cpu and (work.reduces or FILTERED in made or BEGUN in made)
-    function, fixed, computed = in_two(graph)
-    found = Rewritten(function, fixed, tuple(given.inputs), None, channels_last, ())
+    function, fixed, still, computed = split(graph, still=on_cpu)
+    found = Rewritten(function, fixed, still, tuple(given.inputs), None, channels_last, ())
     if channels_last and not _agrees(energy, found, [x.float() for x in probe], given, want, COARSE):
         graph, work, want = _followed(energy, probe, given)
         made = rewrite(energy, graph, filters=False)
-        function, fixed, computed = in_two(graph)
-        found = found._replace(function=function, fixed=fixed, channels_last=False)
+        function, fixed, still, computed = split(graph, still=on_cpu)
+        found = found._replace(function=function, fixed=fixed, still=still, channels_last=False)
     if not _agrees(energy, found, probe, given, want, TOLERANCE):
         raise Refused("its rewritten form does not run, or gave other energies or gradients")
     size = rules.part_size(energy, work.largest, n) if on_cpu and work.result_dim < 4 else None

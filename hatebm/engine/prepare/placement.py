@@ -2,7 +2,8 @@
 
 A 3x3 convolution, and a 4x4 one of stride 2, is made by minimal filtering: 9 or 25 multiplications for 36 or 64, see
 :mod:`hatebm.engine.prepare.winograd`; one of an image, or of a stride, has kernels of its own; a smooth activation
-comes with its slope in one pass; and an activation before a filter takes no pass over the gradient.
+comes with its slope in one pass; an activation before a filter takes no pass over the gradient; and a dense layer reads
+the results pixel after pixel, as they lie.
 """
 
 import math
@@ -11,12 +12,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from hatebm.energies.perceptron import activation_of
 from hatebm.engine.prepare.activations import CHANNELS, PLAIN, RELU, activated
 from hatebm.engine.prepare.direct import can_convolve
-from hatebm.engine.prepare.fixed import CALLS, is_still
+from hatebm.engine.prepare.fixed import CALLS, is_fixed, is_still
 from hatebm.engine.prepare.nodes import (
     ADDITIONS,
     PRODUCTS,
@@ -34,6 +35,7 @@ from hatebm.engine.prepare.winograd import can_filter, pays
 
 FILTERED, BEGUN = "convolutions by minimal filtering", "convolutions of few channels"
 MODULATED = "gains and shifts of channels made with their activations"
+BY_PIXELS = "dense layers that read pixel after pixel"
 FUNCTIONS = {F.silu: ("silu", 0.0), F.gelu: ("gelu", 0.0), F.softplus: ("softplus", 0.0), F.elu: ("elu", 1.0)} | {
     torch.tanh: ("tanh", 0.0)
 }
@@ -125,6 +127,33 @@ def _modulate(node: fx.Node) -> bool:
             before.graph.erase_node(before)
             return True
     return False
+
+
+def read_by_pixels(graph: fx.Graph, node: fx.Node) -> bool:
+    """Let a product with a computed weight take images of many channels as channels_last has them, without a copy."""
+    flat, weight = node.args[:2] if node.target is F.linear and len(node.args) > 1 else (None, None)
+    if not (is_fixed(weight) and isinstance(flat, fx.Node) and flat.op == "call_method" and flat.target == "flatten"):
+        return False
+    shape = getattr(input_of(flat), "meta", {}).get("shape") or ()
+    if flat.args[1:] != (1,) or flat.kwargs or len(flat.users) > 1 or len(shape) != 4 or 1 in shape[1:]:
+        return False
+    with graph.inserting_before(flat):
+        pixels = graph.call_function(by_pixels, (input_of(flat),))
+        columns = graph.call_function(columns_by_pixels, (weight, shape[1:]))
+    columns.meta["fixed"] = True
+    replace_node(graph, flat, pixels)
+    node.update_arg(1, columns)
+    return True
+
+
+def by_pixels(x: Tensor) -> Tensor:
+    """(n, channels, rows, columns) as (n, rows * columns * channels)."""
+    return x.permute(0, 2, 3, 1).flatten(1)
+
+
+def columns_by_pixels(weight: Tensor, sample: tuple[int, int, int]) -> Tensor:
+    """The weight, (out, channels * rows * columns), of what `by_pixels` gives."""
+    return by_pixels(weight.unflatten(1, sample))
 
 
 def _of_channels(node: fx.Node, calls: tuple[Any, ...]) -> tuple[fx.Node, fx.Node] | None:

@@ -27,7 +27,7 @@ from hatebm.engine.prepare.nodes import (
     made_with,
     replace_node,
 )
-from hatebm.engine.prepare.placement import FILTERED, is_pooled_by_filter, placements
+from hatebm.engine.prepare.placement import BEGUN, BY_PIXELS, FILTERED, is_pooled_by_filter, placements, read_by_pixels
 from hatebm.engine.prepare.tracing import is_hooked
 from hatebm.nets.layers import conv_then_pool
 
@@ -71,6 +71,8 @@ def rewrite(module: nn.Module, graph: fx.Graph, *, filters: bool) -> dict[str, i
                     changed = True
     if filters:
         made[FILTERED] += sum(is_pooled_by_filter(parts, node) for node in graph.nodes)
+        by_kernels = made[FILTERED] or made[BEGUN]  # whose results are channels_last
+        made[BY_PIXELS] = sum(read_by_pixels(graph, node) for node in list(graph.nodes)) if by_kernels else 0
     return {name: count for name, count in made.items() if count}
 
 

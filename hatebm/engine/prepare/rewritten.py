@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from hatebm.engine.prepare.arguments import of_chains
 from hatebm.engine.prepare.callables import Called
 from hatebm.engine.prepare.convolutions import Convolutions
-from hatebm.engine.prepare.fixed import Fixed, Values, set_apart
+from hatebm.engine.prepare.fixed import Fixed, Values, set_apart, set_still_apart
 
 
 class Rewritten(NamedTuple):
@@ -19,6 +19,7 @@ class Rewritten(NamedTuple):
 
     function: Callable[..., Tensor] | None  # of the module, blocks, inputs and what a run keeps; None: left alone
     fixed: Fixed | None
+    still: Fixed | None  # where arguments are looked at anew by each call, on a GPU, there is none
     inputs: tuple[str, ...]  # the keyword arguments that it takes anew
     part: int | None  # chains evaluated together
     channels_last: bool
@@ -31,6 +32,7 @@ class Bound:
     def __init__(self, rewritten: Rewritten, module: nn.Module) -> None:
         self.rewritten, self.module, self.convolutions = rewritten, module, Convolutions(rewritten.channels_last)
         self.values = Values(rewritten.fixed, module)
+        self.numbers = None if rewritten.still is None else Values(rewritten.still, module)
         self.named = module.tensors if type(module) is Called else {}
 
     def __call__(self, /, *state: Tensor, **kwargs: Any) -> Tensor:
@@ -45,14 +47,23 @@ class Bound:
         inputs = [kwargs[name] for name in self.rewritten.inputs]
         if self.values.renewed():
             self.convolutions.forget()
-        return self.rewritten.function(self.module, *blocks, *inputs, self.convolutions, self.values.found)
+        rests = [self.values.found]
+        if self.numbers is not None:
+            self.numbers.renewed(*inputs, self.values.found)
+            rests.append(self.numbers.found)
+        return self.rewritten.function(self.module, *blocks, *inputs, self.convolutions, *rests)
 
 
-def in_two(graph: fx.Graph) -> tuple[Callable[..., Tensor], Fixed, int]:
-    """A rewritten graph as a function, what it takes that depends on weights alone, and how many weights that are."""
-    apart, computed = set_apart(graph)
-    names = dict.fromkeys(node.target for node in apart.nodes if node.op == "get_attr")
-    return compiled(graph), Fixed(compiled(apart), tuple(names)), computed
+def split(graph: fx.Graph, *, still: bool) -> tuple[Callable[..., Tensor], Fixed, Fixed | None, int]:
+    """A rewritten graph as a function, what it takes that is fixed or still, and how many weights that are."""
+    fixed, computed = set_apart(graph)
+    numbers = set_still_apart(graph) if still else None
+    return compiled(graph), _of_module(fixed), None if numbers is None else _of_module(numbers), computed
+
+
+def _of_module(graph: fx.Graph) -> Fixed:
+    names = dict.fromkeys(node.target for node in graph.nodes if node.op == "get_attr")
+    return Fixed(compiled(graph), tuple(names))
 
 
 def compiled(graph: fx.Graph) -> Callable[..., Any]:
