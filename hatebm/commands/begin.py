@@ -192,10 +192,12 @@ def _published(name: str | None, published: Mapping[str, Config]) -> Config | No
 
 
 def _source(options: argparse.Namespace, root: str) -> str:
-    """The name or the folder of the data; a preset brings the data set that it is called after, where there is one."""
+    """The name or the folder of the data; a preset brings the data set that its name begins with, if there is one."""
     source = options.data or options.preset or "digits"
     if options.data is None and source not in data.NAMES and not Path(root, source).is_dir():
-        raise UsageError(f"--preset: {source} brings no data; name a folder of images with --data")
+        source = source.partition("-")[0]  # of cifar10-conditional
+        if source not in data.NAMES:
+            raise UsageError(f"--preset: {options.preset} brings no data; name a folder of images with --data")
     return source
 
 

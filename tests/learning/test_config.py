@@ -96,6 +96,7 @@ def test_a_batch_whose_spread_is_unknown_is_refused():
 
 @pytest.mark.parametrize(("name", "most", "wrong", "wanted"), [
     ("buffer_size", (1 << 31) - 1, 1 << 31, "be below 2^31"),
+    ("max_returns", 1000, 1001, "be at most 1000"),
     ("step_size", 3e38, 4e38, "lie in the range of float32"),
     ("noise_std", 3e38, 1e300, "lie in the range of float32"),
     ("max_gradient", 3e38, 4e38, "lie in the range of float32"),

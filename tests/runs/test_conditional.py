@@ -17,6 +17,7 @@ from tiny import one_thread  # noqa: F401
 from two_stages import unseen  # noqa: F401
 
 from hatebm.data import to_bytes
+from hatebm.errors import UsageError
 from hatebm.runs import results, stages
 from hatebm.runs.folder import Run
 from hatebm.runs.pictures import columns_of, grid, save_strip
@@ -207,6 +208,17 @@ def test_a_preset_of_other_classes_is_refused_or_takes_the_datas_and_so_it_goes_
     assert "has classes = 3 and keeps it, got 1000" in refusal(*begins, "--resume")
     said = hatebm(*begins[:7], 3, *begins[8:], "--conditional", "--resume")
     assert (said.code, said.err) == (0, "")
+
+
+def test_a_preset_brings_the_data_that_its_name_begins_with(tmp_path, monkeypatch):
+    def asked(name, *_):
+        raise UsageError(f"asked for {name}")
+
+    monkeypatch.setattr("hatebm.data.load", asked)
+    begins = ["train", "igebm", "--out", tmp_path / "run", "--preset"]
+    assert "asked for cifar10\n" in refusal(*begins, "cifar10-conditional")
+    assert "asked for mnist\n" in refusal(*begins, "mnist")
+    assert "--preset: dsprites brings no data" in refusal(*begins, "dsprites")
 
 
 def test_data_whose_labels_are_gone_are_refused(data, conditional, tmp_path):

@@ -12,6 +12,7 @@ from hatebm.sampling.replay import SEEN
 NETWORKS = ("resnet", "conv")
 STARTS = ("uniform", "normal")
 LOSSES = ("difference", "softplus", "logsumexp")
+MOST_RETURNS = 1000  # each halves the learning rates, which must stay above 0
 LARGEST = torch.finfo(torch.float32).max
 
 
@@ -66,6 +67,8 @@ class IGEBMConfig(Config):
             raise self._refused("batch", "be 2 or more", self.batch)
         if self.buffer_size >= SEEN:
             raise self._refused("buffer_size", "be below 2^31", self.buffer_size)
+        if self.max_returns > MOST_RETURNS:
+            raise self._refused("max_returns", f"be at most {MOST_RETURNS}", self.max_returns)
         for name in ("step_size", "noise_std", "max_gradient"):
             if getattr(self, name) > LARGEST:
                 raise self._refused(name, "lie in the range of float32", getattr(self, name))
