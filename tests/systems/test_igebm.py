@@ -257,11 +257,11 @@ def test_a_training_follows_its_energy_once_and_makes_its_weights_once_an_iterat
     learner = IGEBM.create(replace(CONFIG, **widths))
     learner.advance(images(3))
     first = len(followed)
-    monkeypatch.setattr(values, "renewed", lambda self: made.append(renewed(self)) or made[-1])
+    monkeypatch.setattr(values, "renewed", lambda self, *given: made.append(renewed(self, *given)) or made[-1])
     for _ in range(2):
         learner.advance(images(3))
     assert len(followed) == first > 0
-    assert made == [True, False, False] * 2
+    assert made == [True, True, *[False] * 4] * 2  # weights, then the numbers of classes, at each of three steps
     chain = learner.chain(range(4), seed=0).chain
     chain.run(1)
     assert "3 computed weights kept for the run" in chain.report()

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hatebm.data import Images, batch_indices
+from hatebm.engine.prepare.trained import OwnKernels
 from hatebm.learning.part import Part
 from hatebm.ops.noise import Purpose
 from hatebm.sampling.cells import from_cells
@@ -29,7 +30,8 @@ def update_energy(
     """One Adam step of E down the loss, under dropout's masks of data and samples; returns what it saw on the way."""
     x = torch.cat((data[0], sampled[0]))
     labels = () if data[1] is None else (torch.cat((data[1], sampled[1])),)
-    real, drawn = energy.network(x, *labels, **kept).split(len(data[0]))
+    with OwnKernels():
+        real, drawn = energy.network(x, *labels, **kept).split(len(data[0]))
     loss = loss_of(real, drawn, config.loss) + config.energy_l2 * (real.square().mean() + drawn.square().mean())
     energy.descend(loss)
     real, drawn = real.detach(), drawn.detach()
