@@ -96,7 +96,7 @@ def test_classes_are_drawn_where_no_gradient_is_wanted():
             assert same(learner.scores(tiny.images().train), scores)
 
 
-@pytest.mark.parametrize("labels", [[3], [-1], []])
+@pytest.mark.parametrize("labels", [[3], [-1], [], [0.5]])
 def test_labels_that_are_no_classes_are_refused(labels):
     with pytest.raises(ValueError, match="chain: labels must be classes from 0 to 2, got"):
         trained(0).chain(range(2), seed=0, labels=labels)
