@@ -69,7 +69,7 @@ def started(options: argparse.Namespace, device: torch.device) -> Iterator[Begun
     set_threads(options.threads, run)
     if system.generator is None:
         if options.generator is not None:
-            raise UsageError(f"--generator: {name} trains its own generator, got {options.generator!r}")
+            raise UsageError(f"--generator: {name} learns on no generator from elsewhere, got {options.generator!r}")
         _first_settings(options, None)
         system.learner.create(config)
         put = None
