@@ -34,6 +34,11 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+def pytest_sessionfinish():
+    """Let what stayed be collected at the end, as modules that count their objects expect."""
+    gc.unfreeze()
+
+
 @pytest.fixture(params=_C.instruction_sets())
 def instruction_set(request):
     """Runs a test once for each set of CPU kernels that this machine has."""

@@ -69,7 +69,7 @@ def started(options: argparse.Namespace, device: torch.device) -> Iterator[Begun
     set_threads(options.threads, run)
     if system.generator is None:
         if options.generator is not None:
-            raise UsageError(f"--generator: {name} trains its own generator, got {options.generator!r}")
+            raise UsageError(f"--generator: {name} learns on no generator from elsewhere, got {options.generator!r}")
         _first_settings(options, None)
         system.learner.create(config)
         put = None
@@ -117,8 +117,11 @@ def resumed(options: argparse.Namespace, device: torch.device) -> Iterator[Begun
         raise UsageError(f"--generator: the run in {begun.folder} has its generator, got {options.generator!r}")
     settings = _settings(options, begun.system)
     published = _published(options.preset, SYSTEMS[begun.system].published)
-    asked = (vars(published) if published else {}) | settings
-    _refuse_change(begun, {key: value for key, value in asked.items() if key != "iterations"}, vars(begun.config))
+    asked = vars(published).copy() if published else {}
+    if options.conditional:
+        asked.pop("classes", None)  # a start took the data's own
+    asked = {key: value for key, value in (asked | settings).items() if key != "iterations"}
+    _refuse_change(begun, asked, vars(begun.config))
     run = relocated(begun, options.data, options.data_root)
     before = first_stage_beside(run, begun)
     first = _first_settings(options, before.system if before else None)
@@ -189,10 +192,12 @@ def _published(name: str | None, published: Mapping[str, Config]) -> Config | No
 
 
 def _source(options: argparse.Namespace, root: str) -> str:
-    """The name or the folder of the data; a preset brings the data set that it is called after, where there is one."""
+    """The name or the folder of the data; a preset brings the data set that its name begins with, if there is one."""
     source = options.data or options.preset or "digits"
     if options.data is None and source not in data.NAMES and not Path(root, source).is_dir():
-        raise UsageError(f"--preset: {source} brings no data; name a folder of images with --data")
+        source = source.partition("-")[0]  # of cifar10-conditional
+        if source not in data.NAMES:
+            raise UsageError(f"--preset: {options.preset} brings no data; name a folder of images with --data")
     return source
 
 

@@ -30,6 +30,9 @@ def with_classes(config: Config, images: Images, conditional: bool, asked: int |
         return replace(config, classes=images.classes)
     if getattr(config, "classes", 0) not in ((images.classes,) if conditional else (0, images.classes)):
         there = f"{images.classes} like those of the data" if images.classes else "0, for the data have no labels"
+        if asked is None:
+            helps = "; --conditional takes the data's" if images.classes else ""
+            raise UsageError(f"--preset: it has classes = {config.classes}, and they must be {there}{helps}")
         raise UsageError(f"--set: classes must be {there}, got {config.classes}")
     return config
 

@@ -6,10 +6,15 @@ import torch
 from torch import Tensor
 
 from hatebm.evaluation.frechet import frechet_from
+from hatebm.ops.noise import Purpose, words
 
 
 class Moments:
-    """Sums of feature vectors and of their outer products, float64, apart for each of m groups dealt in turn."""
+    """Sums of feature vectors and of their outer products, float64, apart for each of m groups.
+
+    Each m vectors in a row are dealt out to the groups in an order of their own, drawn once for all: images may come in
+    a period, as of classes in turn, and no group may be of one class.
+    """
 
     def __init__(self, groups: int):
         self.counts = [0] * groups
@@ -31,8 +36,9 @@ class Moments:
             d = features.shape[1]
             self.sums = [features.new_zeros(d) for _ in range(groups)]
             self.products = [features.new_zeros(d, d) for _ in range(groups)]
+        dealt = _dealt(first, len(features), groups).to(features.device)
         for group in range(groups):
-            part = features[(group - first) % groups :: groups]
+            part = features[dealt == group]
             self.counts[group] += len(part)
             self.sums[group] += part.sum(0)
             self.products[group].addmm_(part.mT, part)
@@ -40,6 +46,14 @@ class Moments:
     def total(self) -> tuple[int, Tensor, Tensor]:
         """Count, sum (d,) and sum of outer products (d, d) of all groups."""
         return self.n, sum(self.sums), sum(self.products)
+
+
+def _dealt(first: int, count: int, groups: int) -> Tensor:
+    """The groups of vectors number `first` to first + count: (count,) int64."""
+    rounds = range(first // groups, (first + count - 1) // groups + 1)
+    place = {"seed": 0, "step": 0, "purpose": Purpose.JACKKNIFE, "chain_ids": rounds, "device": "cpu"}
+    order = words((len(rounds), groups), **place).argsort(dim=1, stable=True).flatten()
+    return order[first - rounds.start * groups :][:count]
 
 
 def gaussian(n: int, total: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,6 +31,7 @@ class Purpose(IntEnum):
     DROPOUT = 9
     OUTLIERS = 64
     RETURN = 65
+    JACKKNIFE = 66
 
 
 def philox(counter: Tensor, key: Tensor, *, backend: str | None = None) -> Tensor:

@@ -115,6 +115,17 @@ def test_the_jackknife_error_is_the_spread_over_independent_sets_of_samples():
     assert variance / spread == pytest.approx(1, abs=tolerance)
 
 
+@pytest.mark.parametrize("period", [5, 10, 20])
+def test_the_error_of_samples_of_classes_in_turn_is_that_of_samples_in_any_order(period):
+    samples, reference = pictures(600, 1, shape=(1, 1, 4)), pictures(500, 2, shape=(1, 1, 4))
+    samples = samples // 4 + (torch.arange(600, device="cpu") % period * 180 // period).byte().view(-1, 1, 1, 1)
+    orders = [torch.arange(600, device="cpu")]
+    orders += [torch.randperm(600, generator=torch.Generator("cpu").manual_seed(r), device="cpu") for r in range(8)]
+    found = (quality([samples[order]], [reference], flat, groups=10, kid_subset=0) for order in orders)
+    in_turn, *shuffled = (one.frechet_error for one in found)
+    assert min(shuffled) / 2 < in_turn < 2 * max(shuffled)
+
+
 def test_fewer_samples_than_groups_leave_out_one_sample_each():
     samples, reference = pictures(7, 1, shape=(1, 1, 3)), pictures(50, 2, shape=(1, 1, 3))
     found = quality([samples], [reference], flat, groups=20, kid_subset=0)

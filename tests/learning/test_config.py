@@ -94,6 +94,20 @@ def test_a_batch_whose_spread_is_unknown_is_refused():
         IGEBMConfig(batch=1)
 
 
+@pytest.mark.parametrize(("name", "most", "wrong", "wanted"), [
+    ("buffer_size", (1 << 31) - 1, 1 << 31, "be below 2^31"),
+    ("max_returns", 1000, 1001, "be at most 1000"),
+    ("step_size", 3e38, 4e38, "lie in the range of float32"),
+    ("noise_std", 3e38, 1e300, "lie in the range of float32"),
+    ("max_gradient", 3e38, 4e38, "lie in the range of float32"),
+])  # fmt: skip
+def test_what_a_chain_or_its_buffer_would_refuse_is_refused_before_the_training(name, most, wrong, wanted):
+    assert getattr(IGEBMConfig(**{name: most}), name) == most
+    with pytest.raises(UsageError) as caught:
+        IGEBMConfig(**{name: wrong})
+    assert str(caught.value) == f"IGEBMConfig: {name} must {wanted}, got {wrong}"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_unknown_keys_are_refused_and_known_ones_stay(kind):
     with pytest.raises(TypeError, match="max_langevin_norm"):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import tiny_learners
 import torch
 from PIL import Image
 from run_folders import tree
@@ -16,9 +17,11 @@ from tiny import one_thread  # noqa: F401
 from two_stages import unseen  # noqa: F401
 
 from hatebm.data import to_bytes
+from hatebm.errors import UsageError
 from hatebm.runs import results, stages
 from hatebm.runs.folder import Run
 from hatebm.runs.pictures import columns_of, grid, save_strip
+from hatebm.systems.catalogue import SYSTEMS
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +188,37 @@ def test_refusals_leave_a_run_as_it_was(data, conditional, plain, tmp_path):
     ):
         assert message in refusal(*train("igebm", bare, tmp_path / "run", *more))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def thousand(monkeypatch):
+    """A published configuration of more classes than the data have."""
+    ready = replace(SYSTEMS["igebm"].published["imagenet32"], **vars(tiny_learners.igebm(classes=1000).config))
+    monkeypatch.setitem(SYSTEMS["igebm"].published, "thousand", replace(ready, channels=3, size=32, iterations=9))
+
+
+def test_a_preset_of_other_classes_is_refused_or_takes_the_datas_and_so_it_goes_on(data, tmp_path, thousand, unseen):
+    begins = ["train", "igebm", "--preset", "thousand", "--data", data, "--steps", 2, "--out", tmp_path / "run"]
+    said = refusal(*begins)
+    assert "--preset: it has classes = 1000, and they must be 3 like those of the data; --conditional takes" in said
+    said = refusal(*begins[:4], "--data", data / "ape", *begins[6:])
+    assert said.endswith("--preset: it has classes = 1000, and they must be 0, for the data have no labels\n")
+    assert hatebm(*begins, "--conditional").code == 0
+    assert Run.open(tmp_path / "run").config.classes == 3
+    assert "has classes = 3 and keeps it, got 1000" in refusal(*begins, "--resume")
+    said = hatebm(*begins[:7], 3, *begins[8:], "--conditional", "--resume")
+    assert (said.code, said.err) == (0, "")
+
+
+def test_a_preset_brings_the_data_that_its_name_begins_with(tmp_path, monkeypatch):
+    def asked(name, *_):
+        raise UsageError(f"asked for {name}")
+
+    monkeypatch.setattr("hatebm.data.load", asked)
+    begins = ["train", "igebm", "--out", tmp_path / "run", "--preset"]
+    assert "asked for cifar10\n" in refusal(*begins, "cifar10-conditional")
+    assert "asked for mnist\n" in refusal(*begins, "mnist")
+    assert "--preset: dsprites brings no data" in refusal(*begins, "dsprites")
 
 
 def test_data_whose_labels_are_gone_are_refused(data, conditional, tmp_path):

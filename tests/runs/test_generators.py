@@ -178,7 +178,7 @@ def test_generators_that_nobody_asked_for_are_refused(data, tmp_path, straight):
     out = tmp_path / "run"
     first = straight["hat-refine"] / "generator"
     said = refusal(*train("hat-synthesis", data, out, "--generator", first))
-    assert "--generator: hat-synthesis trains its own generator" in said
+    assert "--generator: hat-synthesis learns on no generator from elsewhere" in said
     said = refusal(*train("hat-synthesis", data, out, "--set", "generator.latent_dim=5"))
     assert "--set: no stage is trained before this one, got 'generator.latent_dim=5'" in said
     given = ["--generator", first, "--set", "generator.latent_dim=5"]

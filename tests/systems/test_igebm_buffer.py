@@ -87,7 +87,16 @@ def test_a_chain_is_of_the_class_that_its_id_finds_among_the_labels():
     assert torch.equal(batched, learner.sample(5, [2], seed=4, labels=torch.tensor([2, 0]))[0])
 
 
-@pytest.mark.parametrize("labels", [[3], [-1], []])
+def test_classes_are_drawn_where_no_gradient_is_wanted():
+    learner = trained()
+    wanted, scores = learner.sample(4, [2], seed=4), learner.scores(tiny.images().train)
+    for without in (torch.no_grad, torch.inference_mode):
+        with without():
+            assert torch.equal(learner.sample(4, [2], seed=4)[0], wanted[0])
+            assert same(learner.scores(tiny.images().train), scores)
+
+
+@pytest.mark.parametrize("labels", [[3], [-1], [], [0.5]])
 def test_labels_that_are_no_classes_are_refused(labels):
     with pytest.raises(ValueError, match="chain: labels must be classes from 0 to 2, got"):
         trained(0).chain(range(2), seed=0, labels=labels)

@@ -3,12 +3,17 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from hatebm.dynamics.law import Dynamics
 from hatebm.learning.config import Config, Drops
+from hatebm.sampling.replay import SEEN
 
 NETWORKS = ("resnet", "conv")
 STARTS = ("uniform", "normal")
 LOSSES = ("difference", "softplus", "logsumexp")
+MOST_RETURNS = 1000  # each halves the learning rates, which must stay above 0
+LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,13 @@ class IGEBMConfig(Config):
             raise self._refused("dropout", f"be False, a network {self.network!r} has none", self.dropout)
         if self.batch < 2:  # its energies have no spread, by which symptoms are told
             raise self._refused("batch", "be 2 or more", self.batch)
+        if self.buffer_size >= SEEN:
+            raise self._refused("buffer_size", "be below 2^31", self.buffer_size)
+        if self.max_returns > MOST_RETURNS:
+            raise self._refused("max_returns", f"be at most {MOST_RETURNS}", self.max_returns)
+        for name in ("step_size", "noise_std", "max_gradient"):
+            if getattr(self, name) > LARGEST:
+                raise self._refused(name, "lie in the range of float32", getattr(self, name))
 
     @property
     def dynamics(self) -> Dynamics:

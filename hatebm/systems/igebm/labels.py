@@ -17,6 +17,6 @@ def labels_of(chain_ids: Sequence[int], classes: int, labels: Sequence[int] | No
         require(labels is None, "chain", "labels", "left out, as there are no classes", labels)
         return None
     known = range(classes) if labels is None else labels
-    fits = len(known) > 0 and all(0 <= label < classes for label in known)
+    fits = len(known) > 0 and all(0 <= label < classes and label == int(label) for label in known)
     require(fits, "chain", "labels", f"classes from 0 to {classes - 1}", labels)
     return torch.tensor([int(known[c % len(known)]) for c in chain_ids], dtype=torch.int64, device="cpu")

@@ -101,7 +101,9 @@ class IGEBM(Learner):
         """
         config = self.config
         start = fresh_starts(config, chain_ids, seed=seed, step=0, device=self.device)
-        of_classes = labels_of(chain_ids, config.classes, labels)
+        with torch.inference_mode(False):  # gradients in the images pass them
+            of_classes = labels_of(chain_ids, config.classes, labels)
+            of_classes = None if of_classes is None else of_classes.to(self.device)
         chain = self._chain(self.energy, start, of_classes, seed=seed, chain_ids=chain_ids)
         return ImageChain(chain, lambda x: rescaled(x, buffer.BOX, SIGNED))
 
@@ -145,7 +147,7 @@ class IGEBM(Learner):
     def _chain(
         self, energy: nn.Module, start: Tensor, labels: Tensor | None, *, seed: int, dropout: bool = False, **place
     ) -> Chain:
-        given = {} if labels is None else {"labels": labels.to(self.device)}
+        given = {} if labels is None else {"labels": labels}
         if dropout:
             given = in_a_chain(energy, len(start), given, seed)
         return Chain(energy, start, self.config.dynamics, energy_kwargs=given, seed=seed, **place)
