@@ -153,7 +153,7 @@ def test_quality_is_judged_at_steps_that_grow_by_factors(conditional, plain):
     folder, _ = conditional
     said = hatebm("evaluate", folder, "--fid", "--n", 5)
     assert said.code == 0, said.err
-    assert [row["steps"] for row in json.loads((folder / "quality.json").read_text())] == [1, 2, 4, 8]
+    assert [row["steps"] for row in json.loads((folder / "quality.json").read_text())] == [1, 2, 4, 6, 8]
     with Image.open(folder / "quality.png") as picture:
         picture.load()
 

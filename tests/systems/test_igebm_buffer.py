@@ -137,10 +137,10 @@ def test_labels_may_have_a_gap():
 @pytest.mark.parametrize(
     ("settings", "steps"),
     [
-        ({"langevin_steps": 20, "sample_steps": 400}, [10, 20, 40, 100, 200, 400, 800]),
-        ({"langevin_steps": 20, "sample_steps": 300}, [10, 20, 40, 100, 200, 300, 400, 600]),
-        ({"langevin_steps": 3, "sample_steps": 500}, [2, 3, 6, 15, 30, 60, 120, 500, 1000]),
-        ({"langevin_steps": 1, "sample_steps": 2}, [1, 2, 4]),
+        ({"langevin_steps": 20, "sample_steps": 400}, [10, 20, 40, 60, 100, 140, 200, 300, 400, 600, 800]),
+        ({"langevin_steps": 20, "sample_steps": 300}, [10, 20, 40, 60, 100, 140, 200, 300, 400, 600]),
+        ({"langevin_steps": 3, "sample_steps": 500}, [2, 3, 6, 9, 15, 21, 30, 45, 60, 90, 120, 500, 1000]),
+        ({"langevin_steps": 1, "sample_steps": 2}, [1, 2, 3, 4]),
         ({"langevin_steps": 10, "sample_steps": 4}, [4, 5, 8]),
     ],
 )

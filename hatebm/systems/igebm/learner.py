@@ -26,7 +26,7 @@ from hatebm.systems.igebm.scores import igebm_scores
 from hatebm.systems.igebm.starts import fresh_starts
 from hatebm.systems.igebm.update import dithered_batch, update_energy
 
-QUALITY_AT = (0.5, 1, 2, 5, 10, 20, 40)  # of K steps
+QUALITY_AT = (0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 40)  # of K steps
 
 
 class IGEBM(Learner):
