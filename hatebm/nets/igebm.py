@@ -149,9 +149,7 @@ class SpectralConvNet(nn.Module):
 
 def check_labels(op: str, labels: Tensor | None, classes: int, x: Tensor) -> None:
     """Refuse labels that are missing, or that stand for no class; the numbers in them are not looked at."""
-    if isinstance(x, fx.Proxy) or isinstance(
-        labels, fx.Proxy
-    ):  # followed by the engine, which then calls it with tensors
+    if any(isinstance(given, fx.Proxy) for given in (x, labels)):  # the engine follows it, then calls it with tensors
         return
     whole = isinstance(labels, Tensor) and labels.dtype == torch.int64
     fits = whole and labels.shape == x.shape[:1] if classes else labels is None
