@@ -22,6 +22,7 @@ class Config:
     MAY_BE_ZERO: ClassVar[frozenset[str]] = frozenset({"iterations"})
     FRACTIONS: ClassVar[frozenset[str]] = frozenset({"average"})
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {"crop": CROPS}
+    LEAST: ClassVar[dict[str, int]] = {}  # of whole numbers that 1 is too few for
 
     size: int = 32
     channels: int = 3
@@ -58,6 +59,8 @@ class Config:
                 raise self._refused(name, "not be negative", value)
             if name not in self.MAY_BE_ZERO and not 0 < value < math.inf:
                 raise self._refused(name, "be positive", value)
+            if value < self.LEAST.get(name, value):
+                raise self._refused(name, f"be {self.LEAST[name]} or more", value)
 
     def _refused(self, name: str, wanted: str, value: object) -> UsageError:
         return UsageError(f"{type(self).__name__}: {name} must {wanted}, got {value}")

@@ -88,10 +88,11 @@ def test_a_bank_smaller_than_a_batch_is_refused():
         SynthesisConfig(batch=9, bank_size=8)
 
 
-def test_a_batch_whose_spread_is_unknown_is_refused():
-    assert IGEBMConfig(batch=2).batch == 2
-    with pytest.raises(UsageError, match="IGEBMConfig: batch must be 2 or more, got 1"):
-        IGEBMConfig(batch=1)
+@pytest.mark.parametrize("kind", [IGEBMConfig, SynthesisConfig, JointConfig])
+def test_a_batch_whose_spread_is_unknown_is_refused(kind):
+    assert kind(batch=2).batch == 2
+    with pytest.raises(UsageError, match=f"{kind.__name__}: batch must be 2 or more, got 1"):
+        kind(batch=1)
 
 
 @pytest.mark.parametrize(("name", "most", "wrong", "wanted"), [

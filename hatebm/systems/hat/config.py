@@ -1,6 +1,7 @@
 """The numbers of a Hat EBM; the defaults are those of the official CIFAR-10 configurations."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from hatebm.dynamics.law import Dynamics
 from hatebm.errors import UsageError
@@ -23,6 +24,7 @@ class HatConfig(Config):
         "wide_chains",
     }
     FRACTIONS = Config.FRACTIONS | {"energy_beta1"}
+    LEAST: ClassVar = {"batch": 2}  # energies of one have no spread, by which symptoms are told
 
     energy_widths: tuple[int, ...] = (256, 256, 256, 256)
     energy_pools: int = 2

@@ -26,6 +26,7 @@ class IGEBMConfig(Config):
 
     MAY_BE_ZERO = Config.MAY_BE_ZERO | {"classes", "max_gradient", "energy_l2", "max_returns"}
     FRACTIONS = Config.FRACTIONS | {"reinit", "beta1"}
+    LEAST: ClassVar = {"batch": 2}  # energies of one have no spread, by which symptoms are told
     CHOICES: ClassVar = Config.CHOICES | {
         "network": NETWORKS,
         "activation": ("leaky", "swish"),
@@ -63,8 +64,6 @@ class IGEBMConfig(Config):
         super().__post_init__()
         if self.dropout and self.network != "resnet":
             raise self._refused("dropout", f"be False, a network {self.network!r} has none", self.dropout)
-        if self.batch < 2:  # its energies have no spread, by which symptoms are told
-            raise self._refused("batch", "be 2 or more", self.batch)
         if self.buffer_size >= SEEN:
             raise self._refused("buffer_size", "be below 2^31", self.buffer_size)
         if self.max_returns > MOST_RETURNS:
