@@ -15,6 +15,7 @@ constexpr int64_t chunk = 4096;  // floats, which stay in the first cache betwee
 }  // namespace
 
 void modulated(const ModulatedArgs& a) {
+    if (a.count == 0) return;
     const Activate activate = activate_of(a.kind);
     const int64_t size = a.count / a.images, part = std::max<int64_t>(1, chunk / a.channels) * a.channels;
     const int64_t parts = (size + part - 1) / part;

@@ -53,6 +53,12 @@ def test_gains_and_shifts_of_channels_are_those_of_three_steps(rows, channels, i
     assert all(map(torch.equal, got, others))
 
 
+def test_no_images_have_no_values(instruction_set):
+    x, numbers = torch.empty(0, 32, 4, 4), torch.ones(1, 32, 1, 1)
+    for gain, shift in ((numbers, None), (None, numbers), (numbers[:0], numbers)):
+        assert [v.shape for v in values_and_slopes(x, "silu", 0.0, gain, shift)] == [x.shape] * 2
+
+
 def test_an_activation_has_the_same_bits_on_every_instruction_set():
     x = torch.randn(5000) * 10
     seen = {}

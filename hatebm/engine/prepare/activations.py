@@ -30,7 +30,7 @@ class Activation(NamedTuple):
 RELU = Activation("relu")
 PLAIN: dict[str, Callable[[Tensor, float], Tensor]] = {
     "silu": lambda x, _: F.silu(x),
-    "leaky_relu": lambda x, slope: F.leaky_relu(x, slope),
+    "leaky_relu": F.leaky_relu,
     "softplus": lambda x, _: F.softplus(x),
     "tanh": lambda x, _: torch.tanh(x),
     "gelu": lambda x, _: F.gelu(x),
